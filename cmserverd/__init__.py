@@ -1,0 +1,1 @@
+"""cmserverd: the license server daemon. Start reading in `ARCHITECTURE.md`, then `core/terms.py`."""

@@ -1,0 +1,465 @@
+"""Every message of the protocol, as a value: one class for each method's parameters and one for its result.
+
+The classes are the validation: `rpc` converts a received map into them strictly (types, ranges, lengths), unknown
+fields are ignored, missing ones are refused. `docs/protocol.md` describes the same fields for people.
+Times are whole Unix seconds, UTC.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta, Struct
+
+from protocol.terms import (
+    U32,
+    AccessMode,
+    Client,
+    ContainerText,
+    HandleKind,
+    Station,
+)
+
+PROTOCOL_VERSION = 1
+"""The version this package speaks. A greeting offers a range, the answer names the one in force."""
+
+Version = Annotated[int, Meta(ge=1, le=2**16 - 1)]
+HandleNumber = Annotated[int, Meta(ge=1, le=2**53 - 1)]
+Cursor = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+PageSize = Annotated[int, Meta(ge=1, le=1000)]
+Token = Annotated[str, Meta(min_length=64, max_length=64, pattern="^[0-9a-f]+$")]
+
+
+class AccessKey(bytes):
+    """A client-chosen 128-bit key of one access: asking again with the same key gives the same handle.
+
+    On the wire 16 bytes, or 32 hexadecimal digits for clients that have no byte strings.
+    """
+
+    @classmethod
+    def parse(cls, value: object) -> AccessKey:
+        """Return the key that a wire value spells. Raises ValueError, in words for the client, if it spells none."""
+        if type(value) is bytes and len(value) == 16:
+            return cls(value)
+        if type(value) is str and len(value) == 32:
+            return cls(bytes.fromhex(value))
+        msg = "a key is 16 bytes, or 32 hexadecimal digits"
+        raise ValueError(msg)
+
+
+class Params(Struct, frozen=True, gc=False):
+    """The parameters of one request; each subclass names its method."""
+
+    method: ClassVar[str]
+
+
+class Done(Struct, frozen=True, gc=False):
+    """The empty result."""
+
+
+# --- errors -----------------------------------------------------------------------------------------------------
+
+
+class Reason(Struct, frozen=True, gc=False):
+    """Why one entry did not serve a request."""
+
+    container: str
+    firm_code: int
+    product_code: int
+    item: int
+    number: int
+    name: str
+    text: str
+
+
+class ErrorBody(Struct, frozen=True, gc=False, omit_defaults=True):
+    """The error field of a response, and the cause in an event.
+
+    `cause` says why a handle ended (an `EndCause`), `reasons` what was tried where.
+    """
+
+    number: int
+    name: str
+    text: str
+    reasons: tuple[Reason, ...] = ()
+    cause: str = ""
+
+
+class EndCause(StrEnum):
+    """Why an access ended without its client's release."""
+
+    ADMINISTRATOR = "administrator"
+    CONTAINER_GONE = "container_gone"
+    SUPERSEDED = "superseded"
+    """A newer session of the same application took its place after the old one had closed."""
+    SESSION_ENDED = "session_ended"
+
+
+# --- greeting ---------------------------------------------------------------------------------------------------
+
+
+class Hello(Params, frozen=True, gc=False):
+    """Opens a session. `versions` is the lowest and highest protocol version that the client speaks."""
+
+    method: ClassVar[str] = "hello"
+    versions: tuple[Version, Version]
+    client: Client
+    station: Station
+    events: Literal["push", "poll"] = "poll"
+
+
+class Server(Struct, frozen=True, gc=False):
+    """How a server introduces itself."""
+
+    name: str
+    software: str
+    version: str
+
+
+class Limits(Struct, frozen=True, gc=False):
+    """What the server holds the client to: counts, and bytes of one message."""
+
+    requests: int
+    message: int
+    handles: int
+
+
+class Greeting(Struct, frozen=True, gc=False, omit_defaults=True):
+    """The answer to `hello` and `resume`. `keep_alive` and `timeout` are seconds.
+
+    After `resume`, `handles` are those still held, and `ended` tells of those that ended meanwhile.
+    """
+
+    version: int
+    session: int
+    token: str
+    server: Server
+    keep_alive: int
+    timeout: int
+    time: int
+    limits: Limits
+    handles: tuple[int, ...] = ()
+    ended: tuple[EndedHandle, ...] = ()
+
+
+class EndedHandle(Struct, frozen=True, gc=False):
+    """A handle that the server ended, and why."""
+
+    handle: int
+    error: ErrorBody
+
+
+class Resume(Params, frozen=True, gc=False):
+    """Takes up a session after its connection was cut, or takes it over from a connection that is still there."""
+
+    method: ClassVar[str] = "resume"
+    versions: tuple[Version, Version]
+    token: Token
+    events: Literal["push", "poll"] = "poll"
+
+
+class KeepAlive(Params, frozen=True, gc=False):
+    """A sign of life; any other request is one too."""
+
+    method: ClassVar[str] = "keep_alive"
+
+
+class Time(Struct, frozen=True, gc=False):
+    """The server's license time."""
+
+    time: int
+
+
+class Goodbye(Params, frozen=True, gc=False):
+    """Ends the session: all its handles are released at once."""
+
+    method: ClassVar[str] = "goodbye"
+
+
+# --- handles ----------------------------------------------------------------------------------------------------
+
+
+class Access(Params, frozen=True, gc=False):
+    """Asks for a handle. `container` and `item` pin the request; feature code 0 asks for no feature.
+
+    Firm code 0 with kind `container` means any container.
+    """
+
+    method: ClassVar[str] = "access"
+    key: AccessKey
+    firm_code: U32 = 0
+    product_code: U32 = 0
+    mode: AccessMode = AccessMode.USER_LIMIT
+    kind: HandleKind = HandleKind.ENTRY
+    feature_code: U32 = 0
+    container: ContainerText | None = None
+    item: U32 | None = None
+
+
+class Granted(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A handle, and the entry that serves it. `allocation` is 0 for kinds that allocate nothing."""
+
+    handle: int
+    container: str = ""
+    item: int = 0
+    allocation: int = 0
+
+
+class Release(Params, frozen=True, gc=False):
+    """Gives a handle back."""
+
+    method: ClassVar[str] = "release"
+    handle: HandleNumber
+
+
+class Info(Params, frozen=True, gc=False):
+    """Asks what a handle refers to; counts as a use of it (*Last Access*)."""
+
+    method: ClassVar[str] = "info"
+    handle: HandleNumber
+
+
+class HandleInfo(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A handle's whole story. `entry` is there for entry handles only, `container` not for subsystem handles."""
+
+    handle: int
+    kind: str
+    first_access: int
+    last_access: int
+    mode: str = ""
+    allocation: int = 0
+    firm_code: int = 0
+    container: ContainerInfo | None = None
+    entry: EntryInfo | None = None
+
+
+# --- containers and contents ------------------------------------------------------------------------------------
+
+
+class ContainerInfo(Struct, frozen=True, gc=False):
+    """A container in a listing. `kind` is `hardware`, `virtual` or `embedded`; not `present` means unplugged just now."""
+
+    id: str
+    kind: str
+    text: str
+    present: bool
+    firm_items: int
+
+
+class EntryInfo(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A product item with its options. `denied` are access modes; `unusable` says why the server cannot use it."""
+
+    item: int
+    product_code: int
+    text: str
+    quantity: int
+    denied: tuple[str, ...] = ()
+    local_only: bool = False
+    feature_map: int | None = None
+    unusable: str = ""
+
+
+class FirmItemInfo(Struct, frozen=True, gc=False):
+    """A firm item with its product items."""
+
+    firm_code: int
+    text: str
+    update_counter: int
+    entries: tuple[EntryInfo, ...]
+
+
+class Containers(Params, frozen=True, gc=False):
+    """Lists the containers."""
+
+    method: ClassVar[str] = "containers"
+
+
+class ContainerList(Struct, frozen=True, gc=False):
+    """The containers, in the order in which the server draws on them."""
+
+    position: int
+    containers: tuple[ContainerInfo, ...]
+
+
+class Contents(Params, frozen=True, gc=False):
+    """Asks for the contents of one container."""
+
+    method: ClassVar[str] = "contents"
+    container: ContainerText
+
+
+class ContainerContents(Struct, frozen=True, gc=False):
+    """One container's firm items and product items."""
+
+    position: int
+    container: ContainerInfo
+    firm_items: tuple[FirmItemInfo, ...]
+
+
+# --- who holds what ---------------------------------------------------------------------------------------------
+
+
+class NetCluster(Params, frozen=True, gc=False):
+    """Asks for the counts of each license; the filters are joined by *and*."""
+
+    method: ClassVar[str] = "net_cluster"
+    container: ContainerText | None = None
+    firm_code: U32 | None = None
+    product_code: U32 | None = None
+    cursor: Cursor = 0
+    limit: PageSize = 200
+
+
+class LicenseCount(Struct, frozen=True, gc=False):
+    """The counts of one license. `total` is what is offered now; `used` + `free` = `total`.
+
+    The four mode fields are allocations: accesses for user limit, exclusive and no user limit, stations for
+    station share.
+    """
+
+    container: str
+    firm_code: int
+    product_code: int
+    item: int
+    text: str
+    feature_map: int | None
+    present: bool
+    quantity: int
+    total: int
+    used: int
+    free: int
+    user_limit: int
+    no_user_limit: int
+    exclusive: int
+    station_share: int
+
+
+class LicensePage(Struct, frozen=True, gc=False):
+    """A page of counts at one position; `next` is the cursor of the following page, absent on the last."""
+
+    position: int
+    time: int
+    licenses: tuple[LicenseCount, ...]
+    next: int | None = None
+
+
+class NetUsers(Params, frozen=True, gc=False):
+    """Asks for the accesses; `relevant` leaves only those that allocate a license."""
+
+    method: ClassVar[str] = "net_users"
+    container: ContainerText | None = None
+    firm_code: U32 | None = None
+    product_code: U32 | None = None
+    relevant: bool = False
+    cursor: Cursor = 0
+    limit: PageSize = 200
+
+
+class AccessInfo(Struct, frozen=True, gc=False):
+    r"""One access. `client` is `address(host \ user)`; `attached` is false while its client is cut off."""
+
+    handle: int
+    allocation: int
+    kind: str
+    mode: str
+    container: str
+    firm_code: int
+    product_code: int
+    item: int
+    client: str
+    address: str
+    host: str
+    user: str
+    pid: int
+    application: str
+    session: int
+    station: str
+    first_access: int
+    last_access: int
+    attached: bool
+
+
+class AccessPage(Struct, frozen=True, gc=False):
+    """A page of accesses at one position; `next` is the cursor of the following page, absent on the last."""
+
+    position: int
+    time: int
+    accesses: tuple[AccessInfo, ...]
+    next: int | None = None
+
+
+class ServerInfoRequest(Params, frozen=True, gc=False):
+    """Asks for the server's state."""
+
+    method: ClassVar[str] = "server_info"
+
+
+class ServerInfo(Struct, frozen=True, gc=False):
+    """The server's state. `starting` is true until every driver has looked once; `started` is a time."""
+
+    server: Server
+    position: int
+    time: int
+    started: int
+    starting: bool
+    containers: int
+    sessions: int
+    accesses: int
+
+
+# --- events -----------------------------------------------------------------------------------------------------
+
+
+class Event(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What the server tells by itself.
+
+    `ended`: the handle is valid no longer, `error` says why. `rebooked`: another container's license serves it now.
+    """
+
+    event: Literal["ended", "rebooked"]
+    position: int
+    handle: int
+    error: ErrorBody | None = None
+    container: str = ""
+    item: int = 0
+
+
+class Farewell(Struct, frozen=True, gc=False):
+    """The `goodbye` notification: the server closes the connection, and why."""
+
+    error: ErrorBody
+
+
+class Events(Params, frozen=True, gc=False):
+    """Fetches the events of a session that polls; waits up to `wait` seconds for the first."""
+
+    method: ClassVar[str] = "events"
+    wait: Annotated[int, Meta(ge=0, le=60)] = 0
+
+
+class EventList(Struct, frozen=True, gc=False):
+    """The events since the last call, oldest first."""
+
+    events: tuple[Event, ...]
+
+
+RESULTS: dict[type[Params], type[Struct]] = {
+    Hello: Greeting,
+    Resume: Greeting,
+    KeepAlive: Time,
+    Goodbye: Done,
+    Access: Granted,
+    Release: Done,
+    Info: HandleInfo,
+    Containers: ContainerList,
+    Contents: ContainerContents,
+    NetCluster: LicensePage,
+    NetUsers: AccessPage,
+    ServerInfoRequest: ServerInfo,
+    Events: EventList,
+}
+"""Every request, and what answers it."""
+
+METHODS: dict[str, type[Params]] = {params.method: params for params in RESULTS}
+"""Each method's name and the class of its parameters."""

@@ -1,0 +1,69 @@
+"""The words that client and server share: access modes, handle kinds, clients, stations.
+
+Plain values, no behaviour beyond spelling themselves. Everything else on the wire is built from these.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, NewType
+
+from msgspec import Meta, Struct
+
+Handle = NewType("Handle", int)
+"""The number of one access on the wire: 1 to 2^53-1, never used twice."""
+
+U16 = Annotated[int, Meta(ge=0, le=2**16 - 1)]
+U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+Text = Annotated[str, Meta(max_length=255)]
+ContainerText = Annotated[str, Meta(min_length=3, max_length=34, pattern=r"^\d{1,5}-\d{1,10}(-\d{1,10})?$")]
+"""A container's id as it is printed: `mask-serial`, for cloud containers `mask-serial-part`."""
+
+
+class AccessMode(StrEnum):
+    """How an access counts (domain reference, section 4)."""
+
+    USER_LIMIT = "user_limit"
+    """One license per access."""
+    STATION_SHARE = "station_share"
+    """One license per station, however many accesses it has."""
+    EXCLUSIVE = "exclusive"
+    """One license, and the station can have no other access of the product meanwhile."""
+    NO_USER_LIMIT = "no_user_limit"
+    """No license; the entry must exist and be valid."""
+
+
+class HandleKind(StrEnum):
+    """What a handle refers to. Only `ENTRY` handles allocate licenses (domain reference, section 3)."""
+
+    ENTRY = "entry"
+    FIRM_ITEM = "firm_item"
+    CONTAINER = "container"
+    SUBSYSTEM = "subsystem"
+
+
+class Client(Struct, frozen=True, gc=False):
+    """Who asks, in the client's own words: shown to people, never used to authorise.
+
+    `pid` is the client's process id, `application` the name it gives itself.
+    """
+
+    host: Text
+    user: Text
+    pid: U32
+    application: Text = ""
+
+
+class Station(Struct, frozen=True, gc=False, cache_hash=True):
+    """What StationShare counts as one: a machine and a seat on it (decision 13: declared, never an address).
+
+    `machine` is an opaque id of 1 to 64 characters; `seat` is 0 except in a remote graphical session.
+    """
+
+    machine: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
+    seat: U32 = 0
+
+
+def shown_client(address: str, host: str, user: str) -> str:
+    r"""Return a client as every listing shows it: `address(host \ user)`, as in `::1(WIBU \ fs)`."""
+    return f"{address}({host} \\ {user})"
