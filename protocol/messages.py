@@ -48,8 +48,8 @@ class AccessKey(bytes):
         raise ValueError(msg)
 
 
-class Params(Struct, frozen=True, gc=False):
-    """The parameters of one request; each subclass names its method."""
+class Params(Struct, frozen=True, gc=False, omit_defaults=True):
+    """The parameters of one request; each subclass names its method. A field that has its default is not sent."""
 
     method: ClassVar[str]
 
@@ -238,7 +238,7 @@ class HandleInfo(Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class ContainerInfo(Struct, frozen=True, gc=False):
-    """A container in a listing. `kind` is `hardware`, `virtual` or `embedded`; not `present` means unplugged just now."""
+    """A container in a listing. `kind`: `hardware`, `virtual` or `embedded`; not `present`: unplugged just now."""
 
     id: str
     kind: str
