@@ -1,1 +1,1 @@
-"""Container drivers: what a CmContainer holds and how it is read. Knows nothing of the daemon or of the wire protocol."""
+"""Container drivers: what a CmContainer holds and how it is read. Knows nothing of daemon or wire protocol."""

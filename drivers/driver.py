@@ -103,7 +103,7 @@ class Hotplug(Protocol):
 
 
 class Driver(Protocol):
-    """A kind of container. Registered by entry point, group `cmserverd.drivers`; made by calling it with its options."""
+    """A kind of container; registered by entry point (group `cmserverd.drivers`), made by calling it with options."""
 
     name: str
 

@@ -1,12 +1,22 @@
 """The one table of error numbers: the field's numbers, our names and texts (domain reference, section 7).
 
 An error that crosses the wire, a driver's refusal, `cmu`'s message: all take number, name and text from here.
+What a client raises:
+
+    LicenseError          the server refused, or cannot be reached: the number says which; a program expects it
+    SettingError          an address, a station id or a configuration file is no good; the text says what to change
+    ProtocolError
+      LocalProtocolError  the program used the client wrongly: a fault to be mended in the program
+      RemoteProtocolError the server broke the protocol; the clients pass it on as the cause of a LicenseError 100
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
 from typing import Final
+
+from protocol.messages import ErrorBody, Reason
+from protocol.terms import printable
 
 
 class ErrorNumber(IntEnum):
@@ -78,3 +88,64 @@ def name_of(number: int) -> str:
         return ErrorNumber(number).name
     except ValueError:
         return "UNKNOWN"
+
+
+class LicenseError(Exception):
+    """A refusal, as a value that can be raised: the server's, or the client's own (100, 101) when no server answers.
+
+    `number` may be one that this package does not know (a newer server's); its name is then the server's.
+    `str()` gives the sentence for people, safe to print; `text` is the server's own spelling.
+    """
+
+    def __init__(self, body: ErrorBody) -> None:
+        super().__init__(body)
+        self.body = body
+
+    @classmethod
+    def of(cls, number: ErrorNumber, detail: str = "") -> LicenseError:
+        """Return the error with the table's text for a number."""
+        return cls(ErrorBody(number.value, number.name, text_of(number, detail)))
+
+    @property
+    def number(self) -> int:
+        """The field's number: compare it with `ErrorNumber`."""
+        return self.body.number
+
+    @property
+    def name(self) -> str:
+        """The number's name."""
+        return self.body.name
+
+    @property
+    def text(self) -> str:
+        """The sentence, as the server spelled it."""
+        return self.body.text
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """What was tried, entry by entry, and why it did not serve."""
+        return self.body.reasons
+
+    @property
+    def cause(self) -> str:
+        """Why a handle ended (an `EndCause`, or a newer server's word), else the empty string."""
+        return self.body.cause
+
+    def __str__(self) -> str:
+        return printable(self.body.text) or f"Error {self.body.number}."
+
+
+class SettingError(ValueError):
+    """A setting of the client is no good; the text names where it was found and says what to write instead."""
+
+
+class ProtocolError(Exception):
+    """One side does not keep to the protocol. Only the two subclasses are raised: they say which side."""
+
+
+class LocalProtocolError(ProtocolError):
+    """We do not: the program uses the client in a way that the protocol does not allow."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The server does not; its connection cannot be used further."""

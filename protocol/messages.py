@@ -8,7 +8,8 @@ Times are whole Unix seconds, UTC.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from string import hexdigits
+from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, get_args
 
 from msgspec import Meta, Struct
 
@@ -21,6 +22,15 @@ from protocol.terms import (
     Station,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    R = TypeVar("R", bound=Struct, covariant=True, default=Struct)
+else:
+    from typing import TypeVar  # knows defaults from Python 3.13 on; only a type checker needs them
+
+    R = TypeVar("R", bound=Struct, covariant=True)
+
 PROTOCOL_VERSION = 1
 """The version this package speaks. A greeting offers a range, the answer names the one in force."""
 
@@ -28,7 +38,7 @@ Version = Annotated[int, Meta(ge=1, le=2**16 - 1)]
 HandleNumber = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 Cursor = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 PageSize = Annotated[int, Meta(ge=1, le=1000)]
-Token = Annotated[str, Meta(min_length=64, max_length=64, pattern="^[0-9a-f]+$")]
+Token = Annotated[str, Meta(min_length=64, max_length=64, pattern=r"^[0-9a-f]+\Z")]
 
 
 class AccessKey(bytes):
@@ -42,14 +52,17 @@ class AccessKey(bytes):
         """Return the key that a wire value spells. Raises ValueError, in words for the client, if it spells none."""
         if type(value) is bytes and len(value) == 16:
             return cls(value)
-        if type(value) is str and len(value) == 32:
+        if type(value) is str and len(value) == 32 and not set(value) - set(hexdigits):
             return cls(bytes.fromhex(value))
         msg = "a key is 16 bytes, or 32 hexadecimal digits"
         raise ValueError(msg)
 
 
-class Params(Struct, frozen=True, gc=False, omit_defaults=True):
-    """The parameters of one request; each subclass names its method. A field that has its default is not sent."""
+class Params(Struct, Generic[R], frozen=True, gc=False, omit_defaults=True):
+    """The parameters of one request; each subclass names its method, and in brackets the class of its result.
+
+    A field that has its default is not sent.
+    """
 
     method: ClassVar[str]
 
@@ -91,15 +104,16 @@ class EndCause(StrEnum):
 
     ADMINISTRATOR = "administrator"
     CONTAINER_GONE = "container_gone"
+    REPROGRAMMED = "reprogrammed"
+    """The container's contents were changed, and do not serve the access any more."""
     SUPERSEDED = "superseded"
     """A newer session of the same application took its place after the old one had closed."""
-    SESSION_ENDED = "session_ended"
 
 
 # --- greeting ---------------------------------------------------------------------------------------------------
 
 
-class Hello(Params, frozen=True, gc=False):
+class Hello(Params["Greeting"], frozen=True, gc=False):
     """Opens a session. `versions` is the lowest and highest protocol version that the client speaks."""
 
     method: ClassVar[str] = "hello"
@@ -126,17 +140,17 @@ class Limits(Struct, frozen=True, gc=False):
 
 
 class Greeting(Struct, frozen=True, gc=False, omit_defaults=True):
-    """The answer to `hello` and `resume`. `keep_alive` and `timeout` are seconds.
+    """The answer to `hello` and `resume`. `keep_alive` and `timeout` are seconds, perhaps with a fraction.
 
-    After `resume`, `handles` are those still held, and `ended` tells of those that ended meanwhile.
+    On the monitor and control sockets there is no session: number 0 and an empty token. After `resume`, `handles` are those still held, and `ended` tells of those that ended meanwhile.
     """
 
     version: int
     session: int
     token: str
     server: Server
-    keep_alive: int
-    timeout: int
+    keep_alive: float
+    timeout: float
     time: int
     limits: Limits
     handles: tuple[int, ...] = ()
@@ -150,7 +164,7 @@ class EndedHandle(Struct, frozen=True, gc=False):
     error: ErrorBody
 
 
-class Resume(Params, frozen=True, gc=False):
+class Resume(Params[Greeting], frozen=True, gc=False):
     """Takes up a session after its connection was cut, or takes it over from a connection that is still there."""
 
     method: ClassVar[str] = "resume"
@@ -159,7 +173,7 @@ class Resume(Params, frozen=True, gc=False):
     events: Literal["push", "poll"] = "poll"
 
 
-class KeepAlive(Params, frozen=True, gc=False):
+class KeepAlive(Params["Time"], frozen=True, gc=False):
     """A sign of life; any other request is one too."""
 
     method: ClassVar[str] = "keep_alive"
@@ -171,7 +185,7 @@ class Time(Struct, frozen=True, gc=False):
     time: int
 
 
-class Goodbye(Params, frozen=True, gc=False):
+class Goodbye(Params[Done], frozen=True, gc=False):
     """Ends the session: all its handles are released at once."""
 
     method: ClassVar[str] = "goodbye"
@@ -180,7 +194,7 @@ class Goodbye(Params, frozen=True, gc=False):
 # --- handles ----------------------------------------------------------------------------------------------------
 
 
-class Access(Params, frozen=True, gc=False):
+class Access(Params["Granted"], frozen=True, gc=False):
     """Asks for a handle. `container` and `item` pin the request; feature code 0 asks for no feature.
 
     Firm code 0 with kind `container` means any container.
@@ -206,14 +220,14 @@ class Granted(Struct, frozen=True, gc=False, omit_defaults=True):
     allocation: int = 0
 
 
-class Release(Params, frozen=True, gc=False):
+class Release(Params[Done], frozen=True, gc=False):
     """Gives a handle back."""
 
     method: ClassVar[str] = "release"
     handle: HandleNumber
 
 
-class Info(Params, frozen=True, gc=False):
+class Info(Params["HandleInfo"], frozen=True, gc=False):
     """Asks what a handle refers to; counts as a use of it (*Last Access*)."""
 
     method: ClassVar[str] = "info"
@@ -269,7 +283,7 @@ class FirmItemInfo(Struct, frozen=True, gc=False):
     entries: tuple[EntryInfo, ...]
 
 
-class Containers(Params, frozen=True, gc=False):
+class Containers(Params["ContainerList"], frozen=True, gc=False):
     """Lists the containers."""
 
     method: ClassVar[str] = "containers"
@@ -282,7 +296,7 @@ class ContainerList(Struct, frozen=True, gc=False):
     containers: tuple[ContainerInfo, ...]
 
 
-class Contents(Params, frozen=True, gc=False):
+class Contents(Params["ContainerContents"], frozen=True, gc=False):
     """Asks for the contents of one container."""
 
     method: ClassVar[str] = "contents"
@@ -300,7 +314,7 @@ class ContainerContents(Struct, frozen=True, gc=False):
 # --- who holds what ---------------------------------------------------------------------------------------------
 
 
-class NetCluster(Params, frozen=True, gc=False):
+class NetCluster(Params["LicensePage"], frozen=True, gc=False):
     """Asks for the counts of each license; the filters are joined by *and*."""
 
     method: ClassVar[str] = "net_cluster"
@@ -335,7 +349,7 @@ class LicenseCount(Struct, frozen=True, gc=False):
     station_share: int
 
 
-class LicensePage(Struct, frozen=True, gc=False):
+class LicensePage(Struct, frozen=True, gc=False, omit_defaults=True):
     """A page of counts at one position; `next` is the cursor of the following page, absent on the last."""
 
     position: int
@@ -344,7 +358,7 @@ class LicensePage(Struct, frozen=True, gc=False):
     next: int | None = None
 
 
-class NetUsers(Params, frozen=True, gc=False):
+class NetUsers(Params["AccessPage"], frozen=True, gc=False):
     """Asks for the accesses; `relevant` leaves only those that allocate a license."""
 
     method: ClassVar[str] = "net_users"
@@ -380,7 +394,7 @@ class AccessInfo(Struct, frozen=True, gc=False):
     attached: bool
 
 
-class AccessPage(Struct, frozen=True, gc=False):
+class AccessPage(Struct, frozen=True, gc=False, omit_defaults=True):
     """A page of accesses at one position; `next` is the cursor of the following page, absent on the last."""
 
     position: int
@@ -389,7 +403,7 @@ class AccessPage(Struct, frozen=True, gc=False):
     next: int | None = None
 
 
-class ServerInfoRequest(Params, frozen=True, gc=False):
+class ServerInfoRequest(Params["ServerInfo"], frozen=True, gc=False):
     """Asks for the server's state."""
 
     method: ClassVar[str] = "server_info"
@@ -411,13 +425,19 @@ class ServerInfo(Struct, frozen=True, gc=False):
 # --- events -----------------------------------------------------------------------------------------------------
 
 
+EventName = Literal["ended", "rebooked"]
+EVENT_NAMES: frozenset[str] = frozenset(get_args(EventName))
+"""The events this package knows; a client ignores others, which a newer server may tell."""
+
+
 class Event(Struct, frozen=True, gc=False, omit_defaults=True):
-    """What the server tells by itself.
+    """What the server tells by itself: the notification `event`, or an element of an `EventList`.
 
     `ended`: the handle is valid no longer, `error` says why. `rebooked`: another container's license serves it now.
     """
 
-    event: Literal["ended", "rebooked"]
+    method: ClassVar[str] = "event"
+    event: EventName
     position: int
     handle: int
     error: ErrorBody | None = None
@@ -428,10 +448,11 @@ class Event(Struct, frozen=True, gc=False, omit_defaults=True):
 class Farewell(Struct, frozen=True, gc=False):
     """The `goodbye` notification: the server closes the connection, and why."""
 
+    method: ClassVar[str] = "goodbye"
     error: ErrorBody
 
 
-class Events(Params, frozen=True, gc=False):
+class Events(Params["EventList"], frozen=True, gc=False):
     """Fetches the events of a session that polls; waits up to `wait` seconds for the first."""
 
     method: ClassVar[str] = "events"

@@ -1,8 +1,8 @@
 """MessagePack-RPC as bytes: cutting a stream into messages, decoding and encoding them. No I/O.
 
-Nothing is built from a message before it is there as a whole and within its limits: an incomplete one is only walked
-over (`Unpacker.skip`), so a peer that announces nested arrays or four gigabytes makes us allocate nothing. The reader
-owns an `Unpacker` (44 KiB) only while a message is incomplete, so an idle connection costs next to nothing.
+Nothing large is built from a message before it is there as a whole and within its limits: an incomplete one is only
+walked over (`Unpacker.skip`), so a peer that announces nested arrays or four gigabytes makes us allocate nothing. The
+reader owns an `Unpacker` (44 KiB) only while a message is incomplete, so an idle connection costs next to nothing.
 
 Errors say what is left of the connection: after a `CodecError` it is dead; a `BadMessage` can still be answered.
 """
@@ -41,6 +41,11 @@ FROM_CLIENT: Final = MessageLimits(total=16_384, array=64, map=64, text=1_024, b
 
 FROM_SERVER: Final = MessageLimits(total=4 * 1024 * 1024, array=16_384, map=64, text=65_536, binary=65_536)
 """A page of 1,000 accesses at 2 KB each, the contents of a container of 64 KiB, with room to spare."""
+
+
+HOPED: Final = 64
+"""Up to this limit of an array, bytes are decoded in the hope that they are one whole message. If they are not, 1,024
+nested announcements (the decoder's depth) have taken 1,024 * 64 * 8 bytes = 512 KiB for a moment, and no more."""
 
 
 class CodecError(Exception):
@@ -108,8 +113,8 @@ class Reader:
         """Return the next whole message, or None if more bytes are needed. Raises CodecError, BadMessage."""
         if not self._held:
             return None
-        if self._walker is None and len(self._held) <= self.limits.total:
-            # The common case, by far: what arrived is exactly one message. Anything else is sorted out below.
+        if self._walker is None and len(self._held) <= self.limits.total and self.limits.array <= HOPED:
+            # The common case of a server, by far: what arrived is exactly one message. The rest is sorted out below.
             try:
                 value = _decode(self._held, self.limits)
             except (ValueError, msgpack.UnpackException):

@@ -16,7 +16,7 @@ Handle = NewType("Handle", int)
 U16 = Annotated[int, Meta(ge=0, le=2**16 - 1)]
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Text = Annotated[str, Meta(max_length=255)]
-ContainerText = Annotated[str, Meta(min_length=3, max_length=34, pattern=r"^\d{1,5}-\d{1,10}(-\d{1,10})?$")]
+ContainerText = Annotated[str, Meta(min_length=3, max_length=34, pattern=r"^[0-9]{1,5}-[0-9]{1,10}(-[0-9]{1,10})?\Z")]
 """A container's id as it is printed: `mask-serial`, for cloud containers `mask-serial-part`."""
 
 
@@ -60,10 +60,15 @@ class Station(Struct, frozen=True, gc=False, cache_hash=True):
     `machine` is an opaque id of 1 to 64 characters; `seat` is 0 except in a remote graphical session.
     """
 
-    machine: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
+    machine: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+\Z")]
     seat: U32 = 0
 
 
 def shown_client(address: str, host: str, user: str) -> str:
     r"""Return a client as every listing shows it: `address(host \ user)`, as in `::1(WIBU \ fs)`."""
     return f"{address}({host} \\ {user})"
+
+
+def printable(text: str) -> str:
+    """Return a peer's text with every character that could steer a terminal or break a line replaced by `?`."""
+    return "".join(character if character.isprintable() else "?" for character in text)

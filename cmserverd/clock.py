@@ -1,0 +1,38 @@
+"""License time: the clock that licenses are judged by (domain reference, section 9; decision 17).
+
+It never goes back: it advances with the time since boot, suspend included, and is raised when the system clock is
+later. Liveness of clients is no matter of this clock; that runs on trio's monotonic one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+def since_boot() -> float:
+    """Return seconds since boot, time asleep included where the system can tell."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
+
+
+class LicenseClock:
+    """Whole Unix seconds, UTC."""
+
+    __slots__ = ("_base", "_boot", "_last", "_system")
+
+    def __init__(self, system: Callable[[], float] = time.time, boot: Callable[[], float] = since_boot) -> None:
+        self._system = system
+        self._boot = boot
+        self._base = system() - boot()
+        self._last = 0
+
+    def now(self) -> int:
+        """Return license time."""
+        system, boot = self._system(), self._boot()
+        if system > self._base + boot:
+            self._base = system - boot
+        now = int(self._base + boot)
+        if now > self._last:
+            self._last = now
+        return self._last  # the same object all second long: a million accesses share it

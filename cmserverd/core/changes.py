@@ -1,0 +1,163 @@
+"""Everything that can happen to the table, as values. Replaying them in order gives the same table.
+
+Each says what is, not why it was decided; `at` is license time. `cause` is None where the client itself let go.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from cmserverd.core.terms import ANYTHING, LicenseId, Reference, Want
+from drivers.container import Container, ContainerId, ProductItem
+from protocol.messages import EndCause
+from protocol.terms import AccessMode, Client, Station
+
+
+class Started(Struct, frozen=True, gc=False, tag=True):
+    """Every driver has looked once: what is not there now is not just late."""
+
+
+class Plugged(Struct, frozen=True, gc=False, tag=True):
+    """A container is here, new or again. Its new items can be drawn on; `Reprogrammed` tells of changed ones."""
+
+    container: Container
+
+
+class Missing(Struct, frozen=True, gc=False, tag=True):
+    """A container was unplugged; its grace begins."""
+
+    container: ContainerId
+
+
+class Reprogrammed(Struct, frozen=True, gc=False, tag=True):
+    """A license has other options now, or is gone (`item` None); no allocation stands that the new options forbid."""
+
+    license: LicenseId
+    item: ProductItem | None
+
+
+class Unplugged(Struct, frozen=True, gc=False, tag=True):
+    """A container is gone for good; none of its licenses is left."""
+
+    container: ContainerId
+
+
+class Opened(Struct, frozen=True, gc=False, tag=True):
+    """A session begins."""
+
+    session: int
+    token_hash: bytes
+    client: Client
+    station: Station
+    address: str
+    local: bool
+
+
+class Detached(Struct, frozen=True, gc=False, tag=True):
+    """A session lost its connection: closed, or silent."""
+
+    session: int
+    closed: bool
+
+
+class Resumed(Struct, frozen=True, gc=False, tag=True):
+    """A session is connected again."""
+
+    session: int
+    address: str
+    local: bool
+
+
+class Closed(Struct, frozen=True, gc=False, tag=True):
+    """A session is over; it holds nothing any more."""
+
+    session: int
+
+
+class Allocated(Struct, frozen=True, gc=False, tag=True):
+    """An access, and an allocation of its own."""
+
+    handle: int
+    session: int
+    key: bytes
+    license: LicenseId
+    allocation: int
+    mode: AccessMode
+    weight: int
+    at: int
+    want: Want = ANYTHING
+
+
+class Joined(Struct, frozen=True, gc=False, tag=True):
+    """An access that shares its station's allocation."""
+
+    handle: int
+    session: int
+    key: bytes
+    license: LicenseId
+    allocation: int
+    at: int
+    want: Want = ANYTHING
+
+
+class Referred(Struct, frozen=True, gc=False, tag=True):
+    """An access that allocates nothing."""
+
+    handle: int
+    session: int
+    key: bytes
+    reference: Reference
+    at: int
+
+
+class Used(Struct, frozen=True, gc=False, tag=True):
+    """An access was used."""
+
+    handle: int
+    at: int
+
+
+class Moved(Struct, frozen=True, gc=False, tag=True):
+    """An access is booked on another license: on the allocation named there, which is new if that has no such one."""
+
+    handle: int
+    session: int
+    license: LicenseId
+    allocation: int
+    weight: int
+
+
+class Left(Struct, frozen=True, gc=False, tag=True):
+    """An access ended; what it was booked on goes on, or it was booked on nothing."""
+
+    handle: int
+    session: int
+    cause: EndCause | None = None
+
+
+class Freed(Struct, frozen=True, gc=False, tag=True):
+    """The last access of an allocation ended, and the allocation with it."""
+
+    handle: int
+    session: int
+    cause: EndCause | None = None
+
+
+Change = (
+    Started
+    | Plugged
+    | Missing
+    | Reprogrammed
+    | Unplugged
+    | Opened
+    | Detached
+    | Resumed
+    | Closed
+    | Allocated
+    | Joined
+    | Referred
+    | Used
+    | Moved
+    | Left
+    | Freed
+)

@@ -1,0 +1,71 @@
+"""Which license can serve what: the conditions that are about the entry and the request, not about free units."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cmserverd.core.terms import ANYTHING, License, Want
+from drivers.container import ProductItem, QuantityFlag
+from protocol.errors import ErrorNumber
+from protocol.terms import AccessMode
+
+_DENIAL: Final = {
+    AccessMode.USER_LIMIT: QuantityFlag.DENY_USER_LIMIT.value,
+    AccessMode.NO_USER_LIMIT: QuantityFlag.DENY_NO_USER_LIMIT.value,
+    AccessMode.EXCLUSIVE: QuantityFlag.DENY_EXCLUSIVE.value,
+    AccessMode.STATION_SHARE: QuantityFlag.DENY_STATION_SHARE.value,
+}
+_LOCAL_ONLY: Final = QuantityFlag.LOCAL_ONLY.value
+_NO_USER_LIMIT: Final = AccessMode.NO_USER_LIMIT
+
+
+def weight(item: ProductItem, mode: AccessMode) -> int:
+    """Return what an allocation counts: 1, or 0 for NoUserLimit (section 4) and license quantity 0 (decision 10)."""
+    return 0 if mode is _NO_USER_LIMIT or item.quantity == 0 else 1
+
+
+def visible(item: ProductItem, local: bool) -> bool:
+    """Whether an entry exists for a client: license quantity 0 and local-only ones do for local clients only."""
+    return local or (item.quantity > 0 and not item.flags & _LOCAL_ONLY)
+
+
+def unusable(counted: License, mode: AccessMode, want: Want, local: bool) -> ErrorNumber | None:
+    """Return why a license cannot serve a request, apart from the want of a unit; None if it can."""
+    item = counted.item
+    if not visible(item, local) or (want is not ANYTHING and not pins_fit(counted, want)):
+        return ErrorNumber.ENTRY_NOT_FOUND
+    if not counted.present:
+        return ErrorNumber.BOX_LOST
+    return unfit(item, mode, want)
+
+
+def unfit(item: ProductItem, mode: AccessMode, want: Want) -> ErrorNumber | None:
+    """Return why an entry's options cannot serve a request; None if they can."""
+    if item.unusable:
+        return ErrorNumber.PRODUCT_ITEM_INVALID
+    if item.flags and item.flags & _DENIAL[mode]:
+        return ErrorNumber.WRONG_ACCESS_MODE
+    if want.feature_code:
+        if item.feature_map is None:
+            return ErrorNumber.FEATURE_MAP_MISSING
+        if want.feature_code & ~item.feature_map:
+            return ErrorNumber.FEATURE_MAP_INCOMPATIBLE
+    return None
+
+
+def pins_fit(counted: License, want: Want) -> bool:
+    """Whether a license is one of those that a request is pinned to."""
+    return want.container in (None, counted.id.container) and want.item in (None, counted.id.item)
+
+
+def can_join(counted: License, mode: AccessMode, want: Want, local: bool) -> bool:
+    """Whether a station's share of this license satisfies a request of the same station.
+
+    Its container may be unplugged just now: what is allocated stands (decision 6), and a share is never refused.
+    """
+    item = counted.item
+    return (
+        visible(item, local)
+        and (want is ANYTHING or pins_fit(counted, want))
+        and ((not item.flags and want is ANYTHING) or unfit(item, mode, want) is None)
+    )

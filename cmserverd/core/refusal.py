@@ -1,0 +1,99 @@
+"""Why a request is refused: which number, and what was tried where (decision 11)."""
+
+from __future__ import annotations
+
+from cmserverd.core.fitting import pins_fit, unusable, visible
+from cmserverd.core.table import Table
+from cmserverd.core.terms import License, Session, Want
+from protocol.errors import ErrorNumber, text_of
+from protocol.messages import EndCause, ErrorBody, Reason
+from protocol.terms import AccessMode
+
+
+class Refused(Exception):
+    """A request is refused. `detail` is for people; `cause` says why a handle ended; `reasons` what was tried."""
+
+    def __init__(
+        self,
+        number: ErrorNumber,
+        detail: str = "",
+        *,
+        cause: EndCause | None = None,
+        reasons: tuple[Reason, ...] = (),
+    ) -> None:
+        super().__init__(text_of(number, detail))
+        self.number = number
+        self.cause = cause
+        self.reasons = reasons
+
+    def body(self) -> ErrorBody:
+        """Return the refusal as it goes on the wire."""
+        return ErrorBody(self.number, self.number.name, str(self), self.reasons, self.cause or "")
+
+
+_BECAUSE = {
+    EndCause.ADMINISTRATOR: "an administrator removed it",
+    EndCause.CONTAINER_GONE: "its container is gone, and no other license could take its place",
+    EndCause.REPROGRAMMED: "its license was changed, and no other license could take its place",
+    EndCause.SUPERSEDED: "the application was started again after its connection had closed",
+}
+
+
+def ended(cause: EndCause) -> Refused:
+    """Return the answer to a use of a handle that the server has ended, and the error in the event that told of it."""
+    return Refused(ErrorNumber.INVALID_HANDLE, _BECAUSE[cause], cause=cause)
+
+
+def no_license(
+    table: Table, session: Session, firm_code: int, product_code: int, want: Want, mode: AccessMode
+) -> Refused:
+    """Return the refusal of a request that no license serves as the table is now."""
+    product = table.products.get((firm_code, product_code))
+    candidates = [
+        counted
+        for counted in (product.licenses if product else ())
+        if visible(counted.item, session.local) and pins_fit(counted, want)
+    ]
+    if product is None or not candidates:
+        unknown = want.container is not None and want.container not in table.containers
+        return _final(table, ErrorNumber.BOX_NOT_FOUND if unknown else ErrorNumber.ENTRY_NOT_FOUND, ())
+    holding = product.holdings.get(session.station)
+    if holding is not None and (holding.exclusives or mode is AccessMode.EXCLUSIVE):
+        numbers = [ErrorNumber.EXCLUSIVE_CONFLICT] * len(candidates)
+    else:
+        numbers = [
+            unusable(counted, mode, want, session.local) or ErrorNumber.NO_MORE_LICENSES for counted in candidates
+        ]
+    reasons = tuple(map(_reason, candidates, numbers))
+    if ErrorNumber.NO_MORE_LICENSES in numbers:
+        return _final(table, ErrorNumber.NO_MORE_LICENSES, reasons)
+    if len(set(numbers)) == 1:
+        return _final(table, numbers[0], reasons)
+    return _final(table, ErrorNumber.SEVERAL_REASONS, reasons)
+
+
+_MAY_STILL_COME = (ErrorNumber.ENTRY_NOT_FOUND, ErrorNumber.BOX_NOT_FOUND, ErrorNumber.NO_MORE_LICENSES)
+
+
+def _final(table: Table, number: ErrorNumber, reasons: tuple[Reason, ...]) -> Refused:
+    if table.starting and number in _MAY_STILL_COME:
+        number = ErrorNumber.SERVER_STARTING
+    return Refused(number, reasons=reasons)
+
+
+def _reason(counted: License, number: ErrorNumber) -> Reason:
+    item = counted.item
+    detail = ""
+    if number is ErrorNumber.NO_MORE_LICENSES:
+        detail = f"{counted.used} of {item.quantity}"
+    elif number is ErrorNumber.PRODUCT_ITEM_INVALID:
+        detail = item.unusable
+    return Reason(
+        counted.id.container,
+        counted.id.firm_code,
+        item.product_code,
+        counted.id.item,
+        number,
+        number.name,
+        text_of(number, detail),
+    )

@@ -1,0 +1,254 @@
+"""The rules of licensing: look at the table and decide, without touching it.
+
+Each rule is a generator: it yields one change, the engine applies it, and only then the rule looks again and decides
+the next. Deciding two steps first and applying them after would decide the second on a table that is no more (two
+releases of one share would leave an allocation that nobody holds). A rule returns its answer, or raises `Refused`.
+
+Where a rule comes from is said by its section of the domain reference, or by the number of the decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Final, TypeVar
+
+from msgspec import Struct
+
+from cmserverd.core import changes as c
+from cmserverd.core import ghosts
+from cmserverd.core.fitting import can_join, unusable, weight
+from cmserverd.core.refusal import Refused, ended, no_license
+from cmserverd.core.table import Table
+from cmserverd.core.terms import (
+    ANYTHING,
+    Access,
+    Allocation,
+    License,
+    Product,
+    Reference,
+    Session,
+    SessionState,
+    Want,
+)
+from drivers.container import Container, ContainerId
+from protocol.errors import ErrorNumber
+from protocol.messages import Access as AccessRequest
+from protocol.messages import EndCause
+from protocol.terms import AccessMode, Client, HandleKind, Station
+
+T = TypeVar("T")
+Rule = Generator[c.Change, None, T]
+
+STATION_SHARE: Final = AccessMode.STATION_SHARE
+EXCLUSIVE: Final = AccessMode.EXCLUSIVE
+ENTRY: Final = HandleKind.ENTRY
+
+
+class Limits(Struct, frozen=True):
+    """What one client cannot exceed (decision 30): handles per session, sessions per address."""
+
+    handles: int = 1_024
+    sessions_per_address: int = 10_000
+
+
+# Granting: the hot path
+
+
+def access(table: Table, session: Session, request: AccessRequest, now: int, limits: Limits) -> Rule[Access]:
+    """Grant a handle. Asking again with the same key gives the same one (decision 14)."""
+    if request.key in session.accesses:
+        return _repeated(session, request)
+    if session.ended and (gone := session.ended.get(request.key)):
+        raise ended(gone.cause)
+    if len(session.accesses) >= limits.handles:
+        raise Refused(ErrorNumber.NO_MORE_HANDLES, f"a session may hold {limits.handles}")
+    if request.kind is not ENTRY:
+        return (yield from _refer(table, session, request, now))
+    if request.feature_code or request.container is not None or request.item is not None:
+        want = _want_of(request)
+    else:
+        want = ANYTHING
+    product = table.products.get((request.firm_code, request.product_code))
+    if product is None:
+        raise no_license(table, session, request.firm_code, request.product_code, want, request.mode)
+    step = _grant(table, session, product, request.mode, want, request.key, now)
+    if step is None:
+        # An application that crashes and is started again gets its license (decision 12).
+        for handle in ghosts.in_the_way(table, session, product, request.mode, want):
+            yield end(table.accesses[handle], EndCause.SUPERSEDED)
+        step = _grant(table, session, product, request.mode, want, request.key, now)
+        if step is None:
+            raise no_license(table, session, request.firm_code, request.product_code, want, request.mode)
+    yield step
+    return table.accesses[step.handle]
+
+
+def _grant(
+    table: Table, session: Session, product: Product, mode: AccessMode, want: Want, key: bytes, now: int
+) -> c.Allocated | c.Joined | None:
+    """Decide on which license an access is booked, or None.
+
+    In two passes over all licenses: first whether the station can join what it has, only then where a unit is free.
+    One pass would let two instances of one station land in two containers and take two units.
+    """
+    holding = product.holdings.get(session.station)
+    if holding is not None:
+        if holding.exclusives or mode is EXCLUSIVE:
+            return None
+        if mode is STATION_SHARE:
+            for share in holding.shares:
+                counted = share.license
+                if can_join(counted, mode, want, session.local):
+                    return c.Joined(table.next_handle, session.id, key, counted.id, share.id, now, want)
+    free = free_license(product, mode, want, session.local)
+    if free is None:
+        return None
+    units = weight(free.item, mode)
+    return c.Allocated(table.next_handle, session.id, key, free.id, table.next_allocation, mode, units, now, want)
+
+
+def free_license(
+    product: Product, mode: AccessMode, want: Want, local: bool, besides: License | None = None
+) -> License | None:
+    """Return the first license, in the order of the containers and items, that can take one more allocation."""
+    for counted in product.licenses:
+        item = counted.item
+        if (
+            (counted.used < item.quantity or not weight(item, mode))
+            and counted is not besides
+            and unusable(counted, mode, want, local) is None
+        ):
+            return counted
+    return None
+
+
+def _want_of(request: AccessRequest) -> Want:
+    container = None if request.container is None else ContainerId(request.container)
+    return Want(request.feature_code, container, request.item)
+
+
+def _repeated(session: Session, request: AccessRequest) -> Access:
+    """The same key: the same handle, if everything else is the same too."""
+    held = session.accesses[request.key]
+    target = held.target
+    if isinstance(target, Allocation):
+        product = target.license.product
+        same = (
+            request.kind is ENTRY
+            and request.firm_code == product.firm_code
+            and request.product_code == product.product_code
+            and request.mode is target.mode
+            and _want_of(request) == held.want
+        )
+    else:
+        same = (
+            request.kind is target.kind
+            and request.firm_code in (0, target.firm_code)
+            and request.container in (None, target.container)
+        )
+    if not same:
+        raise Refused(
+            ErrorNumber.INVALID_PARAMETER, "the key is that of another access; take a new one for each access"
+        )
+    return held
+
+
+def _refer(table: Table, session: Session, request: AccessRequest, now: int) -> Rule[Access]:
+    """Grant a handle that allocates nothing: on a firm item, a container or the subsystem (section 3)."""
+    container: ContainerId | None = None
+    if request.kind is not HandleKind.SUBSYSTEM:
+        container = _container_for(table, request)
+    firm_code = request.firm_code if request.kind is HandleKind.FIRM_ITEM else 0
+    reference = Reference(request.kind, container, firm_code)
+    handle = table.next_handle
+    yield c.Referred(handle, session.id, request.key, reference, now)
+    return table.accesses[handle]
+
+
+def _container_for(table: Table, request: AccessRequest) -> ContainerId:
+    missing = ErrorNumber.BOX_NOT_FOUND
+    for plugged in table.containers.values():
+        if request.container not in (None, plugged.contents.id):
+            continue
+        if request.kind is HandleKind.FIRM_ITEM and not _has_firm_item(plugged.contents, request.firm_code):
+            missing = ErrorNumber.ENTRY_NOT_FOUND
+        elif not plugged.present:
+            missing = ErrorNumber.BOX_LOST
+        else:
+            return plugged.contents.id
+    raise Refused(ErrorNumber.SERVER_STARTING if table.starting else missing)
+
+
+def _has_firm_item(contents: Container, firm_code: int) -> bool:
+    return any(firm_item.firm_code == firm_code for firm_item in contents.firm_items)
+
+
+# Handles
+
+
+def held_by(table: Table, session: Session, handle: int) -> Access:
+    """Return a session's access by its handle. Raises Refused with 106, and why, if it has none (any more)."""
+    held = table.accesses.get(handle)
+    if held is not None and held.session is session:
+        return held
+    for gone in session.ended.values():
+        if gone.handle == handle:
+            raise ended(gone.cause)
+    raise Refused(ErrorNumber.INVALID_HANDLE)
+
+
+def release(table: Table, session: Session, handle: int) -> Rule[None]:
+    """Give a handle back; the license is free when its last access is released."""
+    yield end(held_by(table, session, handle), None)
+
+
+def use(table: Table, session: Session, handle: int, now: int) -> Rule[Access]:
+    """Note that a handle was used (*Last Access*)."""
+    held = held_by(table, session, handle)
+    if held.last != now:
+        yield c.Used(handle, now)
+    return held
+
+
+def end(held: Access, cause: EndCause | None) -> c.Left | c.Freed:
+    """Return the change that ends an access as the table is now."""
+    target = held.target
+    if isinstance(target, Allocation) and len(target.accesses) == 1:
+        return c.Freed(held.handle, held.session.id, cause)
+    return c.Left(held.handle, held.session.id, cause)
+
+
+# Sessions
+
+
+def open_session(
+    table: Table, token_hash: bytes, client: Client, station: Station, address: str, local: bool, limits: Limits
+) -> Rule[Session]:
+    """Begin a session."""
+    if table.addresses.get(address, 0) >= limits.sessions_per_address:
+        raise Refused(ErrorNumber.REQUEST_OVERLOAD, f"{limits.sessions_per_address} sessions from one address")
+    number = table.next_session
+    yield c.Opened(number, token_hash, client, station, address, local)
+    return table.sessions[number]
+
+
+def detach(session: Session, closed: bool) -> Rule[None]:
+    """A session lost its connection; what it holds stands until it resumes or its grace is over."""
+    if session.state is SessionState.ATTACHED:
+        yield c.Detached(session.id, closed)
+
+
+def resume(table: Table, token_hash: bytes, address: str, local: bool) -> Rule[Session]:
+    """Take a session up again, or over from a connection that is still there (decision 14)."""
+    session = table.tokens.get(token_hash)
+    if session is None:
+        raise Refused(ErrorNumber.INVALID_HANDLE, "there is no such session any more; greet anew with hello")
+    yield c.Resumed(session.id, address, local)
+    return session
+
+
+def close(session: Session) -> Rule[None]:
+    """End a session and all it holds."""
+    while session.accesses:
+        yield end(next(iter(session.accesses.values())), None)
+    yield c.Closed(session.id)

@@ -1,0 +1,330 @@
+"""The table that counts: applies changes, decides nothing.
+
+Every look-up that a grant needs is one dictionary access, whatever the number of stations, sessions and handles. A
+change that does not fit the table is a bug of the rules and raises `KeyError` or `AssertionError` before anything is
+altered wherever that can be told; `apply` never refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
+
+from cmserverd.core import changes as c
+from cmserverd.core.terms import (
+    ANYTHING,
+    Access,
+    Allocation,
+    Ended,
+    Holding,
+    License,
+    LicenseId,
+    PluggedContainer,
+    Product,
+    Session,
+    SessionState,
+)
+from drivers.container import ContainerId, ProductItem
+from protocol.messages import EndCause
+from protocol.terms import AccessMode, Station
+
+USER_LIMIT: Final = AccessMode.USER_LIMIT
+STATION_SHARE: Final = AccessMode.STATION_SHARE
+EXCLUSIVE: Final = AccessMode.EXCLUSIVE
+
+REMEMBERED_ENDINGS: Final = 1_024
+"""How many accesses that the server ended a session still answers for: as many as it can hold at once."""
+
+
+class Table:
+    """The state of the license server. Read its attributes freely; change it by `apply` only."""
+
+    __slots__ = (
+        "accesses",
+        "addresses",
+        "containers",
+        "ghosts",
+        "licenses",
+        "next_allocation",
+        "next_handle",
+        "next_license",
+        "next_session",
+        "products",
+        "sessions",
+        "starting",
+        "tokens",
+    )
+
+    def __init__(self) -> None:
+        self.starting = True
+        self.containers: dict[ContainerId, PluggedContainer] = {}
+        self.licenses: dict[LicenseId, License] = {}
+        self.products: dict[tuple[int, int], Product] = {}
+        self.sessions: dict[int, Session] = {}
+        self.tokens: dict[bytes, Session] = {}
+        self.addresses: dict[str, int] = {}
+        self.ghosts: dict[tuple[Station, str], dict[int, Session]] = {}
+        self.accesses: dict[int, Access] = {}
+        self.next_license = 1
+        self.next_session = 1
+        self.next_handle = 1
+        self.next_allocation = 1
+
+    def apply(self, change: c.Change) -> None:
+        """Make one change."""
+        self._APPLY[type(change)](self, change)
+
+    # containers
+
+    def _started(self, _: c.Started) -> None:
+        self.starting = False
+
+    def _plugged(self, change: c.Plugged) -> None:
+        contents = change.container
+        known = self.containers.get(contents.id)
+        if known is None:
+            self.containers[contents.id] = PluggedContainer(contents)
+        else:
+            known.contents = contents
+            known.present = True
+        for firm_item in contents.firm_items:
+            for item in firm_item.products:
+                license_id = LicenseId(contents.id, firm_item.firm_code, item.reference)
+                counted = self.licenses.get(license_id)
+                if counted is None:
+                    self._add_license(license_id, item)
+                else:
+                    counted.present = True
+
+    def _missing(self, change: c.Missing) -> None:
+        container = self.containers[change.container]
+        container.present = False
+        for counted in self.licenses.values():
+            if counted.id.container == change.container:
+                counted.present = False
+
+    def _reprogrammed(self, change: c.Reprogrammed) -> None:
+        old = self.licenses[change.license]
+        item = change.item
+        if item is None or item.product_code != old.item.product_code:
+            assert not old.allocations
+            del self.licenses[change.license]
+            old.product.licenses.remove(old)
+            if not old.product.licenses:
+                del self.products[old.product.firm_code, old.product.product_code]
+            if item is not None:
+                self._add_license(change.license, item)
+        else:
+            old.item = item
+            old.present = True
+
+    def _unplugged(self, change: c.Unplugged) -> None:
+        assert not self.containers[change.container].references
+        del self.containers[change.container]
+
+    def _add_license(self, license_id: LicenseId, item: ProductItem) -> None:
+        codes = (license_id.firm_code, item.product_code)
+        product = self.products.get(codes)
+        if product is None:
+            product = self.products[codes] = Product(*codes)
+        counted = License(license_id, self.next_license, item, product)
+        self.next_license += 1
+        self.licenses[license_id] = counted
+        product.licenses.append(counted)
+
+    # sessions
+
+    def _opened(self, change: c.Opened) -> None:
+        session = Session(
+            change.session, change.token_hash, change.client, change.station, change.address, change.local
+        )
+        self.sessions[session.id] = session
+        self.tokens[session.token_hash] = session
+        self.addresses[session.address] = self.addresses.get(session.address, 0) + 1
+        self.next_session = session.id + 1
+
+    def _detached(self, change: c.Detached) -> None:
+        session = self.sessions[change.session]
+        session.state = SessionState.CLOSED if change.closed else SessionState.SILENT
+        if change.closed:
+            self.ghosts.setdefault((session.station, session.client.application), {})[session.id] = session
+
+    def _resumed(self, change: c.Resumed) -> None:
+        session = self.sessions[change.session]
+        self._no_ghost(session)
+        session.state = SessionState.ATTACHED
+        self._leave_address(session.address)
+        session.address = change.address
+        session.local = change.local
+        self.addresses[session.address] = self.addresses.get(session.address, 0) + 1
+
+    def _closed(self, change: c.Closed) -> None:
+        session = self.sessions[change.session]
+        assert not session.accesses
+        self._no_ghost(session)
+        self._leave_address(session.address)
+        del self.sessions[session.id]
+        del self.tokens[session.token_hash]
+
+    def _no_ghost(self, session: Session) -> None:
+        if session.state is SessionState.CLOSED:
+            name = (session.station, session.client.application)
+            ghosts = self.ghosts[name]
+            del ghosts[session.id]
+            if not ghosts:
+                del self.ghosts[name]
+
+    def _leave_address(self, address: str) -> None:
+        left = self.addresses[address] - 1
+        if left:
+            self.addresses[address] = left
+        else:
+            del self.addresses[address]
+
+    # accesses
+
+    def _allocated(self, change: c.Allocated) -> None:
+        session = self.sessions[change.session]
+        counted = self.licenses[change.license]
+        allocation = self._new_allocation(counted, change.allocation, session.station, change.mode, change.weight)
+        access = Access(change.handle, change.key, session, allocation, change.want, change.at, change.at)
+        self._hold(access, allocation)
+        self._register(access)
+
+    def _joined(self, change: c.Joined) -> None:
+        session = self.sessions[change.session]
+        allocation = self.licenses[change.license].allocations[change.allocation]
+        access = Access(change.handle, change.key, session, allocation, change.want, change.at, change.at)
+        self._hold(access, allocation)
+        self._register(access)
+
+    def _referred(self, change: c.Referred) -> None:
+        session = self.sessions[change.session]
+        access = Access(change.handle, change.key, session, change.reference, ANYTHING, change.at, change.at)
+        if change.reference.container is not None:
+            self.containers[change.reference.container].references[access.handle] = access
+        self._register(access)
+
+    def _used(self, change: c.Used) -> None:
+        self.accesses[change.handle].last = change.at
+
+    def _moved(self, change: c.Moved) -> None:
+        access = self.accesses[change.handle]
+        old = access.target
+        assert isinstance(old, Allocation)
+        counted = self.licenses[change.license]
+        new = counted.allocations.get(change.allocation)
+        self._let_go(access, old)
+        if not old.accesses:
+            self._drop_allocation(old)
+        if new is None:
+            new = self._new_allocation(counted, change.allocation, old.station, old.mode, change.weight)
+        access.target = new
+        self._hold(access, new)
+
+    def _left(self, change: c.Left) -> None:
+        access = self.accesses[change.handle]
+        target = access.target
+        if isinstance(target, Allocation):
+            assert len(target.accesses) > 1
+            self._let_go(access, target)
+        elif target.container is not None:
+            del self.containers[target.container].references[access.handle]
+        self._end(access, change.cause)
+
+    def _freed(self, change: c.Freed) -> None:
+        access = self.accesses[change.handle]
+        allocation = access.target
+        assert isinstance(allocation, Allocation)
+        assert len(allocation.accesses) == 1
+        self._let_go(access, allocation)
+        self._drop_allocation(allocation)
+        self._end(access, change.cause)
+
+    # the parts of the above
+
+    def _register(self, access: Access) -> None:
+        access.session.accesses[access.key] = access
+        self.accesses[access.handle] = access
+        self.next_handle = access.handle + 1
+
+    def _end(self, access: Access, cause: EndCause | None) -> None:
+        session = access.session
+        del self.accesses[access.handle]
+        del session.accesses[access.key]
+        if cause is not None:
+            if len(session.ended) >= REMEMBERED_ENDINGS:
+                del session.ended[next(iter(session.ended))]
+            session.ended[access.key] = Ended(access.handle, cause)
+
+    def _hold(self, access: Access, allocation: Allocation) -> None:
+        allocation.accesses[access.handle] = access
+        holdings = allocation.license.product.holdings
+        holding = holdings.get(allocation.station)
+        if holding is None:
+            holding = holdings[allocation.station] = Holding()
+        holding.accesses += 1
+        if allocation.mode is STATION_SHARE:
+            if len(allocation.accesses) == 1:
+                holding.shares.append(allocation)
+        elif allocation.mode is EXCLUSIVE:
+            holding.exclusives += 1
+
+    def _let_go(self, access: Access, allocation: Allocation) -> None:
+        del allocation.accesses[access.handle]
+        holdings = allocation.license.product.holdings
+        holding = holdings[allocation.station]
+        holding.accesses -= 1
+        if allocation.mode is STATION_SHARE:
+            if not allocation.accesses:
+                holding.shares.remove(allocation)
+        elif allocation.mode is EXCLUSIVE:
+            holding.exclusives -= 1
+        if not holding.accesses:
+            del holdings[allocation.station]
+
+    def _new_allocation(
+        self, counted: License, number: int, station: Station, mode: AccessMode, weight: int
+    ) -> Allocation:
+        allocation = Allocation(number, counted, station, mode, weight)
+        counted.allocations[number] = allocation
+        counted.used += weight
+        _count_mode(counted, mode, 1)
+        self.next_allocation = number + 1
+        return allocation
+
+    def _drop_allocation(self, allocation: Allocation) -> None:
+        counted = allocation.license
+        del counted.allocations[allocation.id]
+        counted.used -= allocation.weight
+        _count_mode(counted, allocation.mode, -1)
+
+    _APPLY: ClassVar[dict[type[Any], Callable[[Any, Any], None]]] = {
+        c.Started: _started,
+        c.Plugged: _plugged,
+        c.Missing: _missing,
+        c.Reprogrammed: _reprogrammed,
+        c.Unplugged: _unplugged,
+        c.Opened: _opened,
+        c.Detached: _detached,
+        c.Resumed: _resumed,
+        c.Closed: _closed,
+        c.Allocated: _allocated,
+        c.Joined: _joined,
+        c.Referred: _referred,
+        c.Used: _used,
+        c.Moved: _moved,
+        c.Left: _left,
+        c.Freed: _freed,
+    }
+
+
+def _count_mode(counted: License, mode: AccessMode, by: int) -> None:
+    if mode is STATION_SHARE:
+        counted.station_share += by
+    elif mode is USER_LIMIT:
+        counted.user_limit += by
+    elif mode is EXCLUSIVE:
+        counted.exclusive += by
+    else:
+        counted.no_user_limit += by

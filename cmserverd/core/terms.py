@@ -1,0 +1,153 @@
+"""What the table is made of.
+
+    An Access is what a client holds. An Allocation is what a license counts.
+    UserLimit: one access, one allocation. StationShare: all accesses of one station, one allocation.
+
+These values are changed by `table.Table.apply` only; everybody else reads. They are invisible to the garbage collector
+(`gc=False`): the table unlinks what it drops, and a million of them must not make a collection stop the daemon.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from msgspec import Struct, field
+
+from drivers.container import Container, ContainerId, ProductItem
+from protocol.messages import EndCause
+from protocol.terms import AccessMode, Client, HandleKind, Station
+
+
+class LicenseId(Struct, frozen=True, gc=False, cache_hash=True, order=True):
+    """Names a product item for ever, plugged in or not: allocations refer to this, never to a device (decision 6)."""
+
+    container: ContainerId
+    firm_code: int
+    item: int
+
+
+class Want(Struct, frozen=True, gc=False):
+    """What an access asked for beyond firm and product code: it must hold wherever the access is booked.
+
+    `container` and `item` pin it; `feature_code` is a set of bits that the license must all have.
+    """
+
+    feature_code: int = 0
+    container: ContainerId | None = None
+    item: int | None = None
+
+
+ANYTHING = Want()
+"""The usual want, shared by all accesses that have no special one."""
+
+
+class License(Struct, eq=False, gc=False):
+    """A product item being counted. `number` orders them; `used` is the sum of its allocations' weights.
+
+    The four mode fields count its allocations by mode, so that a listing need not walk over them.
+    """
+
+    id: LicenseId
+    number: int
+    item: ProductItem
+    product: Product
+    present: bool = True
+    used: int = 0
+    user_limit: int = 0
+    no_user_limit: int = 0
+    exclusive: int = 0
+    station_share: int = 0
+    allocations: dict[int, Allocation] = field(default_factory=dict)
+
+
+class Holding(Struct, eq=False, gc=False):
+    """What one station has of one product, over all containers: the scope of StationShare and of Exclusive.
+
+    `accesses` counts the live ones in any mode, `exclusives` those in exclusive mode.
+    """
+
+    accesses: int = 0
+    exclusives: int = 0
+    shares: list[Allocation] = field(default_factory=list)
+
+
+class Product(Struct, eq=False, gc=False):
+    """All licenses of one firm and product code, in the order in which they are drawn on, and who holds them."""
+
+    firm_code: int
+    product_code: int
+    licenses: list[License] = field(default_factory=list)
+    holdings: dict[Station, Holding] = field(default_factory=dict)
+
+
+class Allocation(Struct, eq=False, gc=False):
+    """What a license counts: `weight` is 1, or 0 where nothing is counted (NoUserLimit, license quantity 0)."""
+
+    id: int
+    license: License
+    station: Station
+    mode: AccessMode
+    weight: int
+    accesses: dict[int, Access] = field(default_factory=dict)
+
+
+class Reference(Struct, frozen=True, gc=False):
+    """What a handle of another kind than *entry* refers to. It allocates nothing."""
+
+    kind: HandleKind
+    container: ContainerId | None
+    firm_code: int
+
+
+class Access(Struct, eq=False, gc=False):
+    """What a client holds. `first` and `last` are license time."""
+
+    handle: int
+    key: bytes
+    session: Session
+    target: Allocation | Reference
+    want: Want
+    first: int
+    last: int
+
+
+class SessionState(Enum):
+    """Whether a session's client is connected, and if not, how it went."""
+
+    ATTACHED = "attached"
+    CLOSED = "closed"
+    """Its connection was closed, by the client or by its operating system: a crash, most likely."""
+    SILENT = "silent"
+    """Nothing was heard of it: a pulled cable, a sleeping laptop."""
+
+
+class Ended(Struct, frozen=True, gc=False):
+    """An access that the server ended: its handle and key go on answering why."""
+
+    handle: int
+    cause: EndCause
+
+
+class Session(Struct, eq=False, gc=False):
+    """One client, outliving its connection. `local`: on the daemon's own machine (decision 10).
+
+    `accesses` and `ended` go by the access's key.
+    """
+
+    id: int
+    token_hash: bytes
+    client: Client
+    station: Station
+    address: str
+    local: bool
+    state: SessionState = SessionState.ATTACHED
+    accesses: dict[bytes, Access] = field(default_factory=dict)
+    ended: dict[bytes, Ended] = field(default_factory=dict)
+
+
+class PluggedContainer(Struct, eq=False, gc=False):
+    """A container that the table knows. Not `present`: unplugged, and its grace is running (decision 6)."""
+
+    contents: Container
+    present: bool = True
+    references: dict[int, Access] = field(default_factory=dict)

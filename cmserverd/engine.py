@@ -1,0 +1,147 @@
+"""The one door: every change of the table passes here, and whatever watches the table hangs here.
+
+The engine lets a rule decide one change, applies it, and lets it go on; then it tells the listeners, once for each
+request, what happened. It is synchronous and called from the trio thread only, so each request is atomic without a
+lock. Journal, log, metrics and events are listeners; rules and table know nothing of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from msgspec import Struct
+
+from cmserverd.clock import LicenseClock
+from cmserverd.core import plugging, rules
+from cmserverd.core.changes import Change
+from cmserverd.core.refusal import Refused
+from cmserverd.core.table import Table
+from cmserverd.core.terms import Access, Session
+from drivers.container import Container, ContainerId
+from protocol import messages
+from protocol.terms import Client, Station
+
+T = TypeVar("T")
+
+
+class Record(Struct, frozen=True, gc=False):
+    """One passage through the door: what was asked by whom, what it changed, and the refusal if it was refused.
+
+    `session` is 0 and `request` None where no client asked.
+    """
+
+    position: int
+    at: int
+    session: int
+    request: messages.Params | None
+    changes: tuple[Change, ...]
+    refusal: Refused | None
+
+
+Listener = Callable[[Record], None]
+FaultHandler = Callable[[Listener, Exception], None]
+
+
+class Engine:
+    """Holds the table. `position` counts the passages: two equal positions are two equal tables.
+
+    A listener that raises is taken off and reported to `on_fault`: watching never hurts a grant.
+    """
+
+    def __init__(self, clock: LicenseClock, on_fault: FaultHandler, limits: rules.Limits | None = None) -> None:
+        self.table = Table()
+        self.clock = clock
+        self.position = 0
+        self.limits = limits or rules.Limits()
+        self._listeners: tuple[Listener, ...] = ()
+        self._on_fault = on_fault
+
+    def listen(self, listener: Listener) -> None:
+        """Tell this listener of every record from now on."""
+        self._listeners = (*self._listeners, listener)
+
+    # clients
+
+    def access(self, session: Session, request: messages.Access) -> Access:
+        """Grant a handle. Raises Refused."""
+        now = self.clock.now()
+        return self._pass(now, session.id, request, rules.access(self.table, session, request, now, self.limits))
+
+    def release(self, session: Session, request: messages.Release) -> None:
+        """Take a handle back. Raises Refused."""
+        self._pass(self.clock.now(), session.id, request, rules.release(self.table, session, request.handle))
+
+    def use(self, session: Session, request: messages.Info) -> Access:
+        """Note a use of a handle and return what it refers to. Raises Refused."""
+        now = self.clock.now()
+        return self._pass(now, session.id, request, rules.use(self.table, session, request.handle, now))
+
+    # sessions
+
+    def open(self, token_hash: bytes, client: Client, station: Station, address: str, local: bool) -> Session:
+        """Begin a session. Raises Refused."""
+        return self._pass(
+            self.clock.now(),
+            0,
+            None,
+            rules.open_session(self.table, token_hash, client, station, address, local, self.limits),
+        )
+
+    def detach(self, session: Session, *, closed: bool) -> None:
+        """A session's connection is gone: closed, or silent."""
+        self._pass(self.clock.now(), session.id, None, rules.detach(session, closed))
+
+    def resume(self, token_hash: bytes, address: str, local: bool) -> Session:
+        """Take a session up again. Raises Refused."""
+        return self._pass(self.clock.now(), 0, None, rules.resume(self.table, token_hash, address, local))
+
+    def close(self, session: Session) -> None:
+        """End a session and all it holds."""
+        self._pass(self.clock.now(), session.id, None, rules.close(session))
+
+    # containers
+
+    def started(self) -> None:
+        """Every driver has looked once."""
+        self._pass(self.clock.now(), 0, None, plugging.started())
+
+    def plug(self, contents: Container) -> None:
+        """A container is here, new, again, or with other contents."""
+        self._pass(self.clock.now(), 0, None, plugging.plug(self.table, contents))
+
+    def miss(self, container: ContainerId) -> None:
+        """A container was unplugged; its grace begins."""
+        self._pass(self.clock.now(), 0, None, plugging.miss(self.table, container))
+
+    def unplug(self, container: ContainerId) -> None:
+        """A container is gone for good."""
+        self._pass(self.clock.now(), 0, None, plugging.unplug(self.table, container))
+
+    def _pass(self, now: int, session: int, request: messages.Params | None, rule: rules.Rule[T]) -> T:
+        changes: list[Change] = []
+        refusal: Refused | None = None
+        try:
+            while True:
+                change = next(rule)
+                self.table.apply(change)
+                changes.append(change)
+        except StopIteration as stop:
+            answer: T = stop.value
+            return answer
+        except Refused as refused:
+            refusal = refused
+            raise
+        finally:
+            if changes or refusal is not None:
+                self.position += 1
+                if self._listeners:
+                    self._tell(Record(self.position, now, session, request, tuple(changes), refusal))
+
+    def _tell(self, record: Record) -> None:
+        for listener in self._listeners:
+            try:
+                listener(record)
+            except Exception as error:
+                self._listeners = tuple(other for other in self._listeners if other is not listener)
+                self._on_fault(listener, error)

@@ -1,0 +1,206 @@
+"""The table as messages: what listings and `info` show. Reads, never changes.
+
+Pages of a moving table go by a cursor: the id of the last row shown. Handles and license ids only ever grow, so a row
+is shown once, whatever happens between two pages (decision 24).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Final
+
+from cmserverd.core.table import Table
+from cmserverd.core.terms import Access, Allocation, License, PluggedContainer, SessionState
+from drivers.container import FirmItem, ProductItem, QuantityFlag
+from protocol import messages as m
+from protocol.terms import AccessMode, HandleKind, Station, shown_client
+
+ROWS_LOOKED_AT: Final = 20_000
+"""How many rows a page may pass over to find those that its filters want: some 5 ms. The next page goes on there."""
+
+_DENIALS: Final = (
+    (QuantityFlag.DENY_USER_LIMIT, AccessMode.USER_LIMIT),
+    (QuantityFlag.DENY_NO_USER_LIMIT, AccessMode.NO_USER_LIMIT),
+    (QuantityFlag.DENY_EXCLUSIVE, AccessMode.EXCLUSIVE),
+    (QuantityFlag.DENY_STATION_SHARE, AccessMode.STATION_SHARE),
+)
+
+
+def containers(table: Table, position: int) -> m.ContainerList:
+    """List the containers in the order in which they are drawn on."""
+    return m.ContainerList(position, tuple(map(_container, table.containers.values())))
+
+
+def contents(container: PluggedContainer, position: int) -> m.ContainerContents:
+    """Show one container's firm items and product items."""
+    firm_items = tuple(map(_firm_item, container.contents.firm_items))
+    return m.ContainerContents(position, _container(container), firm_items)
+
+
+def handle_info(table: Table, held: Access) -> m.HandleInfo:
+    """Show what a handle refers to."""
+    target = held.target
+    if isinstance(target, Allocation):
+        counted = target.license
+        return m.HandleInfo(
+            handle=held.handle,
+            kind=HandleKind.ENTRY,
+            first_access=held.first,
+            last_access=held.last,
+            mode=target.mode,
+            allocation=target.id,
+            firm_code=counted.id.firm_code,
+            container=_container(table.containers[counted.id.container]),
+            entry=_entry(counted.item),
+        )
+    return m.HandleInfo(
+        handle=held.handle,
+        kind=target.kind,
+        first_access=held.first,
+        last_access=held.last,
+        firm_code=target.firm_code,
+        container=None if target.container is None else _container(table.containers[target.container]),
+    )
+
+
+def license_page(table: Table, request: m.NetCluster, position: int, now: int) -> m.LicensePage:
+    """Show the counts of the licenses that the filters want. The cursor is a license's number."""
+    wanted = [
+        counted
+        for counted in table.licenses.values()
+        if counted.number > request.cursor and _wants_license(request, counted)
+    ]
+    page = wanted[: request.limit]
+    more = len(wanted) > len(page)
+    return m.LicensePage(position, now, tuple(map(_license, page)), page[-1].number if more else None)
+
+
+def access_page(
+    table: Table, request: m.NetUsers, position: int, now: int, shown: Callable[[Access], bool]
+) -> m.AccessPage:
+    """Show the accesses that the filters want, in the order of their handles.
+
+    `shown` is the policy of who sees whom.
+    """
+    handles = list(table.accesses)
+    start = bisect_right(handles, request.cursor)
+    rows: list[m.AccessInfo] = []
+    stop = min(start + ROWS_LOOKED_AT, len(handles))
+    at = start
+    while at < stop and len(rows) < request.limit:
+        held = table.accesses[handles[at]]
+        if _wants_access(request, held) and shown(held):
+            rows.append(_access(held))
+        at += 1
+    return m.AccessPage(position, now, tuple(rows), handles[at - 1] if at < len(handles) else None)
+
+
+def _container(container: PluggedContainer) -> m.ContainerInfo:
+    contents = container.contents
+    return m.ContainerInfo(contents.id, contents.kind, contents.text, container.present, len(contents.firm_items))
+
+
+def _firm_item(firm_item: FirmItem) -> m.FirmItemInfo:
+    entries = tuple(map(_entry, firm_item.products))
+    return m.FirmItemInfo(firm_item.firm_code, firm_item.text, firm_item.update_counter, entries)
+
+
+def _entry(item: ProductItem) -> m.EntryInfo:
+    return m.EntryInfo(
+        item=item.reference,
+        product_code=item.product_code,
+        text=item.text,
+        quantity=item.quantity,
+        denied=tuple(mode for flag, mode in _DENIALS if item.flags & flag),
+        local_only=item.quantity == 0 or bool(item.flags & QuantityFlag.LOCAL_ONLY),
+        feature_map=item.feature_map,
+        unusable=item.unusable,
+    )
+
+
+def _license(counted: License) -> m.LicenseCount:
+    # What an unplugged container had free cannot be had just now; what is used stands.
+    total = counted.item.quantity if counted.present else counted.used
+    return m.LicenseCount(
+        container=counted.id.container,
+        firm_code=counted.id.firm_code,
+        product_code=counted.item.product_code,
+        item=counted.id.item,
+        text=counted.item.text,
+        feature_map=counted.item.feature_map,
+        present=counted.present,
+        quantity=counted.item.quantity,
+        total=total,
+        used=counted.used,
+        free=total - counted.used,
+        user_limit=counted.user_limit,
+        no_user_limit=counted.no_user_limit,
+        exclusive=counted.exclusive,
+        station_share=counted.station_share,
+    )
+
+
+def _access(held: Access) -> m.AccessInfo:
+    session = held.session
+    client = session.client
+    target = held.target
+    if isinstance(target, Allocation):
+        entry = target.license
+        allocation, kind, mode = target.id, HandleKind.ENTRY, str(target.mode)
+        container, firm_code = str(entry.id.container), entry.id.firm_code
+        product_code, item = entry.item.product_code, entry.id.item
+    else:
+        allocation, kind, mode = 0, target.kind, ""
+        container, firm_code = str(target.container or ""), target.firm_code
+        product_code = item = 0
+    return m.AccessInfo(
+        handle=held.handle,
+        allocation=allocation,
+        kind=kind,
+        mode=mode,
+        container=container,
+        firm_code=firm_code,
+        product_code=product_code,
+        item=item,
+        client=shown_client(session.address, client.host, client.user),
+        address=session.address,
+        host=client.host,
+        user=client.user,
+        pid=client.pid,
+        application=client.application,
+        session=session.id,
+        station=_station(session.station),
+        first_access=held.first,
+        last_access=held.last,
+        attached=session.state is SessionState.ATTACHED,
+    )
+
+
+def _station(station: Station) -> str:
+    return f"{station.machine}/{station.seat}" if station.seat else station.machine
+
+
+def _wants_license(request: m.NetCluster, counted: License) -> bool:
+    return (
+        request.container in (None, counted.id.container)
+        and request.firm_code in (None, counted.id.firm_code)
+        and request.product_code in (None, counted.item.product_code)
+    )
+
+
+def _wants_access(request: m.NetUsers, held: Access) -> bool:
+    target = held.target
+    if isinstance(target, Allocation):
+        counted = target.license
+        return (
+            request.container in (None, counted.id.container)
+            and request.firm_code in (None, counted.id.firm_code)
+            and request.product_code in (None, counted.item.product_code)
+        )
+    return (
+        not request.relevant
+        and request.product_code is None
+        and request.container in (None, target.container)
+        and request.firm_code in (None, target.firm_code)
+    )
