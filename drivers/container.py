@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from enum import IntFlag, StrEnum
-from typing import NewType
+from typing import Final, NewType
 
 from msgspec import Struct
 
 ContainerId = NewType("ContainerId", str)
 """A container's id as it is printed: `mask-serial`, as in `3-3448482`."""
 
+TEXT_LIMIT: Final = 255
+"""The most characters in any text of a container: what a line of a listing and a field on the wire can bear."""
+
+_PRINTED_ID: Final = re.compile(r"(0|[1-9][0-9]{0,4})-(0|[1-9][0-9]{0,9})")
+_UNSHOWABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_DIRECTION_MARKS: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
 
 def container_id(mask: int, serial: int) -> ContainerId:
     """Return the id of a container with this 16-bit mask and 32-bit serial."""
     return ContainerId(f"{mask}-{serial}")
+
+
+def mask_and_serial(printed: str) -> tuple[int, int]:
+    """Return the mask and the serial of a printed id. Raises ValueError, in words for people, if it is none."""
+    match = _PRINTED_ID.fullmatch(printed)
+    if match is not None:
+        mask, serial = int(match[1]), int(match[2])
+        if mask < 2**16 and serial < 2**32:
+            return mask, serial
+    msg = f"{printed!a} is no container id: write mask-serial, as in 3-3448482 (mask to 65535, serial to 4294967295)"
+    raise ValueError(msg)
+
+
+def check_text(text: str) -> None:
+    """Accept a text that listings, logs and terminals can show; raise ValueError, in words for people, on any other.
+
+    Refused are control characters, line separators, and marks that turn the direction of what follows them.
+    """
+    if len(text) > TEXT_LIMIT:
+        msg = f"the text has {len(text)} characters; the most is {TEXT_LIMIT}"
+        raise ValueError(msg)
+    for character in text:
+        if unicodedata.category(character) in _UNSHOWABLE or character in _DIRECTION_MARKS:
+            msg = f"the text has the control character U+{ord(character):04X}; leave it out"
+            raise ValueError(msg)
 
 
 class ContainerKind(StrEnum):
@@ -33,6 +67,10 @@ class QuantityFlag(IntFlag):
     DENY_EXCLUSIVE = 0x4
     DENY_STATION_SHARE = 0x8
     LOCAL_ONLY = 0x400
+
+
+KNOWN_FLAGS: Final = QuantityFlag(sum(QuantityFlag))
+"""The flags that this software obeys; an item with any other is unusable (`ProductItem.unusable`)."""
 
 
 class ProductItem(Struct, frozen=True, gc=False):

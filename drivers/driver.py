@@ -3,6 +3,13 @@
 A driver is made of blocking functions, so that its author need not know trio; the daemon's watcher calls each driver
 in threads of that driver's own, and never two functions of one device at once.
 
+The contract of the constructor (`DriverClass`): the daemon makes each driver as `cls(options, check_cancelled)`.
+`options` is an instance of the class's attribute `Options`, a frozen `msgspec.Struct` that refuses unknown fields;
+it is made of the table `[drivers.<name>]` of the configuration. `check_cancelled` is to be called between the short
+steps of whatever takes long, in the thread that called `open` or the device's function: it raises if the operation is
+to be abandoned, and what it raises must be let through. The constructor touches no device; it raises `DriverError` if
+its options cannot work.
+
 The error tree; each class is one thing for the operator to do:
 
     DriverError            something about a driver or a device went wrong
@@ -11,13 +18,14 @@ The error tree; each class is one thing for the operator to do:
       Busy                 another process has it claimed
       NoAnswer             it does not answer in time
       Faulty               it answers, but not as the protocol says: stalls, wrong lengths, a damaged image
+        ImageError         what it holds is no sound container image
       Unsupported          it cannot do what was asked
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, NoReturn, Protocol
 
 from msgspec import Struct
 
@@ -46,6 +54,10 @@ class Faulty(DriverError):
     """The device answers against its protocol, or what it holds is damaged."""
 
 
+class ImageError(Faulty):
+    """What a device holds, or what should be written to one, is no sound container image."""
+
+
 class Unsupported(DriverError):
     """The device cannot do what was asked."""
 
@@ -63,10 +75,14 @@ class Dongle(Struct, frozen=True):
 
 
 class Device(Protocol):
-    """An open device. Any method may raise `DriverError`; all but `read` and `close` may be `Unsupported`."""
+    """An open device. Any method but `close` may raise `DriverError`; all but `read` and `close` may be `Unsupported`.
+
+    Each method may be called in another thread than the one before, but never two at once. Once the device is
+    unplugged every method but `close` raises `Vanished`; once it is closed, some `DriverError`.
+    """
 
     def read(self) -> bytes:
-        """Return the container's image (decode it with `drivers.image.decode`)."""
+        """Return the container's image (decode it with `drivers.image.decode`); its kind is the driver's own."""
         ...
 
     def sign(self, purpose: str, challenge: bytes) -> bytes:
@@ -82,8 +98,27 @@ class Device(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the device; never raises."""
+        """Let go of the device; never raises, and may be called again."""
         ...
+
+
+class ReadOnly:
+    """The part of a device that can only be read: derive from it and add `read` and `close`."""
+
+    def sign(self, purpose: str, challenge: bytes) -> NoReturn:  # noqa: ARG002 - the interface's names
+        """Raise `Unsupported`."""
+        msg = "This container cannot sign; ask its licensor for one that can."
+        raise Unsupported(msg)
+
+    def consume(self, item: tuple[int, int], delta: int, key: bytes) -> NoReturn:  # noqa: ARG002 - likewise
+        """Raise `Unsupported`."""
+        msg = "This container cannot count units; ask its licensor for one that can."
+        raise Unsupported(msg)
+
+    def apply(self, update: bytes) -> NoReturn:  # noqa: ARG002 - likewise
+        """Raise `Unsupported`."""
+        msg = "This container cannot be updated over this driver."
+        raise Unsupported(msg)
 
 
 class Hotplug(Protocol):
@@ -120,9 +155,26 @@ class Driver(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Let go of everything; the devices have been closed before."""
         ...
 
 
 CheckCancelled = Callable[[], None]
 """Called between the short steps of a long operation; raises if the operation is to be abandoned."""
+
+
+class DriverClass(Protocol):
+    """What an entry point names: a driver's class, or anything that is called like one."""
+
+    @property
+    def Options(self) -> type[Struct]:  # noqa: N802 - a class, so named like one
+        """The driver's part of the configuration: a `Struct` with frozen, kw_only and forbid_unknown_fields."""
+        ...
+
+    def __call__(self, options: Any, check_cancelled: CheckCancelled, /) -> Driver:
+        """Make the driver; `options` is an `Options`. Raises `DriverError` if they cannot work."""
+        ...
+
+
+def never_cancelled() -> None:
+    """Be the `CheckCancelled` of whoever cannot be cancelled, such as a plain script."""

@@ -21,7 +21,7 @@ PORT: Final = 22350
 ENVIRONMENT: Final = "CMSERVERD_SERVER"
 
 _FORMS: Final = "write host, host:port, [IPv6]:port or unix:/path"
-_HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})\Z")
+_HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\Z")
 _LONGEST_PATH: Final = 107
 """Bytes; the system's limit for the path of a Unix socket (108 with its closing zero)."""
 _LONGEST_FILE: Final = 65_536

@@ -181,6 +181,9 @@ class ClientConnection:
         if greeting.limits.requests < 1:
             msg = f"it allows {greeting.limits.requests} requests at once"
             raise RemoteProtocolError(msg)
+        if not greeting.keep_alive > 0:  # this way round, for NaN
+            msg = f"it wants a sign of life every {greeting.keep_alive} seconds"
+            raise RemoteProtocolError(msg)
         self._limit = min(OUTSTANDING, greeting.limits.requests)
         self._longest = greeting.limits.message
         self.state = State.OPEN

@@ -7,7 +7,7 @@ What a client raises:
     SettingError          an address, a station id or a configuration file is no good; the text says what to change
     ProtocolError
       LocalProtocolError  the program used the client wrongly: a fault to be mended in the program
-      RemoteProtocolError the server broke the protocol; the clients pass it on as the cause of a LicenseError 100
+      RemoteProtocolError the server broke the protocol; to the users of a client this is a LicenseError 100
 """
 
 from __future__ import annotations

@@ -142,7 +142,8 @@ class Limits(Struct, frozen=True, gc=False):
 class Greeting(Struct, frozen=True, gc=False, omit_defaults=True):
     """The answer to `hello` and `resume`. `keep_alive` and `timeout` are seconds, perhaps with a fraction.
 
-    On the monitor and control sockets there is no session: number 0 and an empty token. After `resume`, `handles` are those still held, and `ended` tells of those that ended meanwhile.
+    On the monitor and control sockets there is no session: number 0 and an empty token. After `resume`, `handles` are
+    those still held, and `ended` tells of those that ended meanwhile.
     """
 
     version: int
@@ -410,9 +411,13 @@ class ServerInfoRequest(Params["ServerInfo"], frozen=True, gc=False):
 
 
 class ServerInfo(Struct, frozen=True, gc=False):
-    """The server's state. `starting` is true until every driver has looked once; `started` is a time."""
+    """The server's state. `starting` is true until every driver has looked once; `started` is a time.
+
+    `listening` are the addresses on which clients can connect, as `host:port` or `[v6]:port`.
+    """
 
     server: Server
+    listening: tuple[str, ...]
     position: int
     time: int
     started: int

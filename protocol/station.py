@@ -1,4 +1,4 @@
-"""This machine as a station, and who the client is (decision 13).
+"""What this machine is as a station, and who the client is (decision 13).
 
 Client and server use this same module: the server compares its own machine with the declared one to decide what is
 local. Whatever is read lies in `Surroundings`, so that each case can be tested anywhere.
@@ -28,7 +28,7 @@ from protocol.terms import Client, Station, printable
 
 ENVIRONMENT: Final = "CMSERVERD_STATION"
 
-APPLICATION: Final = UUID("6e1ae8a4-c4ae-4c4a-9f3d-8b0c5d2b7f10")
+APPLICATION: Final = UUID("4821de71-6be7-493c-9aa1-4e275f636a7d")
 """Hashes the machine id, which is confidential (machine-id(5)), into one that only this protocol knows."""
 
 _MACHINE: Final = re.compile(r"[\x21-\x7e]{1,64}\Z")
@@ -69,9 +69,9 @@ def machine(configured: str | None = None, surroundings: Surroundings | None = N
 
 
 def seat(surroundings: Surroundings | None = None) -> int:
-    """Return the seat: 0 for the desktop, a shell over ssh, cron; the session's number in a remote *graphical* session.
+    """Return the seat: 0 for a desktop, an ssh shell, cron; the session's number in a remote *graphical* session.
 
-    Remote and graphical is a session of RDP or ICA (by `SESSIONNAME`), and one that logind calls remote and x11 or wayland.
+    That is a session of RDP or ICA (by `SESSIONNAME`), or one that logind calls remote and x11 or wayland.
     """
     found = surroundings or Surroundings()
     if remote := _REMOTE_DESKTOP.match(found.environ.get("SESSIONNAME", "")):

@@ -266,7 +266,7 @@ class Table:
         holding.accesses += 1
         if allocation.mode is STATION_SHARE:
             if len(allocation.accesses) == 1:
-                holding.shares.append(allocation)
+                holding.shares += (allocation,)
         elif allocation.mode is EXCLUSIVE:
             holding.exclusives += 1
 
@@ -277,7 +277,7 @@ class Table:
         holding.accesses -= 1
         if allocation.mode is STATION_SHARE:
             if not allocation.accesses:
-                holding.shares.remove(allocation)
+                holding.shares = tuple(share for share in holding.shares if share is not allocation)
         elif allocation.mode is EXCLUSIVE:
             holding.exclusives -= 1
         if not holding.accesses:

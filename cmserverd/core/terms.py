@@ -68,7 +68,7 @@ class Holding(Struct, eq=False, gc=False):
 
     accesses: int = 0
     exclusives: int = 0
-    shares: list[Allocation] = field(default_factory=list)
+    shares: tuple[Allocation, ...] = ()
 
 
 class Product(Struct, eq=False, gc=False):

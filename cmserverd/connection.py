@@ -1,0 +1,196 @@
+"""Moves the bytes of one conversation over a non-blocking socket.
+
+One task per connection waits for input; output is sent where it arises, without a task or a wait, and only what the
+socket does not take at once is left to a task of its own. That halves what a request costs on top of deciding it, and
+an idle connection is one sleeping task. All sockets here are stream sockets of the standard library in non-blocking
+mode: TCP, Unix, or one end of a pair.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import socket
+
+import structlog
+import trio
+from msgspec import Struct
+from trio.lowlevel import wait_readable, wait_writable
+
+from cmserverd.conversation import Conversation, Waiting
+from cmserverd.service import Detachment
+from protocol.errors import ErrorNumber
+from protocol.rpc import CHUNK
+
+_log = structlog.get_logger("connection")
+
+_SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN)
+"""How the system says that the other end cannot be reached, rather than that it closed."""
+
+_FAREWELL = 1.0
+"""How many seconds a closing connection waits for the peer to read its goodbye and close too."""
+
+
+class Pace(Struct, frozen=True):
+    """How long a peer may take, in seconds: `hello` until its greeting, `stalled` without reading what waits for it."""
+
+    hello: float = 10.0
+    stalled: float = 10.0
+
+
+class Connection:
+    """One socket and its conversation; `run` returns when both are done with."""
+
+    def __init__(self, sock: socket.socket, conversation: Conversation, pace: Pace) -> None:
+        self._sock = sock
+        self._conversation = conversation
+        self._pace = pace
+        self._scope = trio.CancelScope()
+        self._how = Detachment.CLOSED
+        self._rest = memoryview(b"")
+        self._drained: trio.Event | None = None  # None while the socket takes all at once
+        self._nursery: trio.Nursery | None = None
+        self._timed: Waiting | None = None
+
+    async def run(self) -> None:
+        """Serve the peer until it goes or the conversation is over; closes the socket."""
+        conversation = self._conversation
+        conversation.heard = trio.current_time()
+        conversation.has_input = self._has_input
+        conversation.flush = self.flush
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._scope.deadline = trio.current_time() + self._pace.hello
+                with self._scope:
+                    await self._serve()
+                if not conversation.greeted and self._scope.cancelled_caught:
+                    conversation.end(ErrorNumber.INVALID_PARAMETER, f"no greeting came within {self._pace.hello:g} s")
+                await self._part()
+                self._nursery.cancel_scope.cancel()
+        finally:
+            conversation.lost(self._how)
+            self._sock.close()
+
+    def flush(self) -> None:
+        """Send what waits, as far as the socket takes it now; a task sends the rest."""
+        conversation = self._conversation
+        if self._drained is None and (data := conversation.take()):
+            try:
+                sent = self._sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._break(error)
+                return
+            if sent < len(data):
+                assert self._nursery is not None  # flush is the conversation's from run on only
+                self._rest = memoryview(data)[sent:]
+                self._drained = trio.Event()
+                self._nursery.start_soon(self._drain)
+        if conversation.over:
+            self._scope.cancel()
+
+    async def _serve(self) -> None:
+        conversation = self._conversation
+        while not conversation.over:
+            await wait_readable(self._sock)
+            try:
+                data = self._sock.recv(CHUNK)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                self._break(error)
+                return
+            if not data:
+                return
+            conversation.heard = trio.current_time()
+            conversation.receive(data)
+            while self._work():
+                if self._drained is not None:
+                    await self._drained.wait()
+                else:
+                    await trio.lowlevel.checkpoint()
+            if conversation.greeted:
+                self._scope.deadline = math.inf
+
+    def _work(self) -> bool:
+        """Answer what has come. A bug in answering ends this session and no other."""
+        conversation = self._conversation
+        try:
+            more = conversation.work()
+        except Exception:
+            peer, session = conversation.peer, conversation.session
+            _log.exception("a request met a bug", address=peer.address, session=session.id if session else 0)
+            conversation.failed()
+            return False
+        self.flush()
+        if conversation.waiting is not self._timed:
+            self._timed = conversation.waiting
+            if self._timed is not None and self._nursery is not None:
+                self._nursery.start_soon(self._time_out, self._timed)
+        return more
+
+    async def _time_out(self, waiting: Waiting) -> None:
+        await trio.sleep(waiting.seconds)
+        if self._conversation.waiting is waiting:
+            self._conversation.waited()
+            self.flush()
+
+    async def _drain(self) -> None:
+        """Send what the socket did not take at once; a peer that does not read for too long is given up."""
+        assert self._drained is not None
+        while self._rest:
+            with trio.move_on_after(self._pace.stalled) as patience:
+                await wait_writable(self._sock)
+            if patience.cancelled_caught:
+                _log.info("a client does not read its replies; disconnected", address=self._conversation.peer.address)
+                self._how = Detachment.SILENT
+                self._abandon()
+                return
+            try:
+                self._rest = self._rest[self._sock.send(self._rest) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                self._break(error)
+                return
+            if not self._rest:
+                self._rest = memoryview(self._conversation.take())
+        self._drained.set()
+        self._drained = None
+
+    async def _part(self) -> None:
+        """Let the peer read the goodbye: closing at once, with bytes of its unread, would throw it away."""
+        if not self._conversation.over or self._how is Detachment.SILENT:
+            return
+        if self._drained is not None:
+            await self._drained.wait()
+        with trio.move_on_after(_FAREWELL):
+            try:
+                self._sock.shutdown(socket.SHUT_WR)
+                for _ in range(64):
+                    await wait_readable(self._sock)
+                    if not self._sock.recv(CHUNK):
+                        break
+            except OSError:
+                return
+
+    def _break(self, error: OSError) -> None:
+        """The socket is broken: nothing more can be sent or received."""
+        if error.errno in _SILENT:
+            self._how = Detachment.SILENT
+        self._abandon()
+
+    def _abandon(self) -> None:
+        self._rest = memoryview(b"")
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None
+        self._conversation.over = True
+        self._scope.cancel()
+
+    def _has_input(self) -> bool:
+        try:
+            return bool(self._sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False

@@ -1,0 +1,428 @@
+"""One connection's talk with a client, without I/O: bytes in, bytes out, the engine in between.
+
+Whatever moves the bytes drives it: `receive` what came, `work` while there is room, send what `take` gives, and call
+`flush` is called by it when something is to be sent that no received bytes asked for. Nothing here awaits, so each
+request is decided and answered in one go, and replies leave in the order of the requests.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from hashlib import sha256
+from typing import Any, ClassVar, Final
+
+from msgspec import Struct
+
+from cmserverd import views
+from cmserverd.core.refusal import Refused, ended
+from cmserverd.core.terms import Access, Allocation, Session
+from cmserverd.service import Detachment, Service
+from protocol import messages as m
+from protocol import rpc
+from protocol.errors import ErrorNumber, text_of
+
+REQUESTS: Final = 64
+"""How many requests a client may have unanswered. All but a waiting `events` are answered at once."""
+
+OUTBOX: Final = 256 * 1024
+"""How many bytes may wait for a client that reads slowly; no request of it is looked at meanwhile."""
+
+TURN: Final = 256
+"""How many requests are answered before other clients have their turn: some 5 ms. A listing takes a turn of its own."""
+
+EVENTS: Final = 1_024
+"""How many events are kept for a client that polls: one for each handle it can hold. Older ones are dropped: the
+handles themselves go on answering why they ended."""
+
+
+class Door(Enum):
+    """Where a connection came in, and so what it may ask (decision 23)."""
+
+    CLIENT = "client"
+    MONITOR = "monitor"
+    CONTROL = "control"
+
+
+_LISTINGS: Final = {m.Containers.method, m.Contents.method, m.NetCluster.method, m.NetUsers.method}
+
+_READING: Final = _LISTINGS | {
+    m.KeepAlive.method,
+    m.Goodbye.method,
+    m.ServerInfoRequest.method,
+}
+
+_METHODS: Final = {
+    Door.CLIENT: frozenset(m.METHODS) - {m.Hello.method, m.Resume.method},
+    Door.MONITOR: _READING,
+    Door.CONTROL: frozenset({m.KeepAlive.method, m.Goodbye.method, m.ServerInfoRequest.method}),
+}
+
+
+class Peer(Struct, frozen=True):
+    """Who is at the other end, as the system says: `here` means over loopback or a Unix socket."""
+
+    address: str
+    here: bool
+    door: Door = Door.CLIENT
+
+
+class Waiting(Struct, frozen=True, eq=False):
+    """A request for events that waits for the first one, at most `seconds`."""
+
+    msgid: int
+    seconds: int
+
+
+class Conversation:
+    """The server's end of one connection. Dead once `over` is true: send what is left, then close.
+
+    `heard` is the mover's time of the last bytes; `has_input` asks the mover whether more lie unread.
+    """
+
+    __slots__ = (
+        "_events",
+        "_out",
+        "_polls",
+        "_reader",
+        "_service",
+        "_turn",
+        "flush",
+        "greeted",
+        "has_input",
+        "heard",
+        "over",
+        "peer",
+        "pending",
+        "session",
+        "waiting",
+    )
+
+    def __init__(self, service: Service, peer: Peer) -> None:
+        self._service = service
+        self._reader = rpc.Reader(rpc.BEFORE_GREETING)
+        self._out: list[bytes] = []
+        self._events: deque[m.Event] | None = None
+        self._polls = False
+        self._turn = 0
+        self.peer = peer
+        self.session: Session | None = None
+        self.greeted = False
+        self.over = False
+        self.pending = 0
+        self.waiting: Waiting | None = None
+        self.heard = 0.0
+        self.flush: Callable[[], None] = _nothing
+        self.has_input: Callable[[], bool] = _no_input
+        service.conversations.add(self)
+
+    # what moves the bytes calls
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the peer; only when `work` has left nothing to do."""
+        if not self.over:
+            self._reader.feed(data)
+
+    def work(self) -> bool:
+        """Answer some of what has come. Return whether there may be more: call again once the outbox has room."""
+        self._turn = TURN
+        while not self.over:
+            if self.pending >= OUTBOX or self._turn <= 0:
+                return True
+            self._turn -= 1
+            try:
+                message = self._reader.next()
+                if message is None:
+                    return False
+                if type(message) is rpc.Request:
+                    self._answer(message)
+                elif type(message) is rpc.Response:
+                    self.end(ErrorNumber.INVALID_PARAMETER, "a client sends requests, not responses")
+            except rpc.BadMessage as fault:
+                self._refuse(fault.msgid, _error(ErrorNumber.INVALID_PARAMETER, str(fault)))
+            except rpc.CodecError as fault:
+                self.end(ErrorNumber.INVALID_PARAMETER, str(fault))
+        return False
+
+    def take(self) -> bytes:
+        """Return the bytes to send, and forget them."""
+        data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+        self._out.clear()
+        self.pending = 0
+        return data
+
+    def waited(self) -> None:
+        """The wait for events is over: answer with those that there are."""
+        if self.waiting is not None and not self.over:
+            msgid, self.waiting = self.waiting.msgid, None
+            self._put(rpc.encode_result(msgid, self._take_events()))
+
+    def lost(self, detachment: Detachment) -> None:
+        """The connection is gone, and how."""
+        self.over = True
+        self._service.conversations.discard(self)
+        if self.session is not None:
+            self._service.detached(self, self.session, detachment)
+            self.session = None
+
+    def failed(self) -> None:
+        """A bug broke this conversation: end its session, tell the client, close."""
+        session, self.session = self.session, None
+        self.end(ErrorNumber.INTERNAL, "")
+        if session is not None:
+            self._service.closed(session)
+
+    # the service calls
+
+    def end(self, number: ErrorNumber, why: str) -> None:
+        """Say goodbye and close."""
+        if not self.over:
+            self._put(rpc.encode_notification("goodbye", m.Farewell(_error(number, why))))
+            self.over = True
+            self.flush()
+
+    def tell(self, event: m.Event) -> None:
+        """Tell the client of something that no request of its asked for."""
+        if self.over:
+            return
+        if not self._polls:
+            self._put(rpc.encode_notification("event", event))
+            self.flush()
+            return
+        if self._events is None:
+            self._events = deque(maxlen=EVENTS)
+        self._events.append(event)
+        if self.waiting is not None:
+            self.waited()
+            self.flush()
+
+    # requests
+
+    def _answer(self, request: rpc.Request) -> None:
+        if self.waiting is not None and request.msgid == self.waiting.msgid:
+            self.end(ErrorNumber.INVALID_PARAMETER, f"request number {request.msgid} is still unanswered")
+            return
+        if not self.greeted:
+            self._greet(request)
+            return
+        kind = m.METHODS.get(request.method)
+        handler = self._HANDLERS.get(request.method)
+        if kind is None or handler is None or request.method not in _METHODS[self.peer.door]:
+            self._refuse(request.msgid, self._unknown(request.method))
+            return
+        if request.method in _LISTINGS:
+            self._turn = 0
+        try:
+            result = handler(self, rpc.parameters(request, kind))
+        except Refused as refusal:
+            self._refuse(request.msgid, refusal.body())
+        else:
+            if type(result) is _Wait:
+                self._wait(Waiting(request.msgid, result.seconds))
+            else:
+                self._put(rpc.encode_result(request.msgid, result))
+
+    def _unknown(self, method: str) -> m.ErrorBody:
+        if method in (m.Hello.method, m.Resume.method):
+            return _error(ErrorNumber.INVALID_PARAMETER, "this connection has been greeted already")
+        if method in m.METHODS:
+            return _error(ErrorNumber.NOT_IMPLEMENTED, f"the {self.peer.door.value} socket does not offer it")
+        return _error(ErrorNumber.NOT_IMPLEMENTED, f"known are {', '.join(sorted(_METHODS[self.peer.door]))}")
+
+    def _greet(self, request: rpc.Request) -> None:
+        try:
+            if request.method == m.Hello.method:
+                greeting = self._hello(rpc.parameters(request, m.Hello))
+            elif request.method == m.Resume.method and self.peer.door is Door.CLIENT:
+                greeting = self._resume(rpc.parameters(request, m.Resume))
+            else:
+                self._refuse(request.msgid, _error(ErrorNumber.INVALID_PARAMETER, "greet with hello first"))
+                self.end(ErrorNumber.INVALID_PARAMETER, "greet with hello first")
+                return
+        except Refused as refusal:
+            self._refuse(request.msgid, refusal.body())
+            return
+        self.greeted = True
+        self._reader.limits = rpc.FROM_CLIENT
+        self._put(rpc.encode_result(request.msgid, greeting))
+
+    def _hello(self, hello: m.Hello) -> m.Greeting:
+        version = _version(hello.versions)
+        self._polls = hello.events == "poll"
+        if self.peer.door is not Door.CLIENT:
+            return self._greeting(version, 0, "")
+        token = secrets.token_hex(32)
+        local = self.peer.here and hello.station.machine == self._service.introduction.machine
+        engine = self._service.engine
+        session = engine.open(_hash(token), hello.client, hello.station, self.peer.address, local)
+        self.session = session
+        self._service.attach(self, session)
+        return self._greeting(version, session.id, token)
+
+    def _resume(self, resume: m.Resume) -> m.Greeting:
+        version = _version(resume.versions)
+        self._polls = resume.events == "poll"
+        service = self._service
+        known = service.engine.table.tokens.get(_hash(resume.token))
+        local = self.peer.here and known is not None and known.station.machine == service.introduction.machine
+        session = service.engine.resume(_hash(resume.token), self.peer.address, local)
+        self.session = session
+        service.attach(self, session)
+        return self._greeting(
+            version,
+            session.id,
+            resume.token,
+            tuple(held.handle for held in session.accesses.values()),
+            tuple(m.EndedHandle(gone.handle, ended(gone.cause).body()) for gone in session.ended.values()),
+        )
+
+    def _greeting(
+        self,
+        version: int,
+        session: int,
+        token: str,
+        handles: tuple[int, ...] = (),
+        gone: tuple[m.EndedHandle, ...] = (),
+    ) -> m.Greeting:
+        service = self._service
+        limits = m.Limits(REQUESTS, rpc.FROM_CLIENT.total, service.engine.limits.handles)
+        return m.Greeting(
+            version=version,
+            session=session,
+            token=token,
+            server=service.introduction.server,
+            keep_alive=service.introduction.timeout / 3,
+            timeout=service.introduction.timeout,
+            time=service.engine.clock.now(),
+            limits=limits,
+            handles=handles,
+            ended=gone,
+        )
+
+    def _keep_alive(self, _: m.KeepAlive) -> Struct:
+        return m.Time(self._service.engine.clock.now())
+
+    def _goodbye(self, _: m.Goodbye) -> Struct:
+        session, self.session = self.session, None
+        if session is not None:
+            self._service.closed(session)
+        self.over = True
+        return m.Done()
+
+    def _access(self, request: m.Access) -> Struct:
+        held = self._service.engine.access(self._session(), request)
+        return _granted(held)
+
+    def _release(self, request: m.Release) -> Struct:
+        self._service.engine.release(self._session(), request)
+        return m.Done()
+
+    def _info(self, request: m.Info) -> Struct:
+        engine = self._service.engine
+        return views.handle_info(engine.table, engine.use(self._session(), request))
+
+    def _containers(self, _: m.Containers) -> Struct:
+        engine = self._service.engine
+        return views.containers(engine.table, engine.position)
+
+    def _contents(self, request: m.Contents) -> Struct:
+        return self._service.contents(request.container)
+
+    def _net_cluster(self, request: m.NetCluster) -> Struct:
+        engine = self._service.engine
+        return views.license_page(engine.table, request, engine.position, engine.clock.now())
+
+    def _net_users(self, request: m.NetUsers) -> Struct:
+        engine = self._service.engine
+        everybody = self.peer.door is not Door.CLIENT or self._service.shows_everybody(here=self.peer.here)
+        return views.access_page(
+            engine.table,
+            request,
+            engine.position,
+            engine.clock.now(),
+            lambda held: everybody or held.session is self.session,
+        )
+
+    def _server_info(self, _: m.ServerInfoRequest) -> Struct:
+        return self._service.info()
+
+    def _fetch_events(self, request: m.Events) -> Struct:
+        if self._events or not request.wait:
+            return self._take_events()
+        return _Wait(request.wait)
+
+    _HANDLERS: ClassVar[dict[str, Callable[[Conversation, Any], Struct]]] = {
+        m.KeepAlive.method: _keep_alive,
+        m.Goodbye.method: _goodbye,
+        m.Access.method: _access,
+        m.Release.method: _release,
+        m.Info.method: _info,
+        m.Containers.method: _containers,
+        m.Contents.method: _contents,
+        m.NetCluster.method: _net_cluster,
+        m.NetUsers.method: _net_users,
+        m.ServerInfoRequest.method: _server_info,
+        m.Events.method: _fetch_events,
+    }
+
+    def _session(self) -> Session:
+        assert self.session is not None  # the client door opens one with the greeting, and ends with it
+        return self.session
+
+    def _wait(self, waiting: Waiting) -> None:
+        self.waited()  # a second wait answers the first
+        self.waiting = waiting
+
+    def _take_events(self) -> m.EventList:
+        events = tuple(self._events or ())
+        self._events = None
+        return m.EventList(events)
+
+    def _refuse(self, msgid: int, error: m.ErrorBody) -> None:
+        self._put(rpc.encode_error(msgid, error))
+
+    def _put(self, data: bytes) -> None:
+        self._out.append(data)
+        self.pending += len(data)
+
+
+class _Wait(Struct, frozen=True):
+    """A handler's word that its answer comes later."""
+
+    seconds: int
+
+
+def _granted(held: Access) -> m.Granted:
+    target = held.target
+    if isinstance(target, Allocation):
+        counted = target.license.id
+        return m.Granted(held.handle, counted.container, counted.item, target.id)
+    return m.Granted(held.handle, target.container or "")
+
+
+def _version(versions: tuple[int, int]) -> int:
+    lowest, highest = versions
+    if lowest > m.PROTOCOL_VERSION:
+        raise Refused(ErrorNumber.SERVER_TOO_OLD, f"it speaks protocol version {m.PROTOCOL_VERSION}")
+    if highest < m.PROTOCOL_VERSION:
+        raise Refused(ErrorNumber.RUNTIME_TOO_OLD, f"the server speaks protocol version {m.PROTOCOL_VERSION}")
+    return m.PROTOCOL_VERSION
+
+
+def _hash(token: str) -> bytes:
+    """Only this is kept: a reader of our memory or journal cannot take sessions over."""
+    return sha256(token.encode()).digest()
+
+
+def _error(number: ErrorNumber, detail: str) -> m.ErrorBody:
+    return m.ErrorBody(number, number.name, text_of(number, detail))
+
+
+def _nothing() -> None:
+    """Flush nothing: whoever moves the bytes has not come yet."""
+
+
+def _no_input() -> bool:
+    return False

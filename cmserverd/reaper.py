@@ -1,0 +1,110 @@
+"""Brings time to sessions: ends those whose grace is over or of whom nothing is heard (design, section 5).
+
+Deadlines are instants of trio's clock, which the system clock cannot move, and they live here only: the table holds
+none. Each session has one entry in a heap; a sign of life does not touch it, the entry is looked at when it comes up.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from math import inf
+
+import structlog
+import trio
+from msgspec import Struct
+
+from cmserverd.core.terms import Session, SessionState
+from cmserverd.service import Service
+
+_log = structlog.get_logger("reaper")
+
+
+class Patience(Struct, frozen=True):
+    """How long a session may be gone, in seconds.
+
+    `grace`: after its connection was closed; `timeout`: without a word; `sweep`: how late the reaper itself may be
+    before it takes its process for having been paused, and grants everybody the full time again.
+    """
+
+    grace: float = 5.0
+    timeout: float = 120.0
+    sweep: float = 10.0
+
+
+class Reaper:
+    """Ends sessions that do not come back. Told of each that lost or found its connection by `watch`."""
+
+    def __init__(self, service: Service, patience: Patience) -> None:
+        self._service = service
+        self._patience = patience
+        self._heap: list[tuple[float, int]] = []
+        self._entry: dict[int, float] = {}  # the one heap entry of each session that counts
+        self._since: dict[int, float] = {}  # when a detached session lost its connection
+        self._amnesty = -inf
+        self._wake = trio.Event()
+        service.watch = self.watch
+
+    def watch(self, session: Session) -> None:
+        """A session's connection came or went."""
+        if session.state is SessionState.ATTACHED:
+            self._since.pop(session.id, None)
+        else:
+            self._since[session.id] = trio.current_time()
+        self._plan(session.id, self._due(session))
+
+    async def run(self) -> None:
+        """End sessions when they are due, for ever."""
+        while True:
+            planned = self._heap[0][0] if self._heap else inf
+            with trio.move_on_at(planned):
+                await self._wake.wait()
+            self._wake = trio.Event()
+            now = trio.current_time()
+            if now - planned > self._patience.sweep:
+                self._amnesty = now
+                _log.warning("the process was paused; every client has its full time again", seconds=now - planned)
+            while self._heap and self._heap[0][0] <= now:
+                self._judge(*heappop(self._heap), now)
+                await trio.lowlevel.checkpoint()  # a thousand sessions may die at once; grants go on between them
+
+    def _judge(self, planned: float, number: int, now: float) -> None:
+        if self._entry.get(number) != planned:
+            return
+        del self._entry[number]
+        session = self._service.engine.table.sessions.get(number)
+        if session is None:
+            self._since.pop(number, None)
+            return
+        due = self._due(session)
+        conversation = self._service.attached.get(number)
+        if due <= now and conversation is not None and conversation.has_input():
+            due = now + 1.0  # what lies unread may be its sign of life
+        if due > now:
+            self._plan(number, due)
+            return
+        self._since.pop(number, None)
+        _log.info(
+            "session ended: its client did not come back",
+            session=number,
+            state=session.state.value,
+            address=session.address,
+            host=session.client.host,
+            accesses=len(session.accesses),
+        )
+        self._service.expired(session)
+
+    def _due(self, session: Session) -> float:
+        conversation = self._service.attached.get(session.id)
+        if conversation is not None:
+            return max(conversation.heard, self._amnesty) + self._patience.timeout
+        patience = self._patience.grace if session.state is SessionState.CLOSED else self._patience.timeout
+        return max(self._since[session.id], self._amnesty) + patience
+
+    def _plan(self, number: int, due: float) -> None:
+        """Have the session looked at by then; an earlier look that is already planned will do."""
+        if self._entry.get(number, inf) <= due:
+            return
+        self._entry[number] = due
+        heappush(self._heap, (due, number))
+        if self._heap[0][1] == number:
+            self._wake.set()

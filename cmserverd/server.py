@@ -1,0 +1,150 @@
+"""Listens, accepts, and gives each connection its task and its conversation.
+
+Running out of file descriptors stops nothing: accepting waits until some are free again, and says so once.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import stat
+import struct
+from pathlib import Path
+
+import structlog
+import trio
+from trio.lowlevel import wait_readable
+
+from cmserverd.connection import Connection, Pace
+from cmserverd.conversation import Conversation, Door, Peer
+from cmserverd.service import Service
+
+_log = structlog.get_logger("server")
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+_BACKLOG = 4096
+
+
+class CannotListen(Exception):
+    """An address cannot be listened on; the message says why and what to do."""
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """Return a listening socket. Raises CannotListen."""
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {shown}: {error.strerror or error}; correct [server] listen") from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise CannotListen(_why(shown, port, error)) from error
+    sock.setblocking(False)
+    return sock
+
+
+def _why(shown: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        owner = "CodeMeter's own server uses this port too; " if port == 22350 else ""
+        return (
+            f"cannot listen on {shown}: another program has the port. {owner}"
+            "stop it, or choose another port with [server] listen"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"cannot listen on {shown}: this machine has no such address; correct [server] listen"
+    if error.errno == errno.EACCES:
+        return f"cannot listen on {shown}: no permission; choose a port above 1023 with [server] listen"
+    return f"cannot listen on {shown}: {error.strerror}; correct [server] listen"
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """Return a listening Unix socket; one that nobody listens on any more is replaced. Raises CannotListen."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _clear(path)
+        sock.bind(os.fspath(path))
+        path.chmod(0o660)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        reason = "another cmserverd is running there" if error.errno == errno.EADDRINUSE else error.strerror
+        raise CannotListen(f"cannot listen on {path}: {reason}; correct [server] run_directory") from error
+    sock.setblocking(False)
+    return sock
+
+
+def _clear(path: Path) -> None:
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(errno.EEXIST, "there is a file that is no socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise OSError(errno.EADDRINUSE, "in use")
+
+
+def shown_address(listener: socket.socket) -> str:
+    """Return where a TCP socket listens, as `host:port` or `[v6]:port`."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def accept(listener: socket.socket, service: Service, door: Door, pace: Pace, connections: trio.Nursery) -> None:
+    """Accept on a listening socket, for ever; each connection is a task of the nursery `connections`."""
+    exhausted = False
+    while True:
+        await wait_readable(listener)
+        try:
+            sock, _ = listener.accept()
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                if not exhausted:
+                    _log.error("out of file descriptors or memory; new clients must wait", reason=error.strerror)
+                exhausted = True
+                await trio.sleep(0.1)
+            continue  # anything else is a connection that went before it was accepted
+        exhausted = False
+        connections.start_soon(_serve_one, sock, service, door, pace)
+
+
+async def _serve_one(sock: socket.socket, service: Service, door: Door, pace: Pace) -> None:
+    try:
+        sock.setblocking(False)
+        peer = peer_of(sock, door)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError:
+        sock.close()  # gone already
+        return
+    try:
+        await Connection(sock, Conversation(service, peer), pace).run()
+    except Exception:  # a bug in moving one connection's bytes must not end the others
+        _log.exception("a connection met a bug", address=peer.address)
+
+
+def peer_of(sock: socket.socket, door: Door) -> Peer:
+    """Return who is at the other end of a connected socket. Raises OSError if it is gone."""
+    if sock.family == socket.AF_UNIX:
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid, uid, _ = struct.unpack("3i", credentials)
+        if door is Door.CONTROL:
+            _log.info("control connection", uid=uid, pid=pid)
+        return Peer(f"unix:{uid}", here=True, door=door)
+    address = ipaddress.ip_address(sock.getpeername()[0].partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return Peer(str(address), here=address.is_loopback, door=door)

@@ -1,0 +1,150 @@
+"""What all conversations share: the engine, who is attached, and how the server introduces itself.
+
+It carries what the engine's records say to the clients they concern, and tells the reaper whose time is running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from cmserverd import views
+from cmserverd.core import changes as c
+from cmserverd.core.refusal import Refused, ended
+from cmserverd.core.terms import Session
+from cmserverd.engine import Engine, Record
+from drivers.container import ContainerId
+from protocol import messages as m
+from protocol.errors import ErrorNumber
+
+
+class Detachment(Enum):
+    """How a connection went: closed by the other end, or without a word."""
+
+    CLOSED = "closed"
+    SILENT = "silent"
+
+
+class Attached(Protocol):
+    """What the service and the reaper need of a conversation that a session is attached to."""
+
+    session: Session | None
+    heard: float
+    has_input: Callable[[], bool]
+
+    def tell(self, event: m.Event) -> None:
+        """Tell the client of an event."""
+        ...
+
+    def end(self, number: ErrorNumber, why: str) -> None:
+        """Say goodbye and close."""
+        ...
+
+
+class Introduction(Struct, frozen=True):
+    """How the server presents itself. `machine` is its own station's machine id, `timeout` that of silent clients."""
+
+    server: m.Server
+    machine: str
+    timeout: float
+    net_info: Literal["auto", "all", "own"] = "auto"
+
+
+class Service:
+    """Sessions and their conversations: all that are open, and by session number those that speak for one.
+
+    `watch` is told of each session whose connection came or went; `listening` are the addresses clients can use.
+    """
+
+    def __init__(self, engine: Engine, introduction: Introduction) -> None:
+        self.engine = engine
+        self.introduction = introduction
+        self.listening: tuple[str, ...] = ()
+        self.conversations: set[Attached] = set()
+        self.attached: dict[int, Attached] = {}
+        self.watch: Callable[[Session], None] = lambda _: None
+        self._started = engine.clock.now()
+        engine.listen(self._carry)
+
+    # sessions
+
+    def attach(self, conversation: Attached, session: Session) -> None:
+        """A conversation speaks for a session from now on; one that did so before is closed."""
+        before = self.attached.get(session.id)
+        self.attached[session.id] = conversation
+        if before is not None:
+            before.session = None
+            before.end(ErrorNumber.INVALID_HANDLE, "the session was resumed on another connection")
+        self.watch(session)
+
+    def detached(self, conversation: Attached, session: Session, how: Detachment) -> None:
+        """A session's connection is gone; the session's grace begins."""
+        if self.attached.get(session.id) is conversation:
+            del self.attached[session.id]
+            self.engine.detach(session, closed=how is Detachment.CLOSED)
+            self.watch(session)
+
+    def closed(self, session: Session) -> None:
+        """A session is over, by its client's word or for a bug; its licenses are free."""
+        self.attached.pop(session.id, None)
+        self.engine.close(session)
+
+    def expired(self, session: Session) -> None:
+        """A session's time is over; its licenses are free."""
+        conversation = self.attached.pop(session.id, None)
+        if conversation is not None:
+            conversation.session = None
+        self.engine.close(session)
+        if conversation is not None:
+            conversation.end(ErrorNumber.NETWORK_FAULT, "nothing was heard of the client for too long")
+
+    def stop(self) -> None:
+        """Say goodbye to everybody: the server stops."""
+        for conversation in list(self.conversations):
+            conversation.end(ErrorNumber.NETWORK_FAULT, "the server stops")
+
+    # answers that no single rule gives
+
+    def shows_everybody(self, *, here: bool) -> bool:
+        """Whether a client over TCP sees the accesses of others (decision 23); `here`: it is on this machine."""
+        policy = self.introduction.net_info
+        return policy == "all" or (policy == "auto" and here)
+
+    def contents(self, container: str) -> m.ContainerContents:
+        """Show a container's contents. Raises Refused."""
+        plugged = self.engine.table.containers.get(ContainerId(container))
+        if plugged is None:
+            raise Refused(ErrorNumber.BOX_NOT_FOUND, container)
+        return views.contents(plugged, self.engine.position)
+
+    def info(self) -> m.ServerInfo:
+        """Show the server's state."""
+        engine = self.engine
+        table = engine.table
+        return m.ServerInfo(
+            server=self.introduction.server,
+            listening=self.listening,
+            position=engine.position,
+            time=engine.clock.now(),
+            started=self._started,
+            starting=table.starting,
+            containers=len(table.containers),
+            sessions=len(table.sessions),
+            accesses=len(table.accesses),
+        )
+
+    # events
+
+    def _carry(self, record: Record) -> None:
+        for change in record.changes:
+            if isinstance(change, c.Left | c.Freed):
+                if change.cause is not None and (conversation := self.attached.get(change.session)):
+                    error = ended(change.cause).body()
+                    conversation.tell(m.Event("ended", record.position, change.handle, error))
+            elif type(change) is c.Moved and (conversation := self.attached.get(change.session)):
+                where = change.license
+                event = m.Event("rebooked", record.position, change.handle, None, where.container, where.item)
+                conversation.tell(event)

@@ -1,0 +1,197 @@
+"""Watches one driver: what is plugged in is read and given to the engine, what is pulled out is missed.
+
+The policy is here, so that a driver need only scan, open and read: when to look (a hot-plug hint, else at intervals),
+what to do about a device that cannot be read (say once why, try again at the next look), and how long a container may
+be away (decision 6). Every call into the driver is made in a thread of the driver's own limiter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+import trio
+from msgspec import Struct
+
+from cmserverd.engine import Engine
+from drivers import image
+from drivers.container import Container, ContainerId
+from drivers.driver import Device, Dongle, Driver, DriverError, Hotplug, Vanished
+
+T = TypeVar("T")
+
+_log = structlog.get_logger("watcher")
+
+_THREADS = 8
+"""How many devices of one driver are opened and read at once."""
+
+
+class Intervals(Struct, frozen=True):
+    """Seconds: `poll` between two looks, `settle` from a hot-plug hint to the look."""
+
+    poll: float = 5.0
+    settle: float = 0.2
+
+
+class _Open(Struct, frozen=True, eq=False):
+    """A device that was read."""
+
+    device: Device
+    container: ContainerId
+
+
+class Absences:
+    """The containers that are missing, each with its grace; shared by all watchers: containers change places."""
+
+    def __init__(self, engine: Engine, grace: float, nursery: trio.Nursery) -> None:
+        self._engine = engine
+        self._grace = grace
+        self._nursery = nursery
+        self._running: dict[ContainerId, trio.CancelScope] = {}
+
+    def begin(self, container: ContainerId) -> None:
+        """A container was pulled out."""
+        self._engine.miss(container)
+        scope = self._running[container] = trio.CancelScope()
+        self._nursery.start_soon(self._wait, container, scope)
+
+    def end(self, container: ContainerId) -> None:
+        """A container is back."""
+        scope = self._running.pop(container, None)
+        if scope is not None:
+            scope.cancel()
+
+    async def _wait(self, container: ContainerId, scope: trio.CancelScope) -> None:
+        with scope:
+            await trio.sleep(self._grace)
+        if self._running.get(container) is scope:
+            del self._running[container]
+            _log.warning("container is gone for good; its accesses are moved or ended", container=container)
+            self._engine.unplug(container)
+
+
+class Watcher:
+    """Looks after one driver."""
+
+    def __init__(self, name: str, driver: Driver, engine: Engine, absences: Absences, intervals: Intervals) -> None:
+        self._name = name
+        self._driver = driver
+        self._engine = engine
+        self._absences = absences
+        self._intervals = intervals
+        self._limiter = trio.CapacityLimiter(_THREADS)
+        self._open: dict[Dongle, _Open] = {}
+        self._said: dict[Dongle | None, str] = {}  # the last complaint about each device, or about the driver itself
+        self._log = _log.bind(driver=name)
+
+    async def run(self, looked: Callable[[str], None]) -> None:
+        """Watch for ever; call `looked` with the driver's name after the first look."""
+        hotplug = None
+        try:
+            # First listen, then look: what is plugged in between is seen twice rather than never.
+            hotplug = await self._call(self._driver.hotplug)
+        except DriverError as error:
+            self._complain(None, error)
+        try:
+            await self._look()
+            looked(self._name)
+            while True:
+                await self._wait(hotplug)
+                await self._look()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._close_all(hotplug)
+
+    async def _wait(self, hotplug: Hotplug | None) -> None:
+        with trio.move_on_after(self._intervals.poll):
+            if hotplug is None:
+                await trio.sleep_forever()
+            while True:
+                await trio.lowlevel.wait_readable(hotplug.fileno())
+                if hotplug.drain():
+                    break
+            # One plug gives several hints: look once they have ceased.
+            await trio.sleep(self._intervals.settle)
+            hotplug.drain()
+
+    async def _look(self) -> None:
+        try:
+            found = await self._call(self._driver.scan)
+        except DriverError as error:
+            self._complain(None, error)
+            return
+        self._said.pop(None, None)
+        for dongle in [dongle for dongle in self._said if dongle is not None and dongle not in found]:
+            del self._said[dongle]
+        for dongle in [dongle for dongle in self._open if dongle not in found]:
+            await self._unplugged(dongle)
+        async with trio.open_nursery() as nursery:
+            for dongle in sorted(found - self._open.keys(), key=lambda dongle: dongle.key):
+                nursery.start_soon(self._plugged, dongle)
+
+    async def _unplugged(self, dongle: Dongle) -> None:
+        gone = self._open.pop(dongle)
+        self._log.info("container pulled out", container=gone.container, place=dongle.text)
+        self._absences.begin(gone.container)
+        await self._call(gone.device.close)
+
+    async def _plugged(self, dongle: Dongle) -> None:
+        try:
+            device = await self._call(lambda: self._driver.open(dongle))
+        except DriverError as error:
+            self._complain(dongle, error)
+            return
+        taken = False
+        try:
+            contents = await self._call(lambda: image.decode(device.read()))
+            taken = self._take(dongle, device, contents)
+        except DriverError as error:
+            self._complain(dongle, error)
+        finally:
+            if not taken:
+                with trio.CancelScope(shield=True):
+                    await self._call(device.close)
+
+    def _take(self, dongle: Dongle, device: Device, contents: Container) -> bool:
+        known = self._engine.table.containers.get(contents.id)
+        if known is not None and known.present:
+            self._complain(dongle, DriverError(f"Container {contents.id} is here already; the second one is not used."))
+            return False
+        self._said.pop(dongle, None)
+        self._open[dongle] = _Open(device, contents.id)
+        self._absences.end(contents.id)
+        self._engine.plug(contents)
+        self._log.info("container plugged in", container=contents.id, kind=contents.kind.value, place=dongle.text)
+        for firm_item in contents.firm_items:
+            for item in firm_item.products:
+                if item.unusable:
+                    self._log.warning(
+                        "license cannot be used",
+                        container=contents.id,
+                        firm_code=firm_item.firm_code,
+                        product_code=item.product_code,
+                        item=item.reference,
+                        reason=item.unusable,
+                    )
+        return True
+
+    def _complain(self, dongle: Dongle | None, error: DriverError) -> None:
+        """Say what is wrong, once as long as it stays the same. What just vanished is no complaint."""
+        if isinstance(error, Vanished) or self._said.get(dongle) == str(error):
+            return
+        self._said[dongle] = str(error)
+        if dongle is None:
+            self._log.error("driver cannot work", kind=type(error).__name__, reason=str(error))
+        else:
+            self._log.error("container cannot be used", kind=type(error).__name__, reason=str(error), place=dongle.text)
+
+    async def _close_all(self, hotplug: Hotplug | None) -> None:
+        for opened in self._open.values():
+            await self._call(opened.device.close)
+        if hotplug is not None:
+            await self._call(hotplug.close)
+        await self._call(self._driver.close)
+
+    async def _call(self, function: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(function, limiter=self._limiter)

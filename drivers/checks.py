@@ -1,0 +1,219 @@
+"""The conformance check: what the daemon relies on in every driver, tried on one. For authors of drivers.
+
+Give it a way to make the driver, and a way to plug one container in and to take it out again; in a test of your own,
+on real hardware too. It reads and never changes what is in the container.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final, NoReturn, TypeVar
+
+from drivers import image
+from drivers.container import ContainerKind, check_text
+from drivers.driver import Device, Dongle, Driver, DriverError, ImageError, Unsupported, Vanished
+
+_T = TypeVar("_T")
+_SCANS: Final = 20
+_PATIENCE: Final = 60.0
+"""Seconds after which a function that has not returned is taken to hang."""
+
+
+class NonConforming(AssertionError):
+    """The driver breaks its contract; the message says where."""
+
+
+def check_driver(
+    make_driver: Callable[[], Driver],
+    plug: Callable[[], None],
+    unplug: Callable[[], None],
+    *,
+    kind: ContainerKind,
+    tells_replug: bool = True,
+) -> None:
+    """Raise NonConforming unless the driver does what the daemon relies on.
+
+    `make_driver` makes the driver as the daemon would, and is called twice. `plug` and `unplug` put one container in
+    and take it out, and return once the system has seen it; it is out at the start and at the end. Containers of
+    `kind` are what the driver gives. With `tells_replug` false, a container that was out and in again may have the
+    same key. Each function of the driver is called in a thread of its own.
+    """
+    driver, other = make_driver(), make_driver()
+    before = _scan(driver)
+    _check_hotplug(driver)
+    _check_stranger(driver)
+
+    plug()
+    dongle = _check_appeared(driver, before)
+    _check_scans(driver, before | {dongle})
+    with _opened(driver, dongle) as device:
+        _check_beside_open(other, dongle)
+        _check_contents(device, kind)
+        _check_unsupported(device)
+    with _opened(other, dongle) as device:  # closed is closed: somebody else can have it
+        _call(device.read, "read after opening again")
+
+    with _opened(driver, dongle) as device:
+        unplug()
+        if _scan(driver) != before:
+            _fail("scan does not show that the container was unplugged")
+        _expect(Vanished, device.read, "read of an unplugged container")
+    _expect(Vanished, lambda: driver.open(dongle), "open of an unplugged container")
+
+    plug()
+    again = _check_appeared(driver, before)
+    if tells_replug:
+        if again.key == dongle.key:
+            _fail(f"after being plugged in again the container has its old key {again.key!r}")
+        _expect(
+            Vanished, lambda: driver.open(dongle), "open of what was there before the container was plugged in anew"
+        )
+    with _opened(driver, again) as device:
+        _call(device.read, "read after plugging in again")
+    unplug()
+    for each in (driver, other):
+        _call(each.close, "close of the driver")
+
+
+def _fail(what: str) -> NoReturn:
+    raise NonConforming(f"The driver breaks its contract: {what}.")
+
+
+def _outcome(function: Callable[[], _T], what: str) -> _T | DriverError:
+    """Return what a function returns, or the DriverError it raises; it is called in a thread of its own."""
+    outcomes: list[_T | BaseException] = []
+
+    def run() -> None:
+        try:
+            outcomes.append(function())
+        except BaseException as error:
+            outcomes.append(error)
+
+    thread = threading.Thread(target=run, name=what, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    if not outcomes:
+        _fail(f"{what} did not return within {_PATIENCE:.0f} s")
+    outcome = outcomes[0]
+    if isinstance(outcome, BaseException) and not isinstance(outcome, DriverError):
+        msg = f"The driver breaks its contract: {what} raised {outcome!r}, which is no DriverError."
+        raise NonConforming(msg) from outcome
+    return outcome
+
+
+def _call(function: Callable[[], _T], what: str) -> _T:
+    outcome = _outcome(function, what)
+    if isinstance(outcome, DriverError):
+        msg = f"The driver breaks its contract: {what} raised {outcome!r}."
+        raise NonConforming(msg) from outcome
+    return outcome
+
+
+def _expect(expected: type[DriverError], function: Callable[[], object], what: str) -> None:
+    outcome = _outcome(function, what)
+    if not isinstance(outcome, DriverError):
+        _fail(f"{what} raised nothing; it must raise {expected.__name__}")
+    if not isinstance(outcome, expected):
+        msg = f"The driver breaks its contract: {what} raised {outcome!r}; it must raise {expected.__name__}."
+        raise NonConforming(msg) from outcome
+    if not str(outcome):
+        _fail(f"{what} raised {expected.__name__} without a word about what the operator can do")
+
+
+def _scan(driver: Driver) -> frozenset[Dongle]:
+    found = _call(driver.scan, "scan")
+    if not isinstance(found, frozenset):
+        _fail(f"scan returned a {type(found).__name__}; it must return a frozenset of Dongle")
+    for dongle in found:
+        if dongle.driver != driver.name or not dongle.key:
+            _fail(f"scan found {dongle!r}, which needs the driver's name {driver.name!r} and a key")
+        try:
+            check_text(dongle.text)
+        except ValueError as error:
+            _fail(f"scan found {dongle!r}, which cannot be shown: {error}")
+    if len({dongle.key for dongle in found}) != len(found):
+        _fail("scan found the same key twice")
+    return found
+
+
+def _check_scans(driver: Driver, expected: frozenset[Dongle]) -> None:
+    for _ in range(_SCANS):
+        if _scan(driver) != expected:
+            _fail("scan gives something else each time, though nothing was plugged in or out")
+
+
+def _check_appeared(driver: Driver, before: frozenset[Dongle]) -> Dongle:
+    new = _scan(driver) - before
+    if len(new) != 1:
+        _fail(f"scan shows {len(new)} new containers after one was plugged in")
+    return next(iter(new))
+
+
+def _check_stranger(driver: Driver) -> None:
+    stranger = Dongle(driver.name, "never there", "container that was never there")
+    _expect(Vanished, lambda: driver.open(stranger), "open of a container that was never there")
+
+
+def _check_hotplug(driver: Driver) -> None:
+    hotplug = _call(driver.hotplug, "hotplug")
+    if hotplug is None:
+        return
+    try:
+        if _call(hotplug.fileno, "fileno of the hotplug") < 0:
+            _fail("the hotplug has no file descriptor")
+        if not isinstance(_call(hotplug.drain, "drain of the hotplug"), bool):
+            _fail("drain of the hotplug must return whether there was a hint")
+    finally:
+        _call(hotplug.close, "close of the hotplug")
+
+
+@contextmanager
+def _opened(driver: Driver, dongle: Dongle) -> Iterator[Device]:
+    """Open a device, and check at the end that it closes; after a failure just close it."""
+    device = _call(lambda: driver.open(dongle), "open")
+    try:
+        yield device
+    except BaseException:
+        with suppress(Exception):
+            device.close()
+        raise
+    _check_close(device)
+
+
+def _check_beside_open(other: Driver, dongle: Dongle) -> None:
+    """A scan that opens what it finds loses what somebody else has open; a second open may fail, but leaves nothing."""
+    if dongle not in _scan(other):
+        _fail("scan does not show a container that is open elsewhere, so it opens what it should only look at")
+    second = _outcome(lambda: other.open(dongle), "open of a container that is open elsewhere")
+    if not isinstance(second, DriverError):
+        _call(second.close, "close of a second opening")
+
+
+def _check_contents(device: Device, kind: ContainerKind) -> None:
+    octets = _call(device.read, "read")
+    if type(octets) is not bytes:
+        _fail(f"read returned a {type(octets).__name__}; it must return bytes")
+    try:
+        container = image.decode(octets)
+    except ImageError as error:
+        msg = f"The driver breaks its contract: read gave no sound image. {error}"
+        raise NonConforming(msg) from error
+    if container.kind is not kind:
+        _fail(f"its container says that it is {container.kind}, but this driver's are {kind}")
+    if _call(device.read, "the second read") != octets:
+        _fail("a second read gave another image")
+
+
+def _check_unsupported(device: Device) -> None:
+    """A purpose, an item and an update that exist nowhere: whoever can sign or count must say that he cannot this."""
+    _expect(Unsupported, lambda: device.sign("no such purpose", bytes(16)), "sign for an unknown purpose")
+    _expect(Unsupported, lambda: device.consume((0, 0), 0, bytes(16)), "consume of an unknown item")
+    _expect(Unsupported, lambda: device.apply(b""), "apply of an empty update")
+
+
+def _check_close(device: Device) -> None:
+    _call(device.close, "close")
+    _call(device.close, "the second close")
+    _expect(DriverError, device.read, "read after close")

@@ -1,0 +1,124 @@
+"""Virtual containers: TOML files instead of dongles, for trying things out and for tests (decision 7).
+
+A file that appears is a plug, one that is removed an unplug, and one that is edited both. Every scan reads the files
+anew, since a change within a clock tick and of the same length shows in no stat.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from drivers import description, image
+from drivers.container import ContainerKind
+from drivers.driver import CheckCancelled, Dongle, DriverError, ReadOnly, Vanished
+
+_KIND: Final = ContainerKind.VIRTUAL
+
+
+class VirtualOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[drivers.virtual]`. `files` are paths of TOML files (`drivers.description` has their form)."""
+
+    files: tuple[str, ...] = ()
+
+
+class VirtualDriver:
+    """Gives the containers that the files describe. A file that is wrong shows in a scan too: `open` says why."""
+
+    name = "virtual"
+    Options = VirtualOptions
+
+    def __init__(self, options: VirtualOptions, check_cancelled: CheckCancelled) -> None:
+        self._files = [_File(Path(name)) for name in dict.fromkeys(options.files)]
+        self._check_cancelled = check_cancelled
+
+    def scan(self) -> frozenset[Dongle]:
+        """Return one dongle for each container that a file describes, and one for each file that is wrong."""
+        return frozenset(dongle for file in self._files for dongle in file.contents())
+
+    def open(self, dongle: Dongle) -> VirtualDevice:
+        """Return the device. Raises Vanished if its file changed or is gone, any DriverError if the file is wrong."""
+        self._check_cancelled()
+        for file in self._files:
+            if dongle in file.contents():
+                device = VirtualDevice(file, dongle)
+                device.read()
+                return device
+        raise _gone(dongle)
+
+    def hotplug(self) -> None:
+        """Return None: files give no hints, the daemon's scans find them."""
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+
+class _File:
+    """One file, and what it described when it was last looked at.
+
+    The last look saves parsing what has not changed. It is one assignment of one value, so threads may share it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._last: tuple[bytes, dict[Dongle, bytes | DriverError]] = (b"", {})
+
+    def contents(self) -> dict[Dongle, bytes | DriverError]:
+        """Return each dongle of this file with its image, or with the error that opening it shall give."""
+        try:
+            octets = description.read(self.path)
+        except Vanished:
+            return {}
+        except DriverError as error:
+            return {self._dongle("unreadable", str(error).encode()): error}
+        before, contents = self._last
+        if octets != before or not contents:
+            contents = self._parsed(octets)
+            self._last = (octets, contents)
+        return contents
+
+    def _parsed(self, octets: bytes) -> dict[Dongle, bytes | DriverError]:
+        try:
+            containers = description.parse(octets, str(self.path), _KIND)
+            images = {container.id: image.encode(container) for container in containers}
+        except DriverError as error:
+            return {self._dongle("wrong", octets): error}
+        return {self._dongle(name, encoded): encoded for name, encoded in images.items()}
+
+    def _dongle(self, name: str, octets: bytes) -> Dongle:
+        """Return a dongle whose key changes with what is in the file, and stays if only its time or a comment does."""
+        return Dongle(
+            "virtual", f"{self.path}#{name}@{zlib.crc32(octets):08x}", f"virtual container {name} in {self.path}"
+        )
+
+
+class VirtualDevice(ReadOnly):
+    """One container of a file."""
+
+    def __init__(self, file: _File, dongle: Dongle) -> None:
+        self._file = file
+        self._dongle = dongle
+        self._closed = False
+
+    def read(self) -> bytes:
+        """Return the image. Raises Vanished if the file changed or is gone, any DriverError if it is wrong."""
+        if self._closed:
+            msg = "The virtual container is closed; open it again."
+            raise DriverError(msg)
+        content = self._file.contents().get(self._dongle)
+        if content is None:
+            raise _gone(self._dongle)
+        if isinstance(content, DriverError):
+            raise type(content)(*content.args)  # anew: an exception that is raised twice gathers tracebacks
+        return content
+
+    def close(self) -> None:
+        """Let go of the file; it can be opened again."""
+        self._closed = True
+
+
+def _gone(dongle: Dongle) -> Vanished:
+    return Vanished(f"The {dongle.text} is there no longer as it was; the next scan shows what is.")

@@ -1,0 +1,470 @@
+"""The client for trio programs.
+
+    async with open_client("licenses.example") as client:
+        async with await client.access(600010, 14, AccessMode.STATION_SHARE) as access:
+            ...
+
+Same surface as `protocol.blocking`, over the same `ClientSession`. Calls raise LicenseError: what the server answered,
+or 100 if it does not answer within the timeout or the connection is broken; `resume` takes the session up again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from types import TracebackType
+from typing import Final, Self, TypeVar, cast
+
+import trio
+from msgspec import Struct
+
+from protocol import messages
+from protocol.address import Address, Unix, candidates
+from protocol.errors import ErrorNumber, LicenseError
+from protocol.messages import (
+    AccessInfo,
+    AccessPage,
+    ContainerContents,
+    ContainerList,
+    Event,
+    Goodbye,
+    Greeting,
+    HandleInfo,
+    KeepAlive,
+    LicenseCount,
+    LicensePage,
+    Params,
+    Release,
+    ServerInfo,
+)
+from protocol.rpc import CHUNK
+from protocol.session import (
+    EVENTS,
+    Answer,
+    Call,
+    ClientSession,
+    Held,
+    Outcome,
+    introduction,
+    new_key,
+    next_cursor,
+    no_answer,
+    none_reached,
+    not_reached,
+)
+from protocol.terms import AccessMode, HandleKind, Station
+
+R = TypeVar("R", bound=Struct)
+
+OnEvent = Callable[[Event], Awaitable[None]]
+Dial = Callable[[Address], Awaitable[trio.abc.Stream]]
+
+_log: Final = logging.getLogger(__name__)
+
+
+async def dial(address: Address) -> trio.abc.Stream:
+    """Connect. Raises OSError. Small messages leave at once: trio sets TCP_NODELAY on each of its TCP streams."""
+    if isinstance(address, Unix):
+        return await trio.open_unix_socket(address.path)
+    return await trio.open_tcp_stream(address.host, address.port)
+
+
+class Access(Held):
+    """One access; as a context manager it is released at the end of the block."""
+
+    def __init__(self, client: Client, session: ClientSession[Access], request: messages.Access) -> None:
+        super().__init__(session, request)
+        self._client = client
+
+    async def info(self) -> HandleInfo:
+        """Ask what the handle refers to; the server counts this as a use. Raises LicenseError."""
+        return await self._client.call(messages.Info(self.handle))
+
+    async def release(self) -> None:
+        """Give the access back. Doing so twice, or after the server ended it, is no error. Raises LicenseError."""
+        await self._client._release(self)  # noqa: SLF001
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        try:
+            await self.release()
+        except LicenseError as refusal:
+            if refusal.number != ErrorNumber.NETWORK_FAULT:  # then the server frees it after its grace
+                raise
+
+
+class Client:
+    """A session with a license server; made by `open_client`."""
+
+    def __init__(
+        self,
+        servers: tuple[Address, ...],
+        hello: messages.Hello,
+        *,
+        timeout: float,
+        on_event: OnEvent | None,
+        dial: Dial,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._servers = servers
+        self._hello = hello
+        self._timeout = timeout
+        self._dial = dial
+        self._nursery = nursery
+        self._session: ClientSession[Access] = ClientSession()
+        self._link: _Link | None = None
+        self._resuming = trio.Lock()
+        self._events: trio.MemorySendChannel[Event] | None = None
+        if on_event is not None:
+            self._events, receiver = trio.open_memory_channel[Event](EVENTS)
+            nursery.start_soon(_dispatch, receiver, on_event)
+        self.address = servers[0]
+        """The server in use."""
+
+    @property
+    def greeting(self) -> Greeting:
+        """How the server introduced itself, its limits and intervals."""
+        return self._session.greeted
+
+    @property
+    def broken(self) -> LicenseError | None:
+        """The LicenseError 100 that calls raise since the connection broke, or None."""
+        return LicenseError(self._session.broken) if self._session.broken else None
+
+    async def call(self, params: Params[R]) -> R:
+        """Ask anything. The result is of the class that the request names. Raises LicenseError, LocalProtocolError."""
+        return cast("R", await self._wait(partial(self._session.submit, params)))
+
+    async def access(
+        self,
+        firm_code: int = 0,
+        product_code: int = 0,
+        mode: AccessMode = AccessMode.USER_LIMIT,
+        *,
+        kind: HandleKind = HandleKind.ENTRY,
+        feature_code: int = 0,
+        container: str | None = None,
+        item: int | None = None,
+    ) -> Access:
+        """Ask for an access. Raises LicenseError with the reasons; after any error nothing is held.
+
+        The one exception: if the connection broke before the answer came, `resume` asks again and returns what is held.
+        """
+        key = new_key()
+        request = messages.Access(key, firm_code, product_code, mode, kind, feature_code, container, item)
+        access = Access(self, self._session, request)
+        await self._wait(partial(self._session.submit, request, held=access))
+        return access
+
+    async def containers(self) -> ContainerList:
+        """List the containers, in the order in which the server draws on them."""
+        return await self.call(messages.Containers())
+
+    async def contents(self, container: str) -> ContainerContents:
+        """Ask for one container's firm items and product items."""
+        return await self.call(messages.Contents(container))
+
+    async def server_info(self) -> ServerInfo:
+        """Ask for the server's state."""
+        return await self.call(messages.ServerInfoRequest())
+
+    async def net_cluster_page(
+        self,
+        *,
+        container: str | None = None,
+        firm_code: int | None = None,
+        product_code: int | None = None,
+        cursor: int = 0,
+        limit: int = 200,
+    ) -> LicensePage:
+        """Ask for one page of the licenses' counts; its `next` is the cursor of the following one."""
+        return await self.call(messages.NetCluster(container, firm_code, product_code, cursor, limit))
+
+    async def net_cluster(
+        self, *, container: str | None = None, firm_code: int | None = None, product_code: int | None = None
+    ) -> AsyncGenerator[LicenseCount, None]:
+        """Give the counts of each license, page after page; the pages are not of one moment."""
+        cursor: int | None = 0
+        while cursor is not None:
+            page = await self.net_cluster_page(
+                container=container, firm_code=firm_code, product_code=product_code, cursor=cursor
+            )
+            for license_count in page.licenses:
+                yield license_count
+            cursor = next_cursor(cursor, page.next)
+
+    async def net_users_page(
+        self,
+        *,
+        container: str | None = None,
+        firm_code: int | None = None,
+        product_code: int | None = None,
+        relevant: bool = False,
+        cursor: int = 0,
+        limit: int = 200,
+    ) -> AccessPage:
+        """Ask for one page of the accesses; its `next` is the cursor of the following one."""
+        return await self.call(messages.NetUsers(container, firm_code, product_code, relevant, cursor, limit))
+
+    async def net_users(
+        self,
+        *,
+        container: str | None = None,
+        firm_code: int | None = None,
+        product_code: int | None = None,
+        relevant: bool = False,
+    ) -> AsyncGenerator[AccessInfo, None]:
+        """Give each access, page after page; `relevant` leaves only those that allocate a license."""
+        cursor: int | None = 0
+        while cursor is not None:
+            page = await self.net_users_page(
+                container=container,
+                firm_code=firm_code,
+                product_code=product_code,
+                relevant=relevant,
+                cursor=cursor,
+            )
+            for access in page.accesses:
+                yield access
+            cursor = next_cursor(cursor, page.next)
+
+    async def resume(self) -> tuple[Access, ...]:
+        """Take the session up again on a new connection, and away from an old one that still stands.
+
+        Accesses that the server confirms stand; the others are ended, and `on_event` is told. An access whose answer
+        the cut swallowed is asked for again with its key; those granted are returned, and are the caller's to release.
+        Raises LicenseError: 101 if the server cannot be reached (try again), 106 if it has forgotten the session (open
+        another).
+        """
+        async with self._resuming:
+            request = self._session.resume()
+            if self._link is not None:
+                self._session.lost("it is being resumed")
+                await self._link.close()
+            await self._greet(self.address, request)
+            regained = []
+            for access in tuple(self._session.unanswered):
+                try:
+                    await self._wait(partial(self._session.submit, access.request, held=access))
+                except LicenseError:
+                    if self._session.broken:
+                        raise  # nothing is settled: the next resume asks for all of them again
+                else:
+                    regained.append(access)
+            self._session.unanswered.clear()
+            self._session.release_strays()
+            self._flush()
+            return tuple(regained)
+
+    async def _open(self) -> None:
+        failures = []
+        for address in self._servers:
+            try:
+                await self._greet(address, self._hello)
+            except LicenseError as error:
+                failures.append(error)
+            else:
+                self.address = address
+                return
+        raise none_reached(failures)
+
+    async def _close(self) -> None:
+        if not self._session.broken:
+            with trio.CancelScope(shield=True), suppress(LicenseError):  # bounded: each call has the timeout
+                await self.call(Goodbye())
+        self._session.lost("the client was closed")
+
+    async def _greet(self, address: Address, params: messages.Hello | messages.Resume) -> None:
+        with trio.move_on_after(self._timeout) as connecting:
+            try:
+                stream = await self._dial(address)
+            except OSError as error:
+                raise not_reached(address, error.strerror or error) from None
+        if connecting.cancelled_caught:
+            raise not_reached(address, f"no connection within {self._timeout:g} seconds")
+        self._link = link = _Link(self, self._session, stream)
+        start = partial(self._session.begin, params)
+        self._nursery.start_soon(link.run)
+        try:
+            await self._wait(start)
+        except BaseException:
+            self._session.lost("the server did not greet")
+            link.cancel()
+            raise
+        link.greeted.set()
+
+    async def _wait(self, start: Callable[[Answer], Call[Access]]) -> Struct:
+        outcomes: list[Outcome] = []
+        answered = trio.Event()
+
+        def answer(outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            answered.set()
+
+        call = start(answer)
+        self._flush()
+        try:
+            with trio.move_on_after(self._timeout):
+                await answered.wait()
+        except trio.Cancelled:
+            self._abandon(call)
+            raise
+        if not outcomes:
+            self._abandon(call)
+            raise no_answer(self._timeout)
+        if isinstance(outcomes[0], Exception):
+            raise outcomes[0]
+        return outcomes[0]
+
+    async def _release(self, access: Access) -> None:
+        if not self._session.begin_release(access):
+            return
+        try:
+            await self.call(Release(access.handle))
+        except LicenseError as error:
+            self._session.finish_release(access, error)
+        else:
+            self._session.finish_release(access, None)
+
+    def _abandon(self, call: Call[Access]) -> None:
+        self._session.abandon(call)
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._link is not None:
+            self._link.flush()
+
+    def _deliver(self, events: list[Event]) -> None:
+        if self._events is None:
+            return
+        try:
+            for event in events:
+                self._events.send_nowait(event)
+        except trio.WouldBlock:
+            self._session.lost("the program does not take its events")
+
+
+class _Link:
+    """One connection: a task that reads, one that writes, one that keeps it alive."""
+
+    def __init__(self, client: Client, session: ClientSession[Access], stream: trio.abc.Stream) -> None:
+        self._client = client
+        self._session = session
+        self._stream = stream
+        self._scope = trio.CancelScope()
+        self._more = trio.Event()
+        self._done = trio.Event()
+        self.greeted = trio.Event()
+
+    def flush(self) -> None:
+        """Have the session's outbox sent."""
+        self._more.set()
+
+    def cancel(self) -> None:
+        """End the connection."""
+        self._scope.cancel()
+
+    async def close(self) -> None:
+        """End the connection and wait for it."""
+        self._scope.cancel()
+        await self._done.wait()
+
+    async def run(self) -> None:
+        """Move the bytes until the connection ends, by whomever."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._keep_alive)
+                    await self._read()
+                    nursery.cancel_scope.cancel()
+        finally:
+            try:
+                await trio.aclose_forcefully(self._stream)
+            finally:
+                self._done.set()
+
+    async def _read(self) -> None:
+        while self._session.connected:
+            try:
+                data = await self._stream.receive_some(CHUNK)
+            except trio.BrokenResourceError as error:
+                self._session.lost(f"{error.__cause__ or error}")
+                return
+            if not data:
+                self._session.lost("the server closed it")
+                return
+            self._client._deliver(self._session.receive(bytes(data)))  # noqa: SLF001
+            self.flush()
+
+    async def _write(self) -> None:
+        while True:
+            if data := bytes(self._session.outbox):
+                self._session.outbox.clear()
+                try:
+                    await self._stream.send_all(data)
+                except trio.BrokenResourceError:
+                    return  # the reader learns why: perhaps a farewell is still to be read
+            else:
+                self._more = trio.Event()
+                await self._more.wait()
+
+    async def _keep_alive(self) -> None:
+        await self.greeted.wait()
+        while True:
+            await trio.sleep(self._session.keep_alive)
+            try:
+                await self._client.call(KeepAlive())
+            except LicenseError as error:
+                if error.number == ErrorNumber.NETWORK_FAULT:
+                    self._session.lost("the server gives no sign of life")
+                    self.cancel()
+
+
+async def _dispatch(events: trio.MemoryReceiveChannel[Event], on_event: OnEvent) -> None:
+    async for event in events:
+        try:
+            await on_event(event)
+        except Exception:
+            _log.exception("on_event failed; the client goes on")
+
+
+@asynccontextmanager
+async def open_client(
+    server: str | None = None,
+    *,
+    application: str | None = None,
+    station: Station | str | None = None,
+    timeout: float = 10.0,  # noqa: ASYNC109 (each call's limit, not this one's)
+    on_event: OnEvent | None = None,
+    dial: Dial = dial,
+) -> AsyncIterator[Client]:
+    """Open a session with a license server for the length of the block.
+
+    `server` is an address as in `protocol.address`; without one it is found as `candidates` says. `application` is the
+    name that listings show, `station` this machine's id or a whole Station, `timeout` the seconds that connecting and
+    each call may take. `on_event` is awaited for each event, one after the other, in a task of its own, so it may use
+    the client; what it raises is logged. Leaving the block says goodbye: the server releases all handles at once.
+    Raises LicenseError (101 if no server can be reached) and SettingError.
+    """
+    servers = candidates(server)
+    hello = introduction(application, station)
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        client = Client(servers, hello, timeout=timeout, on_event=on_event, dial=dial, nursery=nursery)
+        try:
+            await client._open()  # noqa: SLF001
+            yield client
+        except Exception as error:
+            failure = error  # raised as it is: our nursery is none of the caller's business
+        finally:
+            await client._close()  # noqa: SLF001
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
