@@ -275,7 +275,7 @@ class Conversation:
             session.id,
             resume.token,
             tuple(held.handle for held in session.accesses.values()),
-            tuple(m.EndedHandle(gone.handle, ended(gone.cause).body()) for gone in session.ended.values()),
+            tuple(m.EndedHandle(gone.handle, ended(gone.cause).body()) for gone in (session.ended or {}).values()),
         )
 
     def _greeting(

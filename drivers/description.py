@@ -193,7 +193,7 @@ def _explained(source: str, complaint: str, form: type[Struct]) -> Faulty:
             f"{where}: there is no key {unknown['word']!a}; {_hint(unknown['word'], table.__struct_fields__)}"
         )
     if mode := _NO_MODE.fullmatch(what):
-        return Faulty(f"{where}: there is no access mode {mode['word']!a}; {_hint(mode['word'], tuple(_DENIALS))}")
+        return Faulty(f"{where}: there is no access mode '{mode['word']}'; {_hint(mode['word'], tuple(_DENIALS))}")
     return Faulty(f"{where}: {what[:1].lower()}{what[1:]}.")
 
 

@@ -6,7 +6,7 @@ anew, since a change within a clock tick and of the same length shows in no stat
 
 from __future__ import annotations
 
-import zlib
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
@@ -89,10 +89,12 @@ class _File:
         return {self._dongle(name, encoded): encoded for name, encoded in images.items()}
 
     def _dongle(self, name: str, octets: bytes) -> Dongle:
-        """Return a dongle whose key changes with what is in the file, and stays if only its time or a comment does."""
-        return Dongle(
-            "virtual", f"{self.path}#{name}@{zlib.crc32(octets):08x}", f"virtual container {name} in {self.path}"
-        )
+        """Return a dongle whose key changes with what is in the file, and stays if only its time or a comment does.
+
+        A CRC would not do: the parts of an image end with their own, so that the CRC of the whole is always the same.
+        """
+        digest = blake2b(octets, digest_size=8).hexdigest()
+        return Dongle("virtual", f"{self.path}#{name}@{digest}", f"virtual container {name} in {self.path}")
 
 
 class VirtualDevice(ReadOnly):

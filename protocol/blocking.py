@@ -96,6 +96,11 @@ class Access(Held):
         super().__init__(session, request)
         self._client = client
 
+    def check(self) -> None:
+        """Return only if the access stands, as far as the client knows; see `Held.check`."""
+        self._client._check_process()  # noqa: SLF001
+        super().check()
+
     def info(self) -> HandleInfo:
         """Ask what the handle refers to; the server counts this as a use. Raises LicenseError."""
         return self._client.call(messages.Info(self.handle))
@@ -273,8 +278,7 @@ class Client:
             page = self.net_cluster_page(
                 container=container, firm_code=firm_code, product_code=product_code, cursor=cursor
             )
-            for license_count in page.licenses:
-                yield license_count
+            yield from page.licenses
             cursor = next_cursor(cursor, page.next)
 
     def net_users_page(
@@ -308,8 +312,7 @@ class Client:
                 relevant=relevant,
                 cursor=cursor,
             )
-            for access in page.accesses:
-                yield access
+            yield from page.accesses
             cursor = next_cursor(cursor, page.next)
 
     def resume(self) -> tuple[Access, ...]:
@@ -320,14 +323,18 @@ class Client:
         Raises LicenseError: 101 if the server cannot be reached (try again), 106 if it has forgotten the session (open
         another).
         """
+        self._check_process()
         with self._resuming:
             request = self._session.resume()
+            server = cast("Address", self.address)  # there is one: the session has been greeted
             if self._link is not None:
                 self._lost("it is being resumed")
                 self._link.join()
-            self._greet(self.address, request)
+            self._greet(server, request)
+            with self._lock:
+                unanswered = tuple(self._session.unanswered)
             regained = []
-            for access in tuple(self._session.unanswered):
+            for access in unanswered:
                 try:
                     self._wait(partial(self._session.submit, access.request, held=access))
                 except LicenseError:
@@ -335,9 +342,11 @@ class Client:
                         raise  # nothing is settled: the next resume asks for all of them again
                 else:
                     regained.append(access)
-            self._session.unanswered.clear()
-            self._session.release_strays()
-            self._flush()
+            with self._lock:
+                if not self._session.broken:
+                    self._session.unanswered.clear()
+                    self._session.release_strays()
+                    self._flush()
             return tuple(regained)
 
     def _greet(self, address: Address, params: messages.Hello | messages.Resume) -> None:
@@ -345,8 +354,9 @@ class Client:
             connection = self._dial(address, self._timeout)
         except OSError as error:
             raise not_reached(address, error.strerror or error) from None
-        self._link = link = _Link(connection, self._session, self._lock, self._dispatcher)
+        link = _Link(connection, self._session, self._lock, self._dispatcher, self._timeout)
         link.start()
+        self._link = link
         try:
             self._wait(partial(self._session.begin, params))
         except BaseException:
@@ -361,17 +371,207 @@ class Client:
             call = start(answered.set_result)
             self._flush()
         try:
-            outcome = answered.result(self._timeout)
-        except BaseException as interruption:
+            answered.result(self._timeout)
+        except TimeoutError:
             with self._lock:
-                if not (isinstance(interruption, TimeoutError) and answered.done()):
-                    self._session.abandon(call)
-                    self._flush()
-            if not isinstance(interruption, TimeoutError):
-                raise
-            if not answered.done():
-                raise no_answer(self._timeout) from None
-            outcome = answered.result()
+                if not answered.done():
+                    self._abandon(call)
+                    raise no_answer(self._timeout) from None
+        except BaseException:  # Ctrl-C
+            with self._lock:
+                self._abandon(call)
+            raise
+        outcome = answered.result()
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    def _release(self, access: Access) -> None:
+        self._check_process()
+        with self._lock:
+            if not self._session.begin_release(access):
+                return
+        failure = None
+        try:
+            self.call(Release(access.handle))
+        except LicenseError as error:
+            failure = error
+        with self._lock:
+            self._session.finish_release(access, failure)
+
+    def _abandon(self, call: Call[Access]) -> None:
+        self._session.abandon(call)
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._link is not None:
+            self._link.flush()
+
+    def _lost(self, reason: str) -> None:
+        with self._lock:
+            self._session.lost(reason)
+
+    def _check_process(self) -> None:
+        """Refuse before any lock is taken: in the child of a fork, it may be held for ever."""
+        if not self._process:
+            msg = "the client is not open"
+            raise LocalProtocolError(msg)
+        if os.getpid() != self._process:
+            msg = f"this client belongs to process {self._process}; a process forked from it opens a client of its own"
+            raise LocalProtocolError(msg)
+
+
+class _Link:
+    """One connection: its socket, and the thread that reads, writes and keeps it alive.
+
+    Whoever has something to send sends it himself as far as the socket takes it (`flush`); the thread does the rest.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        session: ClientSession[Access],
+        lock: threading.Lock,
+        dispatcher: _Dispatcher | None,
+        timeout: float,
+    ) -> None:
+        connection.setblocking(False)
+        self._connection = connection
+        self._session = session
+        self._lock = lock
+        self._dispatcher = dispatcher
+        self._timeout = timeout
+        self._awaken, self._awakened = socket.socketpair()
+        self._awaken.setblocking(False)
+        self._awakened.setblocking(False)
+        self._next: float | None = None  # when the next sign of life is due
+        self._deadline: float | None = None  # when the last one must have been answered
+        self._thread = threading.Thread(target=self._run, name="cmserverd-client", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        try:
+            self._thread.start()
+        except BaseException:
+            self.close_copies()
+            raise
+
+    def join(self) -> None:
+        """Wait for the thread, which ends when the session has lost its connection, and closes the socket."""
+        with self._lock:
+            self._wake()
+        self._thread.join()
+
+    def close_copies(self) -> None:
+        """Close the file descriptors of this process, and nothing else."""
+        for held in (self._connection, self._awaken, self._awakened):
+            held.close()
+
+    def flush(self) -> None:
+        """Send what goes without waiting, and leave the rest to the thread. With the lock held."""
+        self._send()
+        if self._session.outbox:
+            self._wake()
+
+    def _send(self) -> None:
+        outbox = self._session.outbox
+        if outbox:
+            try:
+                del outbox[: self._connection.send(outbox)]
+            except BlockingIOError:
+                pass
+            except OSError:
+                outbox.clear()  # the thread learns why: perhaps a farewell is still to be read
+
+    def _wake(self) -> None:
+        with suppress(OSError):  # full: it will wake anyway; closed: it has ended
+            self._awaken.send(b"\0")
+
+    def _run(self) -> None:
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._connection, selectors.EVENT_READ)
+                selector.register(self._awakened, selectors.EVENT_READ)
+                while (patience := self._tend(selector)) is not None:
+                    for key, _ in selector.select(patience):
+                        if key.fileobj is self._awakened:
+                            self._awakened.recv(CHUNK)
+                    self._read()
+        finally:
+            with self._lock:
+                self._session.lost("its thread has ended")
+                self.close_copies()
+
+    def _tend(self, selector: selectors.BaseSelector) -> float | None:
+        """Send what is due; return for how many seconds to wait, or None if the connection has ended."""
+        with self._lock:
+            now = time.monotonic()
+            if self._deadline is not None and now >= self._deadline:
+                self._session.lost("the server gives no sign of life")
+            if not self._session.connected:
+                return None
+            due = now + self._timeout  # not greeted yet: whoever waits for it has his own limit
+            if not self._session.broken:
+                if self._next is None:
+                    self._next = now + self._session.keep_alive
+                elif now >= self._next and self._deadline is None:
+                    self._next = now + self._session.keep_alive
+                    self._deadline = now + self._timeout
+                    self._session.submit(KeepAlive(), self._is_alive)
+                due = self._next if self._deadline is None else self._deadline
+            self._send()
+            waits = selectors.EVENT_WRITE if self._session.outbox else 0
+            selector.modify(self._connection, selectors.EVENT_READ | waits)
+            return max(0.0, due - now)
+
+    def _is_alive(self, _: Outcome) -> None:
+        self._deadline = None
+
+    def _read(self) -> None:
+        with self._lock:
+            events = []
+            try:
+                data = self._connection.recv(CHUNK)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._session.lost(error.strerror or str(error))
+                return
+            if data:
+                events = self._session.receive(data)
+            else:
+                self._session.lost("the server closed it")
+        if self._dispatcher is not None and not self._dispatcher.take(events):
+            with self._lock:
+                self._session.lost("the program does not take its events")
+
+
+class _Dispatcher:
+    """The thread that calls `on_event`."""
+
+    def __init__(self, on_event: OnEvent) -> None:
+        self._on_event = on_event
+        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="cmserverd-events", daemon=True)
+        self._thread.start()
+
+    def take(self, events: list[Event]) -> bool:
+        """Queue events; return whether there was room."""
+        for event in events:
+            if self._queue.qsize() >= EVENTS:
+                return False
+            self._queue.put(event)
+        return True
+
+    def stop(self, timeout: float) -> None:
+        """End the thread after the events that wait; a callback that never returns is waited for `timeout` seconds."""
+        self._queue.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while (event := self._queue.get()) is not None:
+            try:
+                self._on_event(event)
+            except Exception:
+                _log.exception("on_event failed; the client goes on")

@@ -295,7 +295,8 @@ class Client:
             await self._wait(start)
         except BaseException:
             self._session.lost("the server did not greet")
-            link.cancel()
+            with trio.CancelScope(shield=True):  # takes no time, and nothing of this connection may reach the next
+                await link.close()
             raise
         link.greeted.set()
 

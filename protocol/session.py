@@ -29,7 +29,6 @@ Answer = Callable[[Outcome], None]
 LONGEST_KEEP_ALIVE: Final = 24 * 60 * 60.0
 """Seconds; a server's interval above this means the same to us, and no timer overflows."""
 
-
 EVENTS: Final = 4_096
 """Events that may wait for `on_event`: four for each handle that a session may hold. A program that falls behind
 further has stopped taking them, and its connection is ended rather than its memory filled."""
@@ -78,13 +77,13 @@ class Held:
     def check(self) -> None:
         """Return only if the access stands, as far as the client knows.
 
-        Raises LicenseError: the one that ended it; 106 once it is released; 100 while the connection is broken, when
-        nobody can say.
+        Raises LicenseError: the one that ended it; 106 once its release is asked for; 100 while the connection is
+        broken, when nobody can say.
         """
         if self.ending:
             raise LicenseError(self.ending)
         if self.releases:
-            raise LicenseError.of(ErrorNumber.INVALID_HANDLE, "it has been released")
+            raise LicenseError.of(ErrorNumber.INVALID_HANDLE, "its release has been asked for")
         if self._session.broken:
             raise LicenseError(self._session.broken)
 

@@ -26,7 +26,7 @@ def weight(item: ProductItem, mode: AccessMode) -> int:
 
 def visible(item: ProductItem, local: bool) -> bool:
     """Whether an entry exists for a client: license quantity 0 and local-only ones do for local clients only."""
-    return local or (item.quantity > 0 and not item.flags & _LOCAL_ONLY)
+    return local or (item.quantity > 0 and not (item.flags and item.flags & _LOCAL_ONLY))
 
 
 def unusable(counted: License, mode: AccessMode, want: Want, local: bool) -> ErrorNumber | None:

@@ -191,7 +191,7 @@ def held_by(table: Table, session: Session, handle: int) -> Access:
     held = table.accesses.get(handle)
     if held is not None and held.session is session:
         return held
-    for gone in session.ended.values():
+    for gone in (session.ended or {}).values():
         if gone.handle == handle:
             raise ended(gone.cause)
     raise Refused(ErrorNumber.INVALID_HANDLE)

@@ -136,7 +136,12 @@ class Table:
 
     def _opened(self, change: c.Opened) -> None:
         session = Session(
-            change.session, change.token_hash, change.client, change.station, change.address, change.local
+            id=change.session,
+            station=change.station,
+            local=change.local,
+            token_hash=change.token_hash,
+            client=change.client,
+            address=change.address,
         )
         self.sessions[session.id] = session
         self.tokens[session.token_hash] = session
@@ -193,7 +198,7 @@ class Table:
 
     def _joined(self, change: c.Joined) -> None:
         session = self.sessions[change.session]
-        allocation = self.licenses[change.license].allocations[change.allocation]
+        allocation = self._share(change.license, session.station, change.allocation)
         access = Access(change.handle, change.key, session, allocation, change.want, change.at, change.at)
         self._hold(access, allocation)
         self._register(access)
@@ -253,9 +258,19 @@ class Table:
         del self.accesses[access.handle]
         del session.accesses[access.key]
         if cause is not None:
-            if len(session.ended) >= REMEMBERED_ENDINGS:
-                del session.ended[next(iter(session.ended))]
-            session.ended[access.key] = Ended(access.handle, cause)
+            ended = session.ended
+            if ended is None:
+                ended = session.ended = {}
+            elif len(ended) >= REMEMBERED_ENDINGS:
+                del ended[next(iter(ended))]
+            ended[access.key] = Ended(access.handle, cause)
+
+    def _share(self, license_id: LicenseId, station: Station, number: int) -> Allocation:
+        """Find a share by its station, which has a few, rather than by its license, which may have a million."""
+        for share in self.licenses[license_id].product.holdings[station].shares:
+            if share.id == number:
+                return share
+        raise KeyError(number)
 
     def _hold(self, access: Access, allocation: Allocation) -> None:
         allocation.accesses[access.handle] = access

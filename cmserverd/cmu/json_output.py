@@ -1,0 +1,48 @@
+"""The listings as JSON, for programs: one document each, its fields named as in the protocol, none ever left out."""
+
+from __future__ import annotations
+
+import json
+
+from msgspec import Struct
+
+from cmserverd.cmu.fetch import LicenseUse, Listing, ServerState
+from protocol.messages import ErrorBody
+
+
+def listing(found: Listing) -> str:
+    """Return a listing as a document."""
+    return _document(_plain(found))
+
+
+def servers(found: tuple[ServerState, ...]) -> str:
+    """Return the servers as a document."""
+    return _document({"servers": [{"answers": one.info is not None, **_fields(one)} for one in found]})
+
+
+def version(text: str) -> str:
+    """Return the tool's version as a document."""
+    return _document({"version": text})
+
+
+def error(body: ErrorBody) -> str:
+    """Return an error as a document."""
+    return _document({"error": _plain(body)})
+
+
+def _document(value: object) -> str:
+    return json.dumps(value, indent=2)  # in ASCII: nothing in it can steer a terminal
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, LicenseUse):
+        return {**_fields(value.counts), "accesses": _plain(value.accesses)}
+    if isinstance(value, Struct):
+        return _fields(value)
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return value
+
+
+def _fields(value: Struct) -> dict[str, object]:
+    return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}

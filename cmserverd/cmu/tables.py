@@ -1,0 +1,227 @@
+r"""The listings as tables, for people. Nothing is cut off: what is too long goes on in the next line.
+
+The two tables of a license are those of the field's page *License Monitoring Details*.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from cmserverd.cmu.fetch import ContainerListing, ContentsListing, LicenseUse, Listing, NetworkListing, ServerState
+from cmserverd.cmu.folding import Cell, FoldingTable
+from protocol.messages import AccessInfo, ContainerContents, ContainerInfo, EntryInfo, FirmItemInfo
+from protocol.terms import HandleKind, printable
+
+WIDTH: Final = 160
+"""Columns where there is no terminal and no `COLUMNS`."""
+
+LOUD: Final = "bold red"
+
+TIMES: Final = ("~First Access", "~Last Access")
+
+
+def console(stream: TextIO) -> Console:
+    """Return what prints on a stream: as wide as the terminal, or as `COLUMNS` says; text is never markup."""
+    columns = os.environ.get("COLUMNS", "")
+    width = None if stream.isatty() else int(columns) if columns.isdecimal() and int(columns) else WIDTH
+    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+
+
+def show(out: Console, found: Listing) -> None:
+    """Print a listing."""
+    server = found.server
+    out.print(printable(f"Server {server.name} ({server.software} {server.version})"))
+    match found:
+        case ContainerListing(containers=containers):
+            out.print()
+            _containers(out, containers)
+            _result(out, len(containers), "CmContainer")
+        case ContentsListing(contents=contents):
+            out.print()
+            for one in contents:
+                _container(out, one)
+            _result(out, len(contents), "CmContainer")
+        case NetworkListing(licenses=licenses, others=others):
+            out.print(f"As of {_time(found.time)}; all times are UTC")
+            out.print()
+            for use in licenses:
+                _license(out, use)
+            if others:
+                out.print("Accesses that allocate none of these licenses")
+                _print(out, _others(others), indent=2)
+                out.print()
+            if not found.consistent:
+                out.print("The table changed while it was read: counts and accesses may differ by what changed.")
+            _result(out, len(licenses), "license")
+
+
+def show_servers(out: Console, found: Iterable[ServerState]) -> None:
+    """Print the servers, in the order in which a client asks them."""
+    listed = list(found)
+    if listed:
+        table = FoldingTable("#No.", "Address", "Name", "Version", "State")
+        for number, one in enumerate(listed, 1):
+            if one.info is not None:
+                software = f"{one.info.server.software} {one.info.server.version}"
+                state: str | Text = "starting" if one.info.starting else "answers"
+                table.row(number, one.address, one.info.server.name, software, state)
+            else:
+                text = one.error.text if one.error else ""
+                table.row(number, one.address, "", "", Text(f"no answer: {printable(text)}", LOUD))
+        _print(out, table)
+        out.print()
+    _result(out, len(listed), "server")
+
+
+# --- the parts ----------------------------------------------------------------------------------------------------
+
+
+def _result(out: Console, number: int, what: str) -> None:
+    out.print(f"Result: {number} {what}(s) listed.")
+
+
+def _containers(out: Console, containers: Iterable[ContainerInfo]) -> None:
+    table = FoldingTable("=CmContainer", "=Kind", "Name", "State", "#Firm Items")
+    for one in containers:
+        table.row(one.id, one.kind, one.text, _presence(one), one.firm_items)
+    if table.rows:
+        _print(out, table)
+        out.print()
+
+
+def _container(out: Console, one: ContainerContents) -> None:
+    container = one.container
+    about = ", ".join(filter(None, (container.id, container.kind, container.text)))
+    out.print(Text.assemble((printable(f"CmContainer {about}"), "bold"), ", ", _presence(container)))
+    for firm_item in one.firm_items:
+        name = f" {firm_item.text}" if firm_item.text else ""
+        updates = f"update counter {firm_item.update_counter}"
+        out.print(printable(f"  Firm Code {firm_item.firm_code}{name}, {updates}"))
+        _print(out, _entries(firm_item), indent=2)
+        out.print()
+    if not one.firm_items:
+        out.print("  empty")
+        out.print()
+
+
+def _entries(firm_item: FirmItemInfo) -> FoldingTable:
+    table = FoldingTable(
+        "#Item", "#Product Code", "Name", "#License Quantity", "=Feature Map", "~Denied Modes", "State"
+    )
+    for entry in firm_item.entries:
+        denied = ", ".join(map(_mode, entry.denied))
+        table.row(
+            entry.item,
+            entry.product_code,
+            entry.text,
+            entry.quantity,
+            _map(entry.feature_map),
+            denied,
+            _use(entry),
+        )
+    return table
+
+
+def _license(out: Console, use: LicenseUse) -> None:
+    counts = use.counts
+    container = counts.container if counts.present else Text(printable(f"{counts.container} (unplugged)"), LOUD)
+    identity: dict[str, Cell] = {
+        "#Firm Code": counts.firm_code,
+        "#Product Code": counts.product_code,
+        "Name": counts.text,
+        "=CmContainer": container,
+        "#Item": counts.item,
+        "=Feature Map": _map(counts.feature_map),
+    }
+    numbers: dict[str, Cell] = {
+        "#Total": counts.total,
+        "#Available": counts.free,
+        "#User Limit": counts.user_limit,
+        "#No User Limit": counts.no_user_limit,
+        "#Exclusive": counts.exclusive,
+        "#Station Share": counts.station_share,
+    }
+    whole = _one_row(identity | numbers)
+    for upper in [whole] if whole.natural <= out.width else [_one_row(identity), _one_row(numbers)]:
+        _print(out, upper)
+    if use.accesses:
+        lower = FoldingTable("#ID", "Client", "#Client Process ID", "Application", "~Access Mode", *TIMES)
+        for access in use.accesses:
+            lower.row(access.handle, *_client(access), _mode(access.mode), *_times(access))
+        _print(out, lower, indent=2)
+    out.print()
+
+
+def _others(accesses: Iterable[AccessInfo]) -> FoldingTable:
+    table = FoldingTable("#ID", "Client", "#Client Process ID", "Application", "~Access To", *TIMES)
+    for access in accesses:
+        table.row(access.handle, *_client(access), _target(access), *_times(access))
+    return table
+
+
+def _target(access: AccessInfo) -> str:
+    """Say what an access without a license refers to."""
+    match access.kind:
+        case HandleKind.CONTAINER:
+            return f"CmContainer {access.container}"
+        case HandleKind.FIRM_ITEM:
+            return f"Firm Code {access.firm_code} in {access.container}"
+        case HandleKind.ENTRY:  # of a license that the server listed no more, or not yet
+            return f"Firm Code {access.firm_code}, Product Code {access.product_code} in {access.container}"
+        case other:
+            return _mode(other)
+
+
+def _client(access: AccessInfo) -> tuple[str | Text, int, str]:
+    """Return the cells that tell who it is; a client that is cut off stands out."""
+    client = access.client if access.attached else Text(printable(f"cut off: {access.client}"), "yellow")
+    return client, access.pid, access.application
+
+
+def _times(access: AccessInfo) -> tuple[str, str]:
+    return _time(access.first_access), _time(access.last_access)
+
+
+def _time(seconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)  # a server may send any number
+
+
+def _presence(container: ContainerInfo) -> str | Text:
+    return "plugged in" if container.present else Text("unplugged", LOUD)
+
+
+def _use(entry: EntryInfo) -> str | Text:
+    if entry.unusable:
+        return Text(printable(f"UNUSABLE: {entry.unusable}"), LOUD)
+    return "local only" if entry.local_only else ""
+
+
+def _mode(name: str) -> str:
+    return name.replace("_", " ").title()
+
+
+def _map(feature_map: int | None) -> str:
+    return "" if feature_map is None else f"0x{feature_map:08x}"
+
+
+def _one_row(cells: dict[str, Cell]) -> FoldingTable:
+    table = FoldingTable(*cells)
+    table.row(*cells.values())
+    return table
+
+
+def _print(out: Console, table: FoldingTable, indent: int = 0) -> None:
+    room = out.width
+    out.width = max(room, table.fit(room - indent) + indent)  # what is still too wide the terminal continues, uncut
+    out.print(Padding(table, (0, 0, 0, indent)), crop=False)
+    out.width = room

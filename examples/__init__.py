@@ -1,0 +1,1 @@
+"""Licensed applications to learn from, and the demo."""

@@ -1,0 +1,229 @@
+"""The demo: the main job of a license server, on the embedded virtual USB dongle, with real processes over TCP.
+
+It starts a daemon of its own on free ports and in a private directory, runs instances of `examples.charts` on several
+"stations", and says line by line what it shows. Every number is read from `cmu --json`; one that is not as it should be
+ends the demo with exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = Path(sys.executable).parent
+FIRM_CODE = 600010
+PRODUCT_CODE = 14
+CONTAINER = "3-3448482"
+PATIENCE = 30.0
+"""Seconds after which something that should happen is given up."""
+
+
+class Failed(Exception):
+    """A number was not as it should be."""
+
+
+class Daemon:
+    """A daemon of our own. Everything that is asked of it goes through `cmu`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.monitor = directory / "run" / "monitor.sock"
+        self._log = directory / "daemon.log"
+        config = directory / "cmserverd.toml"
+        config.write_text(
+            "[server]\n"
+            'name = "demo"\n'
+            'listen = ["127.0.0.1:0", "[::1]:0"]\n'
+            f"run_directory = {json.dumps(str(self.monitor.parent))}\n"
+            "[drivers.usb]\n"
+            "embedded = true\n",
+            encoding="utf-8",
+        )
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen([COMMANDS / "cmserverd", "--config", config], stderr=log, cwd=ROOT)
+
+    def cmu(self, *options: str) -> tuple[int, str]:
+        """Run `cmu` on the monitor socket; return its exit code and what it printed."""
+        command = [COMMANDS / "cmu", "--server", f"unix:{self.monitor}", *options]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, check=False
+        )
+        return done.returncode, done.stdout
+
+    def wait_for_container(self) -> dict[str, Any]:
+        """Wait until the daemon serves a container; return its description."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and self._process.poll() is None:
+            code, text = self.cmu("-l", "--json")
+            if code == 0:
+                container: dict[str, Any] = json.loads(text)["containers"][0]
+                return container
+            time.sleep(0.1)
+        raise Failed(f"the daemon did not come up; its log:\n{self._log.read_text()}")
+
+    def address(self) -> str:
+        """Return where clients connect: over IPv6 where this machine has it, as in the picture that the demo shows."""
+        _, text = self.cmu("-k", "--json")
+        listening: list[str] = json.loads(text)["servers"][0]["info"]["listening"]
+        return next((one for one in listening if one.startswith("[")), listening[0])
+
+    def usage(self) -> dict[str, Any]:
+        """Return the counts of the demo's license and its accesses."""
+        _, text = self.cmu("-n", "--json", "--firmcode", str(FIRM_CODE), "--productcode", str(PRODUCT_CODE))
+        usage: dict[str, Any] = json.loads(text)["licenses"][0]
+        return usage
+
+    def stop(self) -> int:
+        """Ask the daemon to stop; return its exit code."""
+        self._process.terminate()
+        return self._process.wait(PATIENCE)
+
+
+class Instance:
+    """A running instance of the licensed application."""
+
+    def __init__(self, server: str, station: str) -> None:
+        command = [sys.executable, "-m", "examples.charts", "--server", server, "--station", station]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        assert self._process.stdout is not None
+        self.said = self._process.stdout.readline().strip()
+
+    def quit(self) -> None:
+        """End the application the way a user does."""
+        self._process.communicate("\n", timeout=PATIENCE)
+
+    def refusal(self) -> str:
+        """Return all that a refused instance said."""
+        rest, _ = self._process.communicate(timeout=PATIENCE)
+        return f"{self.said}\n{rest}".strip()
+
+
+def main() -> int:
+    """Run the demo; return its exit code."""
+    parser = argparse.ArgumentParser(description="Shows the main job of the license server.")
+    parser.add_argument("--once", action="store_true", help="end after the demo instead of serving on")
+    once = parser.parse_args().once
+    try:
+        with running() as daemon:
+            show(daemon)
+            if not once:
+                serve_on(daemon)
+    except (Failed, subprocess.TimeoutExpired) as failure:
+        say(f"\nFAILED: {failure}")
+        return 1
+    except KeyboardInterrupt:
+        say("\nStopped.")
+    return 0
+
+
+@contextmanager
+def running() -> Iterator[Daemon]:
+    """Have a daemon in a private directory, and stop it in the end."""
+    with tempfile.TemporaryDirectory(prefix="cmserverd-demo-") as directory:
+        daemon = Daemon(Path(directory))
+        try:
+            yield daemon
+        finally:
+            daemon.stop()
+
+
+def show(daemon: Daemon) -> None:
+    """Show the main job, step by step."""
+    container = daemon.wait_for_container()
+    say(f"1. The daemon runs and reads a dongle: container {container['id']} ({container['kind']}).")
+    check("the container", container["id"], CONTAINER)
+    server = daemon.address()
+    say(f"   Clients reach it at {server}.")
+    with ExitStack() as stack:
+
+        def start(station: str) -> Instance:
+            instance = Instance(server, station)
+            stack.callback(instance.quit)
+            return instance
+
+        say('\n2. Four instances of "Chart Processing" start on one station, each with StationShare.')
+        first = [start("station-1") for _ in range(4)]
+        for instance in first:
+            say(f"   {instance.said}")
+        say("   They are four accesses, and one license:")
+        show_table(daemon)
+        expect(daemon, used=1, accesses=4, clients=1)
+
+        say("\n3. A second station starts the application: another license.")
+        say(f"   {start('station-2').said}")
+        expect(daemon, used=2, accesses=5, clients=2)
+
+        say("\n4. A third station is refused, and told why:")
+        refused = Instance(server, "station-3").refusal()
+        say("   " + refused.replace("\n", "\n   "))
+        check("the refusal's number", "Error 212." in refused, right=True)
+        expect(daemon, used=2, accesses=5, clients=2)
+
+        say("\n5. Three of the first four instances end. The fourth still runs, so nothing is free:")
+        for instance in first[:3]:
+            instance.quit()
+        expect(daemon, used=2, accesses=2, clients=2)
+
+        say("\n6. The fourth ends: its license is free.")
+        first[3].quit()
+        expect(daemon, used=1, accesses=1, clients=1)
+    say("\n7. All have ended.")
+    expect(daemon, used=0, accesses=0, clients=0)
+    say("\nEvery number was right.")
+
+
+def serve_on(daemon: Daemon) -> None:
+    """Go on serving until Ctrl-C."""
+    server = daemon.address()
+    say(
+        "\nThe daemon goes on serving; stop it with Ctrl-C. Meanwhile, in other terminals (in this directory):\n"
+        f"   .venv/bin/python -m examples.charts --server '{server}'\n"
+        f"   .venv/bin/cmu -n --server unix:{daemon.monitor}"
+    )
+    while True:
+        time.sleep(3600)
+
+
+def expect(daemon: Daemon, *, used: int, accesses: int, clients: int) -> None:
+    """Check the counts of the license as `cmu` tells them, and say them."""
+    usage = daemon.usage()
+    stations = {access["station"] for access in usage["accesses"]}
+    say(
+        f"   cmu: Total {usage['total']}, Available {usage['free']}; "
+        f"{len(usage['accesses'])} access(es) of {len(stations)} client(s)"
+    )
+    check("Total", usage["total"], 2)
+    check("used", usage["used"], used)
+    check("Available", usage["free"], 2 - used)
+    check("Station Share", usage["station_share"], used)
+    check("accesses", len(usage["accesses"]), accesses)
+    check("clients", len(stations), clients)
+
+
+def show_table(daemon: Daemon) -> None:
+    """Print what an administrator sees."""
+    _, text = daemon.cmu("-n")
+    say("   " + text.strip().replace("\n", "\n   "))
+
+
+def check(what: str, found: object, right: object) -> None:
+    """Raise Failed if a value is not as it should be."""
+    if found != right:
+        raise Failed(f"{what} is {found!r}, and should be {right!r}")
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
