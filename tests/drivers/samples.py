@@ -1,0 +1,99 @@
+"""Containers to test with, and ways to damage their images."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+from hypothesis import strategies as st
+
+from drivers.container import (
+    KNOWN_FLAGS,
+    Container,
+    ContainerKind,
+    FirmItem,
+    ProductItem,
+    QuantityFlag,
+    container_id,
+)
+from drivers.image import SLOT_LENGTH
+
+U32 = st.integers(0, 2**32 - 1)
+NUMBER = st.integers(1, 2**32 - 1)
+TEXT = st.text(st.characters(codec="utf-8", categories=("L", "M", "N", "P", "S", "Zs")), max_size=40)
+
+
+def _unique(items: list[ProductItem]) -> tuple[ProductItem, ...]:
+    return tuple({item.reference: item for item in items}.values())
+
+
+def _unique_firms(items: list[FirmItem]) -> tuple[FirmItem, ...]:
+    return tuple({item.firm_code: item for item in items}.values())
+
+
+PRODUCTS = st.builds(
+    ProductItem,
+    reference=NUMBER,
+    product_code=U32,
+    text=TEXT,
+    quantity=U32,
+    flags=st.integers(0, KNOWN_FLAGS.value).map(lambda bits: QuantityFlag(bits & KNOWN_FLAGS.value)),
+    feature_map=st.none() | U32,
+)
+FIRM_ITEMS = st.builds(
+    FirmItem,
+    firm_code=NUMBER,
+    text=TEXT,
+    update_counter=U32,
+    products=st.lists(PRODUCTS, max_size=6).map(_unique),
+)
+CONTAINERS = st.builds(
+    Container,
+    id=st.builds(container_id, st.integers(0, 2**16 - 1), U32),
+    kind=st.sampled_from(ContainerKind),
+    text=TEXT,
+    firm_items=st.lists(FIRM_ITEMS, max_size=4).map(_unique_firms),
+)
+"""Any container that the format can hold."""
+
+CHART_PROCESSING = ProductItem(1, 14, "Chart Processing", 2)
+
+
+def demo_container(kind: ContainerKind = ContainerKind.HARDWARE, *products: ProductItem) -> Container:
+    """Return a container with firm code 600010 and these products, or one named Chart Processing."""
+    return Container(
+        container_id(3, 3448482),
+        kind,
+        "Demo",
+        (FirmItem(600010, "Chart Works", 7, products or (CHART_PROCESSING,)),),
+    )
+
+
+def reseal(image: bytes) -> bytes:
+    """Return an image whose fields were changed with checksums that are right again, as far as its lengths lead."""
+    octets = bytearray(image)
+
+    def seal(start: int, end: int) -> None:
+        if start <= end <= len(octets) - 4:
+            octets[end : end + 4] = struct.pack("<I", zlib.crc32(octets[start:end]))
+
+    (header_length,) = struct.unpack_from("<H", octets, 10)
+    seal(0, header_length - 4)
+    at = header_length
+    (items,) = struct.unpack_from("<H", octets, 56)
+    for _ in range(min(items, 8)):
+        if at + 6 > len(octets):
+            break
+        end = at + 6 + struct.unpack_from("<I", octets, at + 2)[0] + 64
+        seal(at, end)
+        at = end + 4
+    seal(len(octets) - 2 * SLOT_LENGTH, len(octets) - SLOT_LENGTH - 4)
+    seal(len(octets) - SLOT_LENGTH, len(octets) - 4)
+    return bytes(octets)
+
+
+def replace_once(image: bytes, old: bytes, new: bytes) -> bytes:
+    """Return the image with the one place that has `old` having `new`, of the same length, sealed again."""
+    assert image.count(old) == 1
+    assert len(old) == len(new)
+    return reseal(image.replace(old, new))

@@ -1,0 +1,44 @@
+"""The conformance check accepts what is sound and rejects each bad specimen, for the right reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from drivers import checks
+from drivers.checks import NonConforming, check_driver
+from drivers.container import ContainerKind
+from tests.drivers.specimens import SPECIMENS, Hangs, Slot, SoundDriver
+
+
+def check(driver: type[SoundDriver], *, tells_replug: bool = True) -> None:
+    """Run the check on a driver of the specimens."""
+    slot = Slot()
+    check_driver(lambda: driver(slot), slot.plug, slot.unplug, kind=ContainerKind.HARDWARE, tells_replug=tells_replug)
+
+
+def test_a_sound_driver_passes() -> None:
+    """What does everything right is accepted, so that the rejections below mean something."""
+    check(SoundDriver)
+
+
+def test_a_driver_that_cannot_tell_a_replug_passes_if_it_says_so() -> None:
+    """One key for all plugs is accepted from a driver that owns up to it, and from no other."""
+    driver, _ = SPECIMENS["has one key for all plugs"]
+    check(driver, tells_replug=False)
+
+
+@pytest.mark.parametrize(("driver", "sentence"), SPECIMENS.values(), ids=SPECIMENS)
+def test_a_bad_specimen_is_rejected(driver: type[SoundDriver], sentence: str) -> None:
+    """Each way of breaking the contract is found, and named."""
+    with pytest.raises(NonConforming, match=sentence):
+        check(driver)
+
+
+def test_a_driver_that_hangs_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that never returns does not make the check wait for ever."""
+    monkeypatch.setattr(checks, "_PATIENCE", 0.2)
+    try:
+        with pytest.raises(NonConforming, match="did not return within"):
+            check(Hangs)
+    finally:
+        Hangs.over.set()

@@ -1,0 +1,104 @@
+"""`docs/drivers.md` is true: its example runs and conforms, its bytes are those of the code, its udev rule fits."""
+
+from __future__ import annotations
+
+import os
+import re
+import types
+from pathlib import Path
+
+import pytest
+
+from drivers import image
+from drivers.checks import check_driver
+from drivers.container import ContainerKind
+from drivers.driver import never_cancelled
+from drivers.usb import wire
+from drivers.usb.driver import PRODUCT_ID, VENDOR_ID, UsbOptions
+from drivers.usb.firmware import Firmware
+from drivers.usb.wire import Command, Status
+from drivers.virtual import VirtualOptions
+from tests.drivers.samples import demo_container
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "drivers.md").read_text()
+IMAGE = image.encode(demo_container())
+
+
+def block(after: str, language: str) -> str:
+    """Return the first block of this language that comes after some words of the page."""
+    match = re.compile(rf"```{language}\n(.*?)```", re.DOTALL).search(PAGE, PAGE.index(after))
+    assert match is not None
+    return match[1]
+
+
+@pytest.fixture
+def card() -> types.ModuleType:
+    """Return the page's example as a module."""
+    module = types.ModuleType("cmserverd_card")
+    exec(compile(block("## A driver of your own", "python"), "docs/drivers.md", "exec"), module.__dict__)  # noqa: S102
+    return module
+
+
+def test_the_example_conforms(card: types.ModuleType, tmp_path: Path) -> None:
+    """Whoever copies the example has a driver that the daemon can use."""
+    path = tmp_path / "demo.cmimage"
+    plugs: list[int] = []
+
+    def plug() -> None:
+        path.write_bytes(IMAGE)
+        plugs.append(0)
+        stamp = 1_700_000_000 + len(plugs)
+        os.utime(path, (stamp, stamp))
+
+    options = card.CardOptions(directory=str(tmp_path))
+    check_driver(lambda: card.CardDriver(options, never_cancelled), plug, path.unlink, kind=ContainerKind.HARDWARE)
+    assert len(plugs) == 2
+
+
+def test_the_page_s_image() -> None:
+    """The bytes on the page are the first ones of that container's image."""
+    dump = block("<!-- image -->", "text")
+    octets = b"".join(bytes.fromhex(line[6:54]) for line in dump.splitlines())
+    assert len(octets) > 200
+    assert image.encode(demo_container()).startswith(octets)
+
+
+def test_the_page_s_exchange() -> None:
+    """The firmware answers the page's commands with the page's replies, and the host sends those commands."""
+    firmware = Firmware(IMAGE)
+    firmware.reset()
+    firmware.control(0x00, 9, 1, 0, 0)
+    lines = [line.split(maxsplit=1) for line in block("<!-- exchange -->", "text").splitlines()]
+    assert [who for who, _ in lines] == ["host", "dongle"] * 2
+    sent = [bytes.fromhex(octets) for _, octets in lines]
+    for command, reply in ((sent[0], sent[1]), (sent[2], sent[3])):
+        assert firmware.out_packet(0x01, command)
+        assert firmware.in_packet(0x81) == reply
+    assert wire.encode_command(Command.INFO, 1) == sent[0]
+    assert wire.encode_command(Command.READ_IMAGE, 2, wire.encode_chunk(0, 4)) == sent[2]
+
+
+@pytest.mark.parametrize("numbers", [Command, Status])
+def test_every_number_is_on_the_page(numbers: type[Command] | type[Status]) -> None:
+    """Commands and statuses are described with the numbers that the code uses."""
+    for number in numbers:
+        assert f"{number.value} {number.name}" in PAGE
+
+
+def test_every_option_is_on_the_page() -> None:
+    """Each setting of our drivers is described."""
+    for options in (UsbOptions, VirtualOptions):
+        for field in options.__struct_fields__:
+            assert f"`{field}" in PAGE
+
+
+def test_the_udev_rule_is_for_our_dongles() -> None:
+    """Rule and driver have the same ids, and the page names the group that the rule gives the dongles to."""
+    lines = (ROOT / "systemd" / "60-cmserverd.rules").read_text().splitlines()
+    (rule,) = [line for line in lines if line and not line.startswith("#")]
+    parts = dict(re.findall(r"([\w{}]+)(?:==|\+=|!=|=)\"([^\"]*)\"", rule))
+    assert (parts["ATTR{idVendor}"], parts["ATTR{idProduct}"]) == (f"{VENDOR_ID:04x}", f"{PRODUCT_ID:04x}")
+    assert (parts["SUBSYSTEM"], parts["ENV{DEVTYPE}"]) == ("usb", "usb_device")
+    assert (parts["GROUP"], parts["MODE"]) == ("cmserverd", "0660")
+    assert "SupplementaryGroups=cmserverd" in PAGE
