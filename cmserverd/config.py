@@ -124,7 +124,14 @@ class Sessions(Struct, frozen=True):
     timeout: Annotated[
         float, seconds(1, 86_400, "A client that is silent so long counts as gone; its licenses are freed.")
     ] = 120.0
-    sweep: Annotated[float, seconds(0.1, 3_600, "How often the server looks for clients that are gone.")] = 10.0
+    sweep: Annotated[
+        float,
+        seconds(
+            0.1,
+            3_600,
+            "A server that was itself stopped or asleep for longer than this gives every client its full time again.",
+        ),
+    ] = 10.0
     handles: Annotated[int, count(1, 1_000_000, "How many handles one client may hold.")] = 1_024
     per_address: Annotated[int, count(1, 1_000_000, "How many clients may come from one address.")] = 10_000
     stalled: Annotated[float, seconds(0.1, 3_600, "A client that leaves its answers unread so long is cut off.")] = 10.0
@@ -322,10 +329,10 @@ def _expected(hint: object) -> str:
         return f"a list, each part of it {_expected(arguments[0])}"
     if kind in (int, float):
         words = "a whole number" if kind is int else "a number"
-        return words + (f" of {extra['unit']}" if "unit" in extra else "") + _range(told.get("ge"), told.get("le"))
+        return words + (f" of {extra['unit']}" if "unit" in extra else "") + _range(told)
     if kind is str:
-        reach = _range(told.get("min_length"), told.get("max_length"))
-        return "a text" + (f" of{reach.removeprefix(' from')} characters" if reach else "")
+        low, high = told.get("min_length", 0), told.get("max_length")
+        return "a text" + (f" of {low} to {high} characters" if high is not None else "")
     if kind is bool:
         return "true or false"
     if get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, Struct)):
@@ -333,7 +340,7 @@ def _expected(hint: object) -> str:
     return f"a value of type {getattr(kind, '__name__', kind)}"
 
 
-_TOLD: Final = ("ge", "le", "min_length", "max_length", "extra")
+_TOLD: Final = ("ge", "gt", "le", "lt", "min_length", "max_length", "extra")
 
 
 def _parts(hint: object) -> tuple[Any, list[Meta]]:
@@ -348,8 +355,9 @@ def _either(words: list[str]) -> str:
     return " or ".join([", ".join(words[:-1])] * (len(words) > 1) + words[-1:])
 
 
-def _range(low: float | None, high: float | None) -> str:
-    return (f" from {low}" if low is not None else "") + (f" to {high}" if high is not None else "")
+def _range(told: dict[str, Any]) -> str:
+    words = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
+    return "".join(f" {word} {told[name]}" for name, word in words.items() if told.get(name) is not None)
 
 
 def _shown(value: object) -> str:

@@ -52,7 +52,7 @@ class Daemon:
 
     def cmu(self, *options: str) -> tuple[int, str]:
         """Run `cmu` on the monitor socket; return its exit code and what it printed."""
-        command = [COMMANDS / "cmu", "--server", f"unix:{self.monitor}", *options]
+        command = [str(COMMANDS / "cmu"), "--server", f"unix:{self.monitor}", *options]
         done = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, check=False
         )
@@ -93,17 +93,29 @@ class Instance:
     def __init__(self, server: str, station: str) -> None:
         command = [sys.executable, "-m", "examples.charts", "--server", server, "--station", station]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self.said = self._process.stdout.readline().strip()
+        self._input, self._output = self._process.stdin, self._process.stdout
+        self.said = self._output.readline().strip()
 
     def quit(self) -> None:
         """End the application the way a user does."""
-        self._process.communicate("\n", timeout=PATIENCE)
+        self._input.write("\n")
+        self._input.flush()
+        self.rest()
 
-    def refusal(self) -> str:
-        """Return all that a refused instance said."""
-        rest, _ = self._process.communicate(timeout=PATIENCE)
-        return f"{self.said}\n{rest}".strip()
+    def rest(self) -> str:
+        """Wait until the application has ended; return what else it said."""
+        rest = self._output.read()
+        self._process.wait(PATIENCE)
+        self._input.close()
+        self._output.close()
+        return rest
+
+    def stop(self) -> None:
+        """End the application whatever it does; once it has ended, do nothing."""
+        if self._process.poll() is None:
+            self.quit()
 
 
 def main() -> int:
@@ -142,11 +154,11 @@ def show(daemon: Daemon) -> None:
     check("the container", container["id"], CONTAINER)
     server = daemon.address()
     say(f"   Clients reach it at {server}.")
-    with ExitStack() as stack:
+    with ExitStack() as instances:
 
         def start(station: str) -> Instance:
             instance = Instance(server, station)
-            stack.callback(instance.quit)
+            instances.callback(instance.stop)
             return instance
 
         say('\n2. Four instances of "Chart Processing" start on one station, each with StationShare.')
@@ -162,9 +174,9 @@ def show(daemon: Daemon) -> None:
         expect(daemon, used=2, accesses=5, clients=2)
 
         say("\n4. A third station is refused, and told why:")
-        refused = Instance(server, "station-3").refusal()
-        say("   " + refused.replace("\n", "\n   "))
-        check("the refusal's number", "Error 212." in refused, right=True)
+        third = start("station-3")
+        say(f"   {third.said}\n   {third.rest().rstrip()}")
+        check("the refusal's number", "Error 212." in third.said, right=True)
         expect(daemon, used=2, accesses=5, clients=2)
 
         say("\n5. Three of the first four instances end. The fourth still runs, so nothing is free:")

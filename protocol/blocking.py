@@ -355,10 +355,15 @@ class Client:
         except OSError as error:
             raise not_reached(address, error.strerror or error) from None
         link = _Link(connection, self._session, self._lock, self._dispatcher, self._timeout)
-        link.start()
         self._link = link
+
+        def begin(answer: Answer) -> Call[Access]:
+            call = self._session.begin(params, answer)
+            link.start()  # not before: the thread ends when it finds no connection
+            return call
+
         try:
-            self._wait(partial(self._session.begin, params))
+            self._wait(begin)
         except BaseException:
             self._lost("the server did not greet")
             link.join()
@@ -460,7 +465,8 @@ class _Link:
         """Wait for the thread, which ends when the session has lost its connection, and closes the socket."""
         with self._lock:
             self._wake()
-        self._thread.join()
+        if self._thread.ident is not None:  # it could be started
+            self._thread.join()
 
     def close_copies(self) -> None:
         """Close the file descriptors of this process, and nothing else."""

@@ -279,6 +279,9 @@ class Client:
             with trio.CancelScope(shield=True), suppress(LicenseError):  # bounded: each call has the timeout
                 await self.call(Goodbye())
         self._session.lost("the client was closed")
+        if self._link is not None:
+            with trio.CancelScope(shield=True):
+                await self._link.close()
 
     async def _greet(self, address: Address, params: messages.Hello | messages.Resume) -> None:
         with trio.move_on_after(self._timeout) as connecting:
@@ -358,7 +361,8 @@ class _Link:
         self._client = client
         self._session = session
         self._stream = stream
-        self._scope = trio.CancelScope()
+        # Whoever cancels the user's block must leave us the time for a goodbye; only `close` and the server end us.
+        self._scope = trio.CancelScope(shield=True)
         self._more = trio.Event()
         self._done = trio.Event()
         self.greeted = trio.Event()

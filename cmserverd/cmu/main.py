@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -17,6 +18,8 @@ from protocol.errors import ErrorNumber, LicenseError, SettingError
 from protocol.messages import ErrorBody, ServerInfo, ServerInfoRequest
 
 FOUND, NOTHING, USAGE, UNREACHED, REFUSED = range(5)
+INTERRUPTED: Final = 130
+"""What shells give for a program that Ctrl-C has ended."""
 
 HELP: Final = """\
 The server asked is the one that --server names; else the daemon of this machine by its monitor socket, if there is one
@@ -46,6 +49,8 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Run the tool; return its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is spelled out
     try:
         code = _run(_parse(given))
         sys.stdout.flush()
@@ -59,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         # Whoever reads has seen enough (`| head`); what is still buffered must not fail at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FOUND
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return code
 
 

@@ -31,7 +31,14 @@ def console(stream: TextIO) -> Console:
     """Return what prints on a stream: as wide as the terminal, or as `COLUMNS` says; text is never markup."""
     columns = os.environ.get("COLUMNS", "")
     width = None if stream.isatty() else int(columns) if columns.isdecimal() and int(columns) else WIDTH
-    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+    return _Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+
+
+class _Console(Console):
+    """A console that leaves it to the command line what happens when nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def show(out: Console, found: Listing) -> None:
@@ -74,7 +81,7 @@ def show_servers(out: Console, found: Iterable[ServerState]) -> None:
                 table.row(number, one.address, one.info.server.name, software, state)
             else:
                 text = one.error.text if one.error else ""
-                table.row(number, one.address, "", "", Text(f"no answer: {printable(text)}", LOUD))
+                table.row(number, one.address, "", "", Text(printable(text), LOUD))
         _print(out, table)
         out.print()
     _result(out, len(listed), "server")
@@ -223,5 +230,5 @@ def _one_row(cells: dict[str, Cell]) -> FoldingTable:
 def _print(out: Console, table: FoldingTable, indent: int = 0) -> None:
     room = out.width
     out.width = max(room, table.fit(room - indent) + indent)  # what is still too wide the terminal continues, uncut
-    out.print(Padding(table, (0, 0, 0, indent)), crop=False)
+    out.print(Padding(table, (0, 0, 0, indent), expand=False), crop=False)
     out.width = room

@@ -1,0 +1,1 @@
+"""Tests of the daemon's shell: configuration, logs, notifications, unit file."""

@@ -1,0 +1,203 @@
+"""The log: one line an event whatever is in it, readable or JSON, and nothing of a client's reaches the terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import structlog
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmserverd import logs
+
+EVIL = 'x\r\n2026-01-01T00:00:00Z [info] granted\x1b[2J\x9b31m\u202eresrever\u2066\u2028\x00\x7f"'
+STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z"
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """Leave structlog and logging as they were found."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def configured(form: logs.Format, level: logs.Level = "info", stream: io.StringIO | None = None) -> io.StringIO:
+    """Configure a log and return where its lines go."""
+    stream = io.StringIO() if stream is None else stream
+    logs.configure(level, form, stream)
+    return stream
+
+
+def test_json_has_one_object_a_line_with_time_level_and_event_first() -> None:
+    """A machine can read each line by itself, a person finds the beginning where he looks."""
+    stream = configured("json")
+    structlog.get_logger().warning("plugged", container="3-3448482", items=2)
+    (line,) = stream.getvalue().splitlines()
+    found = json.loads(line)
+    assert list(found) == ["time", "level", "event", "container", "items"]
+    assert re.fullmatch(STAMP, found.pop("time"))
+    assert found == {"level": "warning", "event": "plugged", "container": "3-3448482", "items": 2}
+
+
+def test_text_is_a_readable_line() -> None:
+    """Plain values stand as they are, others are quoted, so that where one ends is plain to see."""
+    stream = configured("text")
+    structlog.get_logger().info("plugged", container="3-3448482", text="a b=c", items=2, kinds=("a", "b"))
+    assert re.fullmatch(
+        STAMP + re.escape(" [info] plugged container=3-3448482 text='a b=c' items=2 kinds=\"('a', 'b')\"\n"),
+        stream.getvalue(),
+    )
+
+
+def test_auto_is_text_in_colours_on_a_terminal_and_json_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` looks at the stream, and NO_COLOR is honoured."""
+    stream = configured("auto")
+    structlog.get_logger().error("e")
+    assert json.loads(stream.getvalue())["event"] == "e"
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    stream = configured("auto", stream=Terminal())
+    structlog.get_logger().error("e")
+    assert "\x1b[31m[error]\x1b[0m e\n" in stream.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = configured("auto", stream=Terminal())
+    structlog.get_logger().error("e")
+    assert stream.getvalue().endswith("Z [error] e\n")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@given(st.text() | st.just(EVIL) | st.dictionaries(st.text(), st.text()) | st.binary())
+def test_no_value_breaks_a_line_or_reaches_the_terminal(form: logs.Format, value: object) -> None:
+    """Line ends, escapes, C1 controls, direction marks, lone surrogates: in a value, in the event, in a bound value."""
+    stream = configured(form)
+    structlog.get_logger().bind(user=value).info(str(value), value=value)
+    logging.getLogger("other").warning("%s", value)
+    first, second, rest = stream.getvalue().split("\n")
+    assert rest == ""
+    for line in (first, second):
+        assert line.isprintable()
+        if form == "json":
+            json.loads(line)
+    if form == "json" and isinstance(value, str):
+        assert json.loads(first)["value"] == value
+
+
+def test_a_value_cannot_forge_a_field() -> None:
+    """A client that calls itself `fs uid=0` does not become root."""
+    stream = configured("text")
+    structlog.get_logger().info("greeted", user="fs uid=0", host="a'b c='d", none="")
+    assert stream.getvalue().endswith(""" [info] greeted user='fs uid=0' host="a'b c='d" none=''\n""")
+
+
+def test_a_traceback_cannot_forge_a_line() -> None:
+    """In text each of its lines has a bar in front, in JSON it is one string; what the exception says is escaped."""
+    stream = configured("text")
+    try:
+        raise ValueError(EVIL)
+    except ValueError:
+        structlog.get_logger().exception("failed")
+        first, *others = stream.getvalue().splitlines()
+        assert first.endswith("[error] failed")
+        assert others[0] == "  | Traceback (most recent call last):"
+        assert all(line.startswith("  | ") and line.isprintable() for line in others)
+        stream = configured("json")
+        logging.getLogger("trio.serve_listeners").error("accept failed", exc_info=True)
+    (line,) = stream.getvalue().splitlines()
+    assert EVIL in json.loads(line)["exception"]
+    assert json.loads(line)["logger"] == "trio.serve_listeners"
+
+
+def test_bound_context_is_in_every_line() -> None:
+    """What is bound to a logger, or to the task, comes along."""
+    stream = configured("json")
+    structlog.contextvars.bind_contextvars(task=1)
+    log = structlog.get_logger().bind(session=7)
+    log.info("a")
+    log.info("b")
+    assert [(line["task"], line["session"]) for line in map(json.loads, stream.getvalue().splitlines())] == [(1, 7)] * 2
+
+
+def test_what_is_below_the_level_is_not_even_built() -> None:
+    """A filtered call runs an empty method: it renders nothing, asks no value for its text, allocates no event."""
+
+    class Loud:
+        def __repr__(self) -> str:
+            pytest.fail("asked for its text")
+
+    stream = configured("json", "warning")
+    log = structlog.get_logger().bind()
+    log.debug("request", value=Loud())
+    log.info("request", value=Loud())
+    logging.getLogger("x").info("%r", Loud())
+    assert stream.getvalue() == ""
+    assert type(log).debug.__code__.co_names == ()
+
+
+def test_stdlib_logging_and_warnings_go_the_same_way() -> None:
+    """Trio logs by stdlib, libraries warn: both become lines of this log, with the same level."""
+    stream = configured("json")
+    logging.getLogger("trio").info("told")
+    logging.getLogger("trio").debug("not told")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("old", UserWarning, stacklevel=1)
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert (first["level"], first["logger"], first["event"]) == ("info", "trio", "told")
+    assert (second["level"], second["logger"]) == ("warning", "py.warnings")
+
+
+async def test_a_listener_that_runs_out_of_descriptors_is_in_the_log() -> None:
+    """Trio's own report of a failed accept arrives as one JSON line with its traceback."""
+    stream = configured("json")
+
+    class Exhausted(trio.abc.Listener[trio.abc.Stream]):
+        async def accept(self) -> trio.abc.Stream:
+            await trio.lowlevel.checkpoint()
+            raise OSError(24, "Too many open files")
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    async def handler(_stream: trio.abc.Stream) -> None:
+        raise AssertionError
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, handler, [Exhausted()])
+        with trio.fail_after(10):
+            while not stream.getvalue():
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    line = json.loads(stream.getvalue().splitlines()[0])
+    assert line["level"] == "error"
+    assert "Too many open files" in line["event"] + line["exception"]
+
+
+@pytest.mark.parametrize("fault", [BrokenPipeError, ValueError])
+def test_a_stream_that_is_gone_does_not_hurt(fault: type[Exception]) -> None:
+    """A closed terminal or pipe loses lines; the daemon does not notice."""
+
+    class Gone(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise fault
+
+    configured("json", stream=Gone())
+    structlog.get_logger().error("lost")
+    logging.getLogger("x").error("lost")
