@@ -54,12 +54,19 @@ class Engine:
         self.clock = clock
         self.position = 0
         self.limits = limits or rules.Limits()
-        self._listeners: tuple[Listener, ...] = ()
+        self._listeners: tuple[tuple[Listener, frozenset[type[Change]] | None], ...] = ()
+        self._heard: frozenset[type[Change]] = frozenset()
+        self._all_heard = False
         self._on_fault = on_fault
 
-    def listen(self, listener: Listener) -> None:
-        """Tell this listener of every record from now on."""
-        self._listeners = (*self._listeners, listener)
+    def listen(self, listener: Listener, *kinds: type[Change]) -> None:
+        """Tell this listener of each record from now on, or of those that have a change of one of these kinds.
+
+        A passage that nobody listens to costs no record.
+        """
+        self._listeners = (*self._listeners, (listener, frozenset(kinds) if kinds else None))
+        self._heard = self._heard.union(kinds)
+        self._all_heard = self._all_heard or not kinds
 
     # clients
 
@@ -120,11 +127,12 @@ class Engine:
 
     def _pass(self, now: int, session: int, request: messages.Params | None, rule: rules.Rule[T]) -> T:
         changes: list[Change] = []
+        apply = self.table.apply
         refusal: Refused | None = None
         try:
             while True:
                 change = next(rule)
-                self.table.apply(change)
+                apply(change)
                 changes.append(change)
         except StopIteration as stop:
             answer: T = stop.value
@@ -135,13 +143,16 @@ class Engine:
         finally:
             if changes or refusal is not None:
                 self.position += 1
-                if self._listeners:
+                if self._all_heard or not self._heard.isdisjoint(map(type, changes)):
                     self._tell(Record(self.position, now, session, request, tuple(changes), refusal))
 
     def _tell(self, record: Record) -> None:
-        for listener in self._listeners:
+        for entry in self._listeners:
+            listener, kinds = entry
+            if kinds is not None and kinds.isdisjoint(map(type, record.changes)):
+                continue
             try:
                 listener(record)
             except Exception as error:
-                self._listeners = tuple(other for other in self._listeners if other is not listener)
+                self._listeners = tuple(other for other in self._listeners if other is not entry)
                 self._on_fault(listener, error)

@@ -6,8 +6,8 @@ is shown once, whatever happens between two pages (decision 24).
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from cmserverd.core.table import Table
@@ -83,17 +83,17 @@ def access_page(
 
     `shown` is the policy of who sees whom.
     """
-    handles = list(table.accesses)
-    start = bisect_right(handles, request.cursor)
     rows: list[m.AccessInfo] = []
-    stop = min(start + ROWS_LOOKED_AT, len(handles))
-    at = start
-    while at < stop and len(rows) < request.limit:
-        held = table.accesses[handles[at]]
+    last = request.cursor
+    accesses = table.accesses.after(request.cursor)
+    for held in islice(accesses, ROWS_LOOKED_AT):
+        last = held.handle
         if _wants_access(request, held) and shown(held):
             rows.append(_access(held))
-        at += 1
-    return m.AccessPage(position, now, tuple(rows), handles[at - 1] if at < len(handles) else None)
+            if len(rows) == request.limit:
+                break
+    more = next(accesses, None) is not None
+    return m.AccessPage(position, now, tuple(rows), last if more else None)
 
 
 def _container(container: PluggedContainer) -> m.ContainerInfo:

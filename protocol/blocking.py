@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar, cast
 
@@ -48,7 +47,6 @@ from protocol.messages import (
 from protocol.rpc import CHUNK
 from protocol.session import (
     EVENTS,
-    Answer,
     Call,
     ClientSession,
     Held,
@@ -222,7 +220,7 @@ class Client:
 
     def call(self, params: Params[R]) -> R:
         """Ask anything. The result is of the class that the request names. Raises LicenseError, LocalProtocolError."""
-        return cast("R", self._wait(partial(self._session.submit, params)))
+        return cast("R", self._ask(self._session.submit, Call(params)))
 
     def access(
         self,
@@ -242,7 +240,7 @@ class Client:
         key = new_key()
         request = messages.Access(key, firm_code, product_code, mode, kind, feature_code, container, item)
         access = Access(self, self._session, request)
-        self._wait(partial(self._session.submit, request, held=access))
+        self._ask(self._session.submit, Call(request, held=access))
         return access
 
     def containers(self) -> ContainerList:
@@ -336,7 +334,7 @@ class Client:
             regained = []
             for access in unanswered:
                 try:
-                    self._wait(partial(self._session.submit, access.request, held=access))
+                    self._ask(self._session.submit, Call(access.request, held=access))
                 except LicenseError:
                     if self._session.broken:
                         raise  # nothing is settled: the next resume asks for all of them again
@@ -357,32 +355,33 @@ class Client:
         link = _Link(connection, self._session, self._lock, self._dispatcher, self._timeout)
         self._link = link
 
-        def begin(answer: Answer) -> Call[Access]:
-            call = self._session.begin(params, answer)
+        def begin(call: Call[Access]) -> None:
+            self._session.begin(call)
             link.start()  # not before: the thread ends when it finds no connection
-            return call
 
         try:
-            self._wait(begin)
+            self._ask(begin, Call(params))
         except BaseException:
             self._lost("the server did not greet")
             link.join()
             raise
 
-    def _wait(self, start: Callable[[Answer], Call[Access]]) -> Struct:
+    def _ask(self, start: Callable[[Call[Access]], None], call: Call[Access]) -> Struct:
+        """Start a call and wait for its outcome. However this is left, by Ctrl-C too, the call is known by then."""
         self._check_process()
         answered: Future[Outcome] = Future()
-        with self._lock:
-            call = start(answered.set_result)
-            self._flush()
+        call.answer = answered.set_result
         try:
+            with self._lock:
+                start(call)
+                self._flush()
             answered.result(self._timeout)
         except TimeoutError:
             with self._lock:
                 if not answered.done():
                     self._abandon(call)
                     raise no_answer(self._timeout) from None
-        except BaseException:  # Ctrl-C
+        except BaseException:
             with self._lock:
                 self._abandon(call)
             raise
@@ -429,7 +428,8 @@ class Client:
 class _Link:
     """One connection: its socket, and the thread that reads, writes and keeps it alive.
 
-    Whoever has something to send sends it himself as far as the socket takes it (`flush`); the thread does the rest.
+    Only the thread touches the socket. A caller could send his request himself and save the thread's waking up; but
+    then a Ctrl-C between sending and noting what was sent would send it twice.
     """
 
     def __init__(
@@ -464,7 +464,7 @@ class _Link:
     def join(self) -> None:
         """Wait for the thread, which ends when the session has lost its connection, and closes the socket."""
         with self._lock:
-            self._wake()
+            self.flush()
         if self._thread.ident is not None:  # it could be started
             self._thread.join()
 
@@ -474,10 +474,9 @@ class _Link:
             held.close()
 
     def flush(self) -> None:
-        """Send what goes without waiting, and leave the rest to the thread. With the lock held."""
-        self._send()
-        if self._session.outbox:
-            self._wake()
+        """Have the session's outbox sent. With the lock held, as the thread closes what this writes to."""
+        with suppress(OSError):  # full: it will wake anyway; closed: it has ended
+            self._awaken.send(b"\0")
 
     def _send(self) -> None:
         outbox = self._session.outbox
@@ -488,10 +487,6 @@ class _Link:
                 pass
             except OSError:
                 outbox.clear()  # the thread learns why: perhaps a farewell is still to be read
-
-    def _wake(self) -> None:
-        with suppress(OSError):  # full: it will wake anyway; closed: it has ended
-            self._awaken.send(b"\0")
 
     def _run(self) -> None:
         try:
@@ -523,7 +518,7 @@ class _Link:
                 elif now >= self._next and self._deadline is None:
                     self._next = now + self._session.keep_alive
                     self._deadline = now + self._timeout
-                    self._session.submit(KeepAlive(), self._is_alive)
+                    self._session.submit(Call(KeepAlive(), self._is_alive))
                 due = self._next if self._deadline is None else self._deadline
             self._send()
             waits = selectors.EVENT_WRITE if self._session.outbox else 0

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar, cast
 
@@ -42,7 +41,6 @@ from protocol.messages import (
 from protocol.rpc import CHUNK
 from protocol.session import (
     EVENTS,
-    Answer,
     Call,
     ClientSession,
     Held,
@@ -139,7 +137,7 @@ class Client:
 
     async def call(self, params: Params[R]) -> R:
         """Ask anything. The result is of the class that the request names. Raises LicenseError, LocalProtocolError."""
-        return cast("R", await self._wait(partial(self._session.submit, params)))
+        return cast("R", await self._ask(self._session.submit, Call(params)))
 
     async def access(
         self,
@@ -159,7 +157,7 @@ class Client:
         key = new_key()
         request = messages.Access(key, firm_code, product_code, mode, kind, feature_code, container, item)
         access = Access(self, self._session, request)
-        await self._wait(partial(self._session.submit, request, held=access))
+        await self._ask(self._session.submit, Call(request, held=access))
         return access
 
     async def containers(self) -> ContainerList:
@@ -251,7 +249,7 @@ class Client:
             regained = []
             for access in tuple(self._session.unanswered):
                 try:
-                    await self._wait(partial(self._session.submit, access.request, held=access))
+                    await self._ask(self._session.submit, Call(access.request, held=access))
                 except LicenseError:
                     if self._session.broken:
                         raise  # nothing is settled: the next resume asks for all of them again
@@ -292,10 +290,9 @@ class Client:
         if connecting.cancelled_caught:
             raise not_reached(address, f"no connection within {self._timeout:g} seconds")
         self._link = link = _Link(self, self._session, stream)
-        start = partial(self._session.begin, params)
         self._nursery.start_soon(link.run)
         try:
-            await self._wait(start)
+            await self._ask(self._session.begin, Call(params))
         except BaseException:
             self._session.lost("the server did not greet")
             with trio.CancelScope(shield=True):  # takes no time, and nothing of this connection may reach the next
@@ -303,7 +300,7 @@ class Client:
             raise
         link.greeted.set()
 
-    async def _wait(self, start: Callable[[Answer], Call[Access]]) -> Struct:
+    async def _ask(self, start: Callable[[Call[Access]], None], call: Call[Access]) -> Struct:
         outcomes: list[Outcome] = []
         answered = trio.Event()
 
@@ -311,7 +308,8 @@ class Client:
             outcomes.append(outcome)
             answered.set()
 
-        call = start(answer)
+        call.answer = answer
+        start(call)
         self._flush()
         try:
             with trio.move_on_after(self._timeout):

@@ -8,8 +8,7 @@ Times are whole Unix seconds, UTC.
 from __future__ import annotations
 
 from enum import StrEnum
-from string import hexdigits
-from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, NewType, get_args
 
 from msgspec import Meta, Struct
 
@@ -41,21 +40,11 @@ PageSize = Annotated[int, Meta(ge=1, le=1000)]
 Token = Annotated[str, Meta(min_length=64, max_length=64, pattern=r"^[0-9a-f]+\Z")]
 
 
-class AccessKey(bytes):
-    """A client-chosen 128-bit key of one access: asking again with the same key gives the same handle.
+AccessKey = NewType("AccessKey", bytes)
+"""A client-chosen 128-bit key of one access: asking again with the same key gives the same handle.
 
-    On the wire 16 bytes, or 32 hexadecimal digits for clients that have no byte strings.
-    """
-
-    @classmethod
-    def parse(cls, value: object) -> AccessKey:
-        """Return the key that a wire value spells. Raises ValueError, in words for the client, if it spells none."""
-        if type(value) is bytes and len(value) == 16:
-            return cls(value)
-        if type(value) is str and len(value) == 32 and not set(value) - set(hexdigits):
-            return cls(bytes.fromhex(value))
-        msg = "a key is 16 bytes, or 32 hexadecimal digits"
-        raise ValueError(msg)
+On the wire 16 bytes, or 32 hexadecimal digits for clients that have no byte strings.
+"""
 
 
 class Params(Struct, Generic[R], frozen=True, gc=False, omit_defaults=True):
@@ -202,7 +191,7 @@ class Access(Params["Granted"], frozen=True, gc=False):
     """
 
     method: ClassVar[str] = "access"
-    key: AccessKey
+    key: Annotated[AccessKey, Meta(min_length=16, max_length=16)]
     firm_code: U32 = 0
     product_code: U32 = 0
     mode: AccessMode = AccessMode.USER_LIMIT

@@ -9,15 +9,18 @@ Errors say what is left of the connection: after a `CodecError` it is dead; a `B
 
 from __future__ import annotations
 
+from string import hexdigits
 from typing import Final, TypeVar
 
 import msgpack
 import msgspec
 from msgspec import Struct
 
-from protocol.messages import AccessKey, ErrorBody, Params
+from protocol.messages import Access, ErrorBody, Params
 
 T = TypeVar("T", bound=Struct)
+
+_HEX: Final = frozenset(hexdigits)
 
 CHUNK: Final = 65_536
 """How many bytes are taken from a socket at once."""
@@ -179,30 +182,28 @@ def parameters(request: Request, kind: type[T]) -> T:
     params = request.params
     if type(params) is not list or len(params) > 1:
         raise BadMessage(request.msgid, "params must be an array with one map")
+    value = params[0] if params else {}
+    if kind is Access and type(value) is dict and type(value.get("key")) is str:
+        value["key"] = _key_of(request.msgid, value["key"])
     try:
-        return convert(params[0] if params else {}, kind)
+        return convert(value, kind)
     except msgspec.ValidationError as error:
         raise BadMessage(request.msgid, str(error)) from None
 
 
 def convert(value: object, kind: type[T]) -> T:
     """Return a decoded map as a value of `kind`. Raises msgspec.ValidationError."""
-    return msgspec.convert(value, kind, builtin_types=(bytes,), dec_hook=_from_wire)
+    return msgspec.convert(value, kind, builtin_types=(bytes,))
 
 
-def _from_wire(kind: type, value: object) -> object:
-    if kind is AccessKey:
-        return AccessKey.parse(value)
-    raise NotImplementedError(kind)
+def _key_of(msgid: int, text: str) -> bytes:
+    """Return the key that 32 hexadecimal digits spell, for clients that have no byte strings."""
+    if len(text) != 32 or not _HEX.issuperset(text):
+        raise BadMessage(msgid, "a key is 16 bytes, or 32 hexadecimal digits - at `$.key`")
+    return bytes.fromhex(text)
 
 
-def _to_wire(value: object) -> object:
-    if isinstance(value, AccessKey):
-        return bytes(value)
-    raise NotImplementedError(type(value))
-
-
-_encode = msgspec.msgpack.Encoder(enc_hook=_to_wire).encode
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def _unique(pairs: list[tuple[object, object]]) -> dict[object, object]:

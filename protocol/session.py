@@ -99,11 +99,11 @@ H = TypeVar("H", bound=Held)
 
 
 class Call(Generic[H]):
-    """A request on its way. `answer` is None when nobody waits for it any more."""
+    """A request on its way. `answer` is None when nobody waits for it (any more); `held` is what a grant is for."""
 
     __slots__ = ("answer", "held", "params")
 
-    def __init__(self, params: Params, answer: Answer | None, held: H | None) -> None:
+    def __init__(self, params: Params, answer: Answer | None = None, held: H | None = None) -> None:
         self.params = params
         self.answer = answer
         self.held = held
@@ -137,13 +137,11 @@ class ClientSession(Generic[H]):
         """Seconds between two signs of life, as the server asked."""
         return min(self.greeted.keep_alive, LONGEST_KEEP_ALIVE)
 
-    def begin(self, params: Hello | Resume, answer: Answer) -> Call[H]:
-        """Start a new connection with its greeting; the bytes to send are in `outbox`."""
+    def begin(self, call: Call[H]) -> None:
+        """Start a new connection with its greeting, a `Hello` or a `Resume`; the bytes to send are in `outbox`."""
         self._connection = ClientConnection()
         self.connected = True
-        call: Call[H] = Call(params, answer, None)
         self._send(call)
-        return call
 
     def resume(self) -> Resume:
         """Return the request that takes the session up again. Raises LocalProtocolError if it cannot be."""
@@ -152,17 +150,15 @@ class ClientSession(Generic[H]):
             raise LocalProtocolError(msg)
         return Resume(versions=VERSIONS, token=self.greeted.token, events="push")
 
-    def submit(self, params: Params, answer: Answer | None = None, held: H | None = None) -> Call[H]:
-        """Ask for something; the outcome goes to `answer`. Raises LicenseError 100 while the connection is broken.
+    def submit(self, call: Call[H]) -> None:
+        """Ask for something; the outcome goes to the call's `answer`. Raises LicenseError 100 once it is broken.
 
         What the limit of unanswered requests forbids to send now is sent as soon as it allows.
         """
         if self.broken:
             raise LicenseError(self.broken)
-        call = Call(params, answer, held)
         self._queue.append(call)
         self._pump()
-        return call
 
     def abandon(self, call: Call[H]) -> None:
         """Nobody waits for this call any more: a grant that it brings, now or later, is given back."""
@@ -248,7 +244,7 @@ class ClientSession(Generic[H]):
     def _give_back(self, handle: int) -> None:
         self._handles.pop(handle, None)
         if not self.broken:
-            self.submit(Release(handle))
+            self.submit(Call(Release(handle)))
 
     def _replied(self, call: Call[H], outcome: Struct | LicenseError, events: list[Event]) -> None:
         params = call.params

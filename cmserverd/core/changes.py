@@ -30,7 +30,10 @@ class Missing(Struct, frozen=True, gc=False, tag=True):
 
 
 class Reprogrammed(Struct, frozen=True, gc=False, tag=True):
-    """A license has other options now, or is gone (`item` None); no allocation stands that the new options forbid."""
+    """A license has other options now, or is gone (`item` None); no allocation stands that the new options forbid.
+
+    Its allocations weigh what the new options say: a local access counts nothing at license quantity 0.
+    """
 
     license: LicenseId
     item: ProductItem | None
@@ -83,7 +86,6 @@ class Allocated(Struct, frozen=True, gc=False, tag=True):
     license: LicenseId
     allocation: int
     mode: AccessMode
-    weight: int
     at: int
     want: Want = ANYTHING
 
@@ -108,6 +110,7 @@ class Referred(Struct, frozen=True, gc=False, tag=True):
     key: bytes
     reference: Reference
     at: int
+    want: Want = ANYTHING
 
 
 class Used(Struct, frozen=True, gc=False, tag=True):
@@ -124,7 +127,6 @@ class Moved(Struct, frozen=True, gc=False, tag=True):
     session: int
     license: LicenseId
     allocation: int
-    weight: int
 
 
 class Left(Struct, frozen=True, gc=False, tag=True):

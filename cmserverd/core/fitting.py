@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cmserverd.core.terms import ANYTHING, License, Want
+from cmserverd.core.terms import ANYTHING, License, Want, weight
 from drivers.container import ProductItem, QuantityFlag
 from protocol.errors import ErrorNumber
 from protocol.terms import AccessMode
@@ -16,17 +16,16 @@ _DENIAL: Final = {
     AccessMode.STATION_SHARE: QuantityFlag.DENY_STATION_SHARE.value,
 }
 _LOCAL_ONLY: Final = QuantityFlag.LOCAL_ONLY.value
-_NO_USER_LIMIT: Final = AccessMode.NO_USER_LIMIT
-
-
-def weight(item: ProductItem, mode: AccessMode) -> int:
-    """Return what an allocation counts: 1, or 0 for NoUserLimit (section 4) and license quantity 0 (decision 10)."""
-    return 0 if mode is _NO_USER_LIMIT or item.quantity == 0 else 1
 
 
 def visible(item: ProductItem, local: bool) -> bool:
     """Whether an entry exists for a client: license quantity 0 and local-only ones do for local clients only."""
     return local or (item.quantity > 0 and not (item.flags and item.flags & _LOCAL_ONLY))
+
+
+def has_room(counted: License, mode: AccessMode) -> bool:
+    """Whether a license has a unit free, or need not have one."""
+    return counted.used < counted.item.quantity or not weight(counted.item, mode)
 
 
 def unusable(counted: License, mode: AccessMode, want: Want, local: bool) -> ErrorNumber | None:

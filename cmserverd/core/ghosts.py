@@ -6,53 +6,65 @@ refused only because of ghosts of the same station and application ends them fir
 
 from __future__ import annotations
 
-from cmserverd.core.fitting import unusable, weight
+from collections.abc import Iterator
+
+from cmserverd.core.fitting import unusable
 from cmserverd.core.table import Table
-from cmserverd.core.terms import Allocation, License, Product, Session, Want
+from cmserverd.core.terms import EXCLUSIVE, Access, Allocation, Product, Session, Want, weight
 from protocol.terms import AccessMode
 
 
 def in_the_way(table: Table, session: Session, product: Product, mode: AccessMode, want: Want) -> list[int]:
-    """Return the handles of the fewest, oldest ghosts whose end would let a request through; none if none would."""
-    sessions = table.ghosts.get((session.station, session.client.application))
-    if not sessions:
+    """Return the handles of the ghosts whose end would let a request through; none if none would.
+
+    First those that the request cannot stand beside (213), then, if no unit is free without them, the oldest allocation
+    of ghosts alone. Takes time in proportion to the ghosts, whatever they hold.
+    """
+    ghosts = {held.handle: held for held in _ghosts(table, session, product)}
+    if not ghosts:
         return []
-    candidates = sorted(
-        held.handle
-        for ghost in sessions.values()
-        for held in ghost.accesses.values()
-        if isinstance(held.target, Allocation) and held.target.license.product is product
-    )
-    chosen: set[int] = set()
-    for handle in candidates:
-        if _would_grant(table, session, product, mode, want, without=chosen):
-            break
-        chosen.add(handle)
-    if not _would_grant(table, session, product, mode, want, without=chosen):
+    leaving = _in_conflict(ghosts, product, session, mode)
+    if leaving is None:
         return []
-    for handle in sorted(chosen):
-        if _would_grant(table, session, product, mode, want, without=chosen - {handle}):
-            chosen.discard(handle)
-    return sorted(chosen)
+    usable = [counted for counted in product.licenses if unusable(counted, mode, want, session.local) is None]
+    taken = {counted: counted.used for counted in usable}
+    ends = _ends(ghosts)
+    for allocation in ends:
+        if allocation.license in taken and leaving.issuperset(allocation.accesses):
+            taken[allocation.license] -= allocation.weight
+    if any(not weight(counted.item, mode) or used < counted.item.quantity for counted, used in taken.items()):
+        return sorted(leaving)
+    for allocation in ends:
+        # One that leaves already has given its unit, and that was not enough.
+        if allocation.license in taken and allocation.weight and not leaving.issuperset(allocation.accesses):
+            return sorted(leaving.union(allocation.accesses))
+    return []
 
 
-def _would_grant(
-    table: Table, session: Session, product: Product, mode: AccessMode, want: Want, without: set[int]
-) -> bool:
-    """Whether a request would be granted if these accesses were not there."""
-    gone = [target for handle in without if isinstance(target := table.accesses[handle].target, Allocation)]
+def _ghosts(table: Table, session: Session, product: Product) -> Iterator[Access]:
+    for ghost in table.ghosts.get((session.station, session.client.application), {}).values():
+        for held in ghost.accesses.values():
+            if isinstance(held.target, Allocation) and held.target.license.product is product:
+                yield held
+
+
+def _in_conflict(ghosts: dict[int, Access], product: Product, session: Session, mode: AccessMode) -> set[int] | None:
+    """Return the ghosts that the request cannot stand beside; None if it cannot stand beside others either."""
     holding = product.holdings.get(session.station)
-    if holding is not None:
-        exclusives = holding.exclusives - sum(target.mode is AccessMode.EXCLUSIVE for target in gone)
-        accesses = holding.accesses - len(gone)
-        if exclusives or (mode is AccessMode.EXCLUSIVE and accesses):
-            return False
-    freed: dict[License, int] = {}
-    for target in dict.fromkeys(gone, None):
-        if without.issuperset(target.accesses):
-            freed[target.license] = freed.get(target.license, 0) + target.weight
-    return any(
-        unusable(counted, mode, want, session.local) is None
-        and (not weight(counted.item, mode) or counted.used - freed.get(counted, 0) < counted.item.quantity)
-        for counted in product.licenses
-    )
+    if holding is None:
+        return set()
+    if mode is EXCLUSIVE:
+        return set(ghosts) if len(ghosts) == holding.accesses else None
+    exclusive = {handle for handle, held in ghosts.items() if _target(held).mode is EXCLUSIVE}
+    return exclusive if len(exclusive) == holding.exclusives else None
+
+
+def _ends(ghosts: dict[int, Access]) -> list[Allocation]:
+    """Return the allocations that ghosts alone hold, the oldest first."""
+    oldest_first = dict.fromkeys(_target(ghosts[handle]) for handle in sorted(ghosts))
+    return [allocation for allocation in oldest_first if ghosts.keys() >= allocation.accesses.keys()]
+
+
+def _target(held: Access) -> Allocation:
+    assert isinstance(held.target, Allocation)
+    return held.target

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from cmserverd.core import changes as c
-from cmserverd.core.fitting import can_join, unfit, visible, weight
-from cmserverd.core.rules import Rule, end, free_license
+from cmserverd.core.fitting import can_join, has_room, unfit, unusable, visible
+from cmserverd.core.rules import Rule, end
 from cmserverd.core.table import Table
-from cmserverd.core.terms import Access, Allocation, License, Reference
+from cmserverd.core.terms import STATION_SHARE, Access, Allocation, License, LicenseId, Reference, weight
 from drivers.container import Container, ContainerId, ProductItem
 from protocol.messages import EndCause
-from protocol.terms import AccessMode, HandleKind
+from protocol.terms import HandleKind
 
 
 def started() -> Rule[None]:
@@ -24,7 +26,9 @@ def plug(table: Table, contents: Container) -> Rule[None]:
     """
     yield c.Plugged(contents)
     new = {
-        (firm_item.firm_code, item.reference): item for firm_item in contents.firm_items for item in firm_item.products
+        LicenseId(contents.id, firm_item.firm_code, item.reference): item
+        for firm_item in contents.firm_items
+        for item in firm_item.products
     }
     yield from _reprogram(table, contents.id, new, EndCause.REPROGRAMMED)
     firm_codes = {firm_item.firm_code for firm_item in contents.firm_items}
@@ -50,50 +54,106 @@ def unplug(table: Table, container: ContainerId) -> Rule[None]:
 
 
 def _reprogram(
-    table: Table, container: ContainerId, new: dict[tuple[int, int], ProductItem], cause: EndCause
+    table: Table, container: ContainerId, new: Mapping[LicenseId, ProductItem], cause: EndCause
 ) -> Rule[None]:
-    for counted in [x for x in table.licenses.values() if x.id.container == container]:
-        item = new.get((counted.id.firm_code, counted.id.item))
-        if item != counted.item:
-            yield from _drain(table, counted, item, cause)
-            yield c.Reprogrammed(counted.id, item)
+    """Give a container's licenses their new options, first those that nobody has to leave for.
 
-
-def _drain(table: Table, counted: License, item: ProductItem | None, cause: EndCause) -> Rule[None]:
-    """Book away what a license cannot serve once it has these options: the newest allocations go first.
-
-    Whatever can be rebooked is, before anything is ended.
+    What somebody has to leave is no refuge for others, until it has its new options.
     """
-    for ending in (False, True):
-        for allocation in reversed(list(counted.allocations.values())):
-            for held in list(allocation.accesses.values()):
-                if not _still_served(counted, item, held, allocation):
-                    if ending:
-                        yield end(held, cause)
-                    elif step := _elsewhere(table, held, allocation):
-                        yield step
+    changed = [
+        counted
+        for counted in table.licenses.values()
+        if counted.id.container == container and new.get(counted.id) != counted.item
+    ]
+    harmless = [counted for counted in changed if _serves_all(counted, new.get(counted.id))]
+    leaving = [counted for counted in changed if counted not in harmless]
+    for counted in harmless:
+        yield c.Reprogrammed(counted.id, new.get(counted.id))
+    while leaving:
+        yield from _drain(table, leaving, new.get(leaving[0].id), cause)
+        yield c.Reprogrammed(leaving[0].id, new.get(leaving[0].id))
+        del leaving[0]
 
 
-def _still_served(counted: License, item: ProductItem | None, held: Access, allocation: Allocation) -> bool:
+def _serves_all(counted: License, item: ProductItem | None) -> bool:
+    allocations = counted.allocations.values()
+    return _room_lacks(counted, item) <= 0 and all(
+        _serves(counted, item, held, allocation) for allocation in allocations for held in allocation.accesses.values()
+    )
+
+
+def _drain(table: Table, leaving: list[License], item: ProductItem | None, cause: EndCause) -> Rule[None]:
+    """Book away from the first of the leaving licenses what it cannot serve once it has these options.
+
+    First goes what does not fit, then, the newest allocations first, what has no room. Whatever can be rebooked is,
+    before anything is ended.
+    """
+    counted = leaving[0]
+    for allocation in list(counted.allocations.values()):
+        for held in list(allocation.accesses.values()):
+            if not _serves(counted, item, held, allocation):
+                yield _elsewhere(table, held, leaving) or end(held, cause)
+    if item is None:
+        return
+    lacking = _room_lacks(counted, item)
+    for allocation in _weighty(counted, item):
+        # A share moves as a whole: a part of it frees no unit.
+        accesses = list(allocation.accesses.values())
+        if lacking > 0 and (refuge := _refuge(table, allocation, accesses, leaving)):
+            for held in accesses:
+                yield c.Moved(held.handle, held.session.id, *refuge)
+            lacking -= 1
+    for allocation in _weighty(counted, item)[: max(lacking, 0)]:
+        for held in list(allocation.accesses.values()):
+            yield end(held, cause)
+
+
+def _weighty(counted: License, item: ProductItem) -> list[Allocation]:
+    """Return the allocations that take room under these options, the newest first."""
+    return [allocation for allocation in reversed(counted.allocations.values()) if weight(item, allocation.mode)]
+
+
+def _serves(counted: License, item: ProductItem | None, held: Access, allocation: Allocation) -> bool:
+    """Whether a license with these options serves an access, if there is room."""
     return (
         item is not None
         and item.product_code == counted.item.product_code
         and visible(item, held.session.local)
         and unfit(item, allocation.mode, held.want) is None
-        and weight(item, allocation.mode) == allocation.weight
-        and (counted.used <= item.quantity or allocation.weight == 0)
     )
 
 
-def _elsewhere(table: Table, held: Access, allocation: Allocation) -> c.Moved | None:
+def _room_lacks(counted: License, item: ProductItem | None) -> int:
+    """Return how many units too few a license with these options would have for its allocations."""
+    if item is None:
+        return len(counted.allocations)
+    return sum(weight(item, allocation.mode) for allocation in counted.allocations.values()) - item.quantity
+
+
+def _elsewhere(table: Table, held: Access, leaving: Collection[License]) -> c.Moved | None:
     """Decide where else an access can be booked: on another share of its station, else where a unit is free."""
-    product = allocation.license.product
-    mode, want, local = allocation.mode, held.want, held.session.local
-    if mode is AccessMode.STATION_SHARE:
+    allocation = held.target
+    assert isinstance(allocation, Allocation)
+    refuge = _refuge(table, allocation, [held], leaving)
+    return None if refuge is None else c.Moved(held.handle, held.session.id, *refuge)
+
+
+def _refuge(
+    table: Table, allocation: Allocation, accesses: list[Access], leaving: Collection[License]
+) -> tuple[LicenseId, int] | None:
+    """Decide on which allocation these accesses of an allocation can be booked together, which may be a new one."""
+    product, mode = allocation.license.product, allocation.mode
+    if mode is STATION_SHARE:
         for share in product.holdings[allocation.station].shares:
-            if share.license is not allocation.license and can_join(share.license, mode, want, local):
-                return c.Moved(held.handle, held.session.id, share.license.id, share.id, share.weight)
-    counted = free_license(product, mode, want, local, besides=allocation.license)
-    if counted is None:
-        return None
-    return c.Moved(held.handle, held.session.id, counted.id, table.next_allocation, weight(counted.item, mode))
+            if share.license not in leaving and all(
+                can_join(share.license, mode, held.want, held.session.local) for held in accesses
+            ):
+                return share.license.id, share.id
+    for counted in product.licenses:
+        if (
+            counted not in leaving
+            and has_room(counted, mode)
+            and all(unusable(counted, mode, held.want, held.session.local) is None for held in accesses)
+        ):
+            return counted.id, table.next_allocation
+    return None

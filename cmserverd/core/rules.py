@@ -16,11 +16,13 @@ from msgspec import Struct
 
 from cmserverd.core import changes as c
 from cmserverd.core import ghosts
-from cmserverd.core.fitting import can_join, unusable, weight
+from cmserverd.core.fitting import can_join, has_room, unusable
 from cmserverd.core.refusal import Refused, ended, no_license
 from cmserverd.core.table import Table
 from cmserverd.core.terms import (
     ANYTHING,
+    EXCLUSIVE,
+    STATION_SHARE,
     Access,
     Allocation,
     License,
@@ -39,8 +41,6 @@ from protocol.terms import AccessMode, Client, HandleKind, Station
 T = TypeVar("T")
 Rule = Generator[c.Change, None, T]
 
-STATION_SHARE: Final = AccessMode.STATION_SHARE
-EXCLUSIVE: Final = AccessMode.EXCLUSIVE
 ENTRY: Final = HandleKind.ENTRY
 
 
@@ -64,10 +64,7 @@ def access(table: Table, session: Session, request: AccessRequest, now: int, lim
         raise Refused(ErrorNumber.NO_MORE_HANDLES, f"a session may hold {limits.handles}")
     if request.kind is not ENTRY:
         return (yield from _refer(table, session, request, now))
-    if request.feature_code or request.container is not None or request.item is not None:
-        want = _want_of(request)
-    else:
-        want = ANYTHING
+    want = _want_of(request)
     product = table.products.get((request.firm_code, request.product_code))
     if product is None:
         raise no_license(table, session, request.firm_code, request.product_code, want, request.mode)
@@ -100,29 +97,23 @@ def _grant(
                 counted = share.license
                 if can_join(counted, mode, want, session.local):
                     return c.Joined(table.next_handle, session.id, key, counted.id, share.id, now, want)
-    free = free_license(product, mode, want, session.local)
+    free = _free_license(product, mode, want, session.local)
     if free is None:
         return None
-    units = weight(free.item, mode)
-    return c.Allocated(table.next_handle, session.id, key, free.id, table.next_allocation, mode, units, now, want)
+    return c.Allocated(table.next_handle, session.id, key, free.id, table.next_allocation, mode, now, want)
 
 
-def free_license(
-    product: Product, mode: AccessMode, want: Want, local: bool, besides: License | None = None
-) -> License | None:
+def _free_license(product: Product, mode: AccessMode, want: Want, local: bool) -> License | None:
     """Return the first license, in the order of the containers and items, that can take one more allocation."""
     for counted in product.licenses:
-        item = counted.item
-        if (
-            (counted.used < item.quantity or not weight(item, mode))
-            and counted is not besides
-            and unusable(counted, mode, want, local) is None
-        ):
+        if has_room(counted, mode) and unusable(counted, mode, want, local) is None:
             return counted
     return None
 
 
 def _want_of(request: AccessRequest) -> Want:
+    if not request.feature_code and request.container is None and request.item is None:
+        return ANYTHING
     container = None if request.container is None else ContainerId(request.container)
     return Want(request.feature_code, container, request.item)
 
@@ -138,15 +129,10 @@ def _repeated(session: Session, request: AccessRequest) -> Access:
             and request.firm_code == product.firm_code
             and request.product_code == product.product_code
             and request.mode is target.mode
-            and _want_of(request) == held.want
         )
     else:
-        same = (
-            request.kind is target.kind
-            and request.firm_code in (0, target.firm_code)
-            and request.container in (None, target.container)
-        )
-    if not same:
+        same = request.kind is target.kind and request.firm_code == target.firm_code
+    if not same or _want_of(request) != held.want:
         raise Refused(
             ErrorNumber.INVALID_PARAMETER, "the key is that of another access; take a new one for each access"
         )
@@ -155,27 +141,29 @@ def _repeated(session: Session, request: AccessRequest) -> Access:
 
 def _refer(table: Table, session: Session, request: AccessRequest, now: int) -> Rule[Access]:
     """Grant a handle that allocates nothing: on a firm item, a container or the subsystem (section 3)."""
-    container: ContainerId | None = None
-    if request.kind is not HandleKind.SUBSYSTEM:
-        container = _container_for(table, request)
-    firm_code = request.firm_code if request.kind is HandleKind.FIRM_ITEM else 0
-    reference = Reference(request.kind, container, firm_code)
+    if request.kind is HandleKind.SUBSYSTEM:
+        reference = Reference(request.kind, None, request.firm_code)
+    else:
+        reference = Reference(request.kind, _container_for(table, request), request.firm_code)
     handle = table.next_handle
-    yield c.Referred(handle, session.id, request.key, reference, now)
+    yield c.Referred(handle, session.id, request.key, reference, now, _want_of(request))
     return table.accesses[handle]
 
 
 def _container_for(table: Table, request: AccessRequest) -> ContainerId:
+    """Find the first container that a firm item or container handle can be on; firm code 0 asks for any container."""
+    firm_item = request.kind is HandleKind.FIRM_ITEM
     missing = ErrorNumber.BOX_NOT_FOUND
     for plugged in table.containers.values():
         if request.container not in (None, plugged.contents.id):
             continue
-        if request.kind is HandleKind.FIRM_ITEM and not _has_firm_item(plugged.contents, request.firm_code):
-            missing = ErrorNumber.ENTRY_NOT_FOUND
-        elif not plugged.present:
-            missing = ErrorNumber.BOX_LOST
-        else:
+        if (firm_item or request.firm_code) and not _has_firm_item(plugged.contents, request.firm_code):
+            if missing is ErrorNumber.BOX_NOT_FOUND:
+                missing = ErrorNumber.ENTRY_NOT_FOUND
+        elif plugged.present:
             return plugged.contents.id
+        else:
+            missing = ErrorNumber.BOX_LOST
     raise Refused(ErrorNumber.SERVER_STARTING if table.starting else missing)
 
 
@@ -188,7 +176,7 @@ def _has_firm_item(contents: Container, firm_code: int) -> bool:
 
 def held_by(table: Table, session: Session, handle: int) -> Access:
     """Return a session's access by its handle. Raises Refused with 106, and why, if it has none (any more)."""
-    held = table.accesses.get(handle)
+    held = table.accesses.find(handle)
     if held is not None and held.session is session:
         return held
     for gone in (session.ended or {}).values():

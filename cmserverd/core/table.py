@@ -7,12 +7,15 @@ altered wherever that can be told; `apply` never refuses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Final
 
 from cmserverd.core import changes as c
+from cmserverd.core.accesses import Accesses
 from cmserverd.core.terms import (
-    ANYTHING,
+    EXCLUSIVE,
+    STATION_SHARE,
+    USER_LIMIT,
     Access,
     Allocation,
     Ended,
@@ -23,14 +26,11 @@ from cmserverd.core.terms import (
     Product,
     Session,
     SessionState,
+    weight,
 )
-from drivers.container import ContainerId, ProductItem
+from drivers.container import Container, ContainerId, ProductItem
 from protocol.messages import EndCause
 from protocol.terms import AccessMode, Station
-
-USER_LIMIT: Final = AccessMode.USER_LIMIT
-STATION_SHARE: Final = AccessMode.STATION_SHARE
-EXCLUSIVE: Final = AccessMode.EXCLUSIVE
 
 REMEMBERED_ENDINGS: Final = 1_024
 """How many accesses that the server ended a session still answers for: as many as it can hold at once."""
@@ -49,6 +49,7 @@ class Table:
         "next_handle",
         "next_license",
         "next_session",
+        "next_turn",
         "products",
         "sessions",
         "starting",
@@ -64,7 +65,8 @@ class Table:
         self.tokens: dict[bytes, Session] = {}
         self.addresses: dict[str, int] = {}
         self.ghosts: dict[tuple[Station, str], dict[int, Session]] = {}
-        self.accesses: dict[int, Access] = {}
+        self.accesses = Accesses()
+        self.next_turn = 1
         self.next_license = 1
         self.next_session = 1
         self.next_handle = 1
@@ -83,18 +85,20 @@ class Table:
         contents = change.container
         known = self.containers.get(contents.id)
         if known is None:
-            self.containers[contents.id] = PluggedContainer(contents)
+            known = self.containers[contents.id] = PluggedContainer(self.next_turn, contents)
+            self.next_turn += 1
         else:
             known.contents = contents
             known.present = True
-        for firm_item in contents.firm_items:
-            for item in firm_item.products:
-                license_id = LicenseId(contents.id, firm_item.firm_code, item.reference)
-                counted = self.licenses.get(license_id)
-                if counted is None:
-                    self._add_license(license_id, item)
-                else:
-                    counted.present = True
+        for place, (firm_code, item) in enumerate(_items(contents)):
+            license_id = LicenseId(contents.id, firm_code, item.reference)
+            counted = self.licenses.get(license_id)
+            if counted is None:
+                self._add_license(license_id, (known.turn, place), item)
+            else:
+                counted.present = True
+                counted.turn = (known.turn, place)
+                counted.product.licenses.sort(key=_turn)
 
     def _missing(self, change: c.Missing) -> None:
         container = self.containers[change.container]
@@ -104,33 +108,38 @@ class Table:
                 counted.present = False
 
     def _reprogrammed(self, change: c.Reprogrammed) -> None:
-        old = self.licenses[change.license]
+        counted = self.licenses[change.license]
         item = change.item
-        if item is None or item.product_code != old.item.product_code:
-            assert not old.allocations
+        if item is None or item.product_code != counted.item.product_code:
+            assert not counted.allocations
             del self.licenses[change.license]
-            old.product.licenses.remove(old)
-            if not old.product.licenses:
-                del self.products[old.product.firm_code, old.product.product_code]
+            product = counted.product
+            product.licenses.remove(counted)
+            if not product.licenses:
+                del self.products[product.firm_code, product.product_code]
             if item is not None:
-                self._add_license(change.license, item)
-        else:
-            old.item = item
-            old.present = True
+                self._add_license(change.license, counted.turn, item)
+            return
+        counted.item = item
+        counted.used = 0
+        for allocation in counted.allocations.values():
+            allocation.weight = weight(item, allocation.mode)
+            counted.used += allocation.weight
 
     def _unplugged(self, change: c.Unplugged) -> None:
         assert not self.containers[change.container].references
         del self.containers[change.container]
 
-    def _add_license(self, license_id: LicenseId, item: ProductItem) -> None:
+    def _add_license(self, license_id: LicenseId, turn: tuple[int, int], item: ProductItem) -> None:
         codes = (license_id.firm_code, item.product_code)
         product = self.products.get(codes)
         if product is None:
             product = self.products[codes] = Product(*codes)
-        counted = License(license_id, self.next_license, item, product)
+        counted = License(license_id, self.next_license, turn, item, product)
         self.next_license += 1
         self.licenses[license_id] = counted
         product.licenses.append(counted)
+        product.licenses.sort(key=_turn)
 
     # sessions
 
@@ -191,7 +200,7 @@ class Table:
     def _allocated(self, change: c.Allocated) -> None:
         session = self.sessions[change.session]
         counted = self.licenses[change.license]
-        allocation = self._new_allocation(counted, change.allocation, session.station, change.mode, change.weight)
+        allocation = self._new_allocation(counted, change.allocation, session.station, change.mode)
         access = Access(change.handle, change.key, session, allocation, change.want, change.at, change.at)
         self._hold(access, allocation)
         self._register(access)
@@ -205,7 +214,7 @@ class Table:
 
     def _referred(self, change: c.Referred) -> None:
         session = self.sessions[change.session]
-        access = Access(change.handle, change.key, session, change.reference, ANYTHING, change.at, change.at)
+        access = Access(change.handle, change.key, session, change.reference, change.want, change.at, change.at)
         if change.reference.container is not None:
             self.containers[change.reference.container].references[access.handle] = access
         self._register(access)
@@ -223,7 +232,7 @@ class Table:
         if not old.accesses:
             self._drop_allocation(old)
         if new is None:
-            new = self._new_allocation(counted, change.allocation, old.station, old.mode, change.weight)
+            new = self._new_allocation(counted, change.allocation, old.station, old.mode)
         access.target = new
         self._hold(access, new)
 
@@ -250,12 +259,12 @@ class Table:
 
     def _register(self, access: Access) -> None:
         access.session.accesses[access.key] = access
-        self.accesses[access.handle] = access
+        self.accesses.add(access)
         self.next_handle = access.handle + 1
 
     def _end(self, access: Access, cause: EndCause | None) -> None:
         session = access.session
-        del self.accesses[access.handle]
+        self.accesses.remove(access.handle)
         del session.accesses[access.key]
         if cause is not None:
             ended = session.ended
@@ -298,12 +307,11 @@ class Table:
         if not holding.accesses:
             del holdings[allocation.station]
 
-    def _new_allocation(
-        self, counted: License, number: int, station: Station, mode: AccessMode, weight: int
-    ) -> Allocation:
-        allocation = Allocation(number, counted, station, mode, weight)
+    def _new_allocation(self, counted: License, number: int, station: Station, mode: AccessMode) -> Allocation:
+        units = weight(counted.item, mode)
+        allocation = Allocation(number, counted, station, mode, units)
         counted.allocations[number] = allocation
-        counted.used += weight
+        counted.used += units
         _count_mode(counted, mode, 1)
         self.next_allocation = number + 1
         return allocation
@@ -332,6 +340,16 @@ class Table:
         c.Left: _left,
         c.Freed: _freed,
     }
+
+
+def _turn(counted: License) -> tuple[int, int]:
+    return counted.turn
+
+
+def _items(contents: Container) -> Iterator[tuple[int, ProductItem]]:
+    for firm_item in contents.firm_items:
+        for item in firm_item.products:
+            yield firm_item.firm_code, item
 
 
 def _count_mode(counted: License, mode: AccessMode, by: int) -> None:

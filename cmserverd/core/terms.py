@@ -10,12 +10,19 @@ These values are changed by `table.Table.apply` only; everybody else reads. They
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 from msgspec import Struct, field
 
 from drivers.container import Container, ContainerId, ProductItem
 from protocol.messages import EndCause
 from protocol.terms import AccessMode, Client, HandleKind, Station
+
+USER_LIMIT: Final = AccessMode.USER_LIMIT
+STATION_SHARE: Final = AccessMode.STATION_SHARE
+EXCLUSIVE: Final = AccessMode.EXCLUSIVE
+NO_USER_LIMIT: Final = AccessMode.NO_USER_LIMIT
+# Looking a member up in its enumeration costs more than the rest of a comparison; the way of a grant uses these names.
 
 
 class LicenseId(Struct, frozen=True, gc=False, cache_hash=True, order=True):
@@ -42,13 +49,17 @@ ANYTHING = Want()
 
 
 class License(Struct, eq=False, gc=False):
-    """A product item being counted. `number` orders them; `used` is the sum of its allocations' weights.
+    """A product item being counted. `used` is the sum of its allocations' weights.
+
+    `number` is never used twice. `turn` is its container's turn, and its place in the container: the order in which
+    the licenses of a product are drawn on.
 
     The four mode fields count its allocations by mode, so that a listing need not walk over them.
     """
 
     id: LicenseId
     number: int
+    turn: tuple[int, int]
     item: ProductItem
     product: Product
     present: bool = True
@@ -80,8 +91,13 @@ class Product(Struct, eq=False, gc=False):
     holdings: dict[Station, Holding] = field(default_factory=dict)
 
 
+def weight(item: ProductItem, mode: AccessMode) -> int:
+    """Return what an allocation counts: 1, or 0 for NoUserLimit (section 4) and license quantity 0 (decision 10)."""
+    return 0 if mode is NO_USER_LIMIT or item.quantity == 0 else 1
+
+
 class Allocation(Struct, eq=False, gc=False):
-    """What a license counts: `weight` is 1, or 0 where nothing is counted (NoUserLimit, license quantity 0)."""
+    """What a license counts, each by its `weight`."""
 
     id: int
     license: License
@@ -146,8 +162,12 @@ class Session(Struct, eq=False, gc=False):
 
 
 class PluggedContainer(Struct, eq=False, gc=False):
-    """A container that the table knows. Not `present`: unplugged, and its grace is running (decision 6)."""
+    """A container that the table knows. Not `present`: unplugged, and its grace is running (decision 6).
 
+    `turn` orders the containers: who was plugged in first is drawn on first.
+    """
+
+    turn: int
     contents: Container
     present: bool = True
     references: dict[int, Access] = field(default_factory=dict)
