@@ -132,7 +132,7 @@ class Sessions(Struct, frozen=True):
             "A server that was itself stopped or asleep for longer than this gives every client its full time again.",
         ),
     ] = 10.0
-    handles: Annotated[int, count(1, 1_000_000, "How many handles one client may hold.")] = 1_024
+    handles: Annotated[int, count(1, 10_000, "How many handles one client may hold.")] = 1_024
     per_address: Annotated[int, count(1, 1_000_000, "How many clients may come from one address.")] = 10_000
     stalled: Annotated[float, seconds(0.1, 3_600, "A client that leaves its answers unread so long is cut off.")] = 10.0
 

@@ -9,26 +9,28 @@ mode: TCP, Unix, or one end of a pair.
 from __future__ import annotations
 
 import errno
+import fcntl
 import math
 import socket
+import struct
+import termios
 
-import structlog
 import trio
 from msgspec import Struct
 from trio.lowlevel import wait_readable, wait_writable
 
 from cmserverd.conversation import Conversation, Waiting
 from cmserverd.service import Detachment
-from protocol.errors import ErrorNumber
 from protocol.rpc import CHUNK
-
-_log = structlog.get_logger("connection")
 
 _SILENT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN)
 """How the system says that the other end cannot be reached, rather than that it closed."""
 
 _FAREWELL = 1.0
 """How many seconds a closing connection waits for the peer to read its goodbye and close too."""
+
+_LAST_WORDS = 64
+"""How many chunks are taken from it meanwhile."""
 
 
 class Pace(Struct, frozen=True):
@@ -51,6 +53,7 @@ class Connection:
         self._drained: trio.Event | None = None  # None while the socket takes all at once
         self._nursery: trio.Nursery | None = None
         self._timed: Waiting | None = None
+        self._timer = trio.CancelScope()
 
     async def run(self) -> None:
         """Serve the peer until it goes or the conversation is over; closes the socket."""
@@ -60,16 +63,19 @@ class Connection:
         conversation.flush = self.flush
         try:
             async with trio.open_nursery() as self._nursery:
-                self._scope.deadline = trio.current_time() + self._pace.hello
-                with self._scope:
-                    await self._serve()
-                if not conversation.greeted and self._scope.cancelled_caught:
-                    conversation.end(ErrorNumber.INVALID_PARAMETER, f"no greeting came within {self._pace.hello:g} s")
-                await self._part()
-                self._nursery.cancel_scope.cancel()
+                try:
+                    self._scope.deadline = trio.current_time() + self._pace.hello
+                    with self._scope:
+                        await self._serve()
+                    if self._scope.cancelled_caught and not conversation.over:
+                        conversation.late(self._pace.hello)
+                    await self._part()
+                finally:
+                    conversation.over = True  # from here on nothing may be started in the nursery
+                    self._nursery.cancel_scope.cancel()
         finally:
-            conversation.lost(self._how)
             self._sock.close()
+            conversation.lost(self._how)
 
     def flush(self) -> None:
         """Send what waits, as far as the socket takes it now; a task sends the rest."""
@@ -110,8 +116,6 @@ class Connection:
                     await self._drained.wait()
                 else:
                     await trio.lowlevel.checkpoint()
-            if conversation.greeted:
-                self._scope.deadline = math.inf
 
     def _work(self) -> bool:
         """Answer what has come. A bug in answering ends this session and no other."""
@@ -119,31 +123,43 @@ class Connection:
         try:
             more = conversation.work()
         except Exception:
-            peer, session = conversation.peer, conversation.session
-            _log.exception("a request met a bug", address=peer.address, session=session.id if session else 0)
             conversation.failed()
             return False
         self.flush()
+        if conversation.greeted and self._scope.deadline != math.inf:
+            self._scope.deadline = math.inf
         if conversation.waiting is not self._timed:
-            self._timed = conversation.waiting
-            if self._timed is not None and self._nursery is not None:
-                self._nursery.start_soon(self._time_out, self._timed)
+            self._time(conversation.waiting)
         return more
 
-    async def _time_out(self, waiting: Waiting) -> None:
-        await trio.sleep(waiting.seconds)
+    def _time(self, waiting: Waiting | None) -> None:
+        """Have a wait end in time. A connection has one timer: asking again and again does not pile them up."""
+        assert self._nursery is not None
+        self._timer.cancel()
+        self._timed = waiting
+        if waiting is not None:
+            self._timer = trio.CancelScope(deadline=trio.current_time() + waiting.seconds)
+            self._nursery.start_soon(self._time_out, waiting, self._timer)
+
+    async def _time_out(self, waiting: Waiting, timer: trio.CancelScope) -> None:
+        with timer:
+            await trio.sleep_forever()
         if self._conversation.waiting is waiting:
             self._conversation.waited()
             self.flush()
 
     async def _drain(self) -> None:
         """Send what the socket did not take at once; a peer that does not read for too long is given up."""
-        assert self._drained is not None
+        drained = self._drained
+        assert drained is not None
         while self._rest:
+            queued = self._queued()
             with trio.move_on_after(self._pace.stalled) as patience:
                 await wait_writable(self._sock)
             if patience.cancelled_caught:
-                _log.info("a client does not read its replies; disconnected", address=self._conversation.peer.address)
+                if self._queued() < queued:
+                    continue  # it reads, though not yet so much that the system takes more
+                self._conversation.complain("a client does not read its replies; disconnected")
                 self._how = Detachment.SILENT
                 self._abandon()
                 return
@@ -156,7 +172,7 @@ class Connection:
                 return
             if not self._rest:
                 self._rest = memoryview(self._conversation.take())
-        self._drained.set()
+        drained.set()
         self._drained = None
 
     async def _part(self) -> None:
@@ -168,12 +184,19 @@ class Connection:
         with trio.move_on_after(_FAREWELL):
             try:
                 self._sock.shutdown(socket.SHUT_WR)
-                for _ in range(64):
-                    await wait_readable(self._sock)
-                    if not self._sock.recv(CHUNK):
-                        break
+                await self._hear_out()
             except OSError:
                 return
+
+    async def _hear_out(self) -> None:
+        """Throw away what the peer still sends, until it closes. Raises OSError if the socket breaks."""
+        for _ in range(_LAST_WORDS):
+            await wait_readable(self._sock)
+            try:
+                if not self._sock.recv(CHUNK):
+                    return
+            except BlockingIOError:
+                continue
 
     def _break(self, error: OSError) -> None:
         """The socket is broken: nothing more can be sent or received."""
@@ -188,6 +211,12 @@ class Connection:
             self._drained = None
         self._conversation.over = True
         self._scope.cancel()
+
+    def _queued(self) -> int:
+        """Return how many bytes the system has taken from us and the peer's system not from it."""
+        queued: int
+        (queued,) = struct.unpack("i", fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4)))
+        return queued
 
     def _has_input(self) -> bool:
         try:

@@ -1,8 +1,11 @@
 """One connection's talk with a client, without I/O: bytes in, bytes out, the engine in between.
 
-Whatever moves the bytes drives it: `receive` what came, `work` while there is room, send what `take` gives, and call
-`flush` is called by it when something is to be sent that no received bytes asked for. Nothing here awaits, so each
+Whatever moves the bytes drives it: `receive` what came, `work` while there is room, send what `take` gives. When
+something is to be sent that no received bytes asked for, it calls the mover's `flush`. Nothing here awaits, so each
 request is decided and answered in one go, and replies leave in the order of the requests.
+
+A connection's events are those since its greeting: what ended before is in the greeting's own list, and `info` tells
+where a handle is booked.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from cmserverd.service import Detachment, Service
 from protocol import messages as m
 from protocol import rpc
 from protocol.errors import ErrorNumber, text_of
+from protocol.terms import shown_client
 
 REQUESTS: Final = 64
 """How many requests a client may have unanswered. All but a waiting `events` are answered at once."""
@@ -34,8 +38,9 @@ TURN: Final = 256
 """How many requests are answered before other clients have their turn: some 5 ms. A listing takes a turn of its own."""
 
 EVENTS: Final = 1_024
-"""How many events are kept for a client that polls: one for each handle it can hold. Older ones are dropped: the
-handles themselves go on answering why they ended."""
+"""How many events are kept for a client that polls: one for each handle that it holds by default. Older ones are
+dropped: the handles themselves go on answering why they ended. One that has events pushed, and leaves so many unread,
+is cut off."""
 
 
 class Door(Enum):
@@ -86,6 +91,7 @@ class Conversation:
         "_events",
         "_out",
         "_polls",
+        "_pushed",
         "_reader",
         "_service",
         "_turn",
@@ -106,6 +112,7 @@ class Conversation:
         self._out: list[bytes] = []
         self._events: deque[m.Event] | None = None
         self._polls = False
+        self._pushed = 0
         self._turn = 0
         self.peer = peer
         self.session: Session | None = None
@@ -139,18 +146,19 @@ class Conversation:
                 if type(message) is rpc.Request:
                     self._answer(message)
                 elif type(message) is rpc.Response:
-                    self.end(ErrorNumber.INVALID_PARAMETER, "a client sends requests, not responses")
+                    self._violated("a client sends requests, not responses")
             except rpc.BadMessage as fault:
-                self._refuse(fault.msgid, _error(ErrorNumber.INVALID_PARAMETER, str(fault)))
+                if not self._is_waiting(fault.msgid):
+                    self._refuse(fault.msgid, _error(ErrorNumber.INVALID_PARAMETER, str(fault)))
             except rpc.CodecError as fault:
-                self.end(ErrorNumber.INVALID_PARAMETER, str(fault))
+                self._violated(str(fault))
         return False
 
     def take(self) -> bytes:
         """Return the bytes to send, and forget them."""
         data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         self._out.clear()
-        self.pending = 0
+        self.pending = self._pushed = 0
         return data
 
     def waited(self) -> None:
@@ -167,9 +175,24 @@ class Conversation:
             self._service.detached(self, self.session, detachment)
             self.session = None
 
+    def late(self, seconds: float) -> None:
+        """The greeting did not come in this time."""
+        self._violated(f"no greeting came within {seconds:g} s")
+
+    def complain(self, event: str, **facts: object) -> None:
+        """Log something about this peer that it can cause at will."""
+        self._service.complain(event, address=self.peer.address, **facts)
+
     def failed(self) -> None:
-        """A bug broke this conversation: end its session, tell the client, close."""
+        """A bug broke this conversation: log the exception, end the session, tell the client, close."""
         session, self.session = self.session, None
+        client = session.client if session is not None else None
+        self._service.report_bug(
+            "a request met a bug; its session is closed",
+            address=self.peer.address,
+            session=session.id if session is not None else 0,
+            client=shown_client(self.peer.address, client.host, client.user) if client is not None else "",
+        )
         self.end(ErrorNumber.INTERNAL, "")
         if session is not None:
             self._service.closed(session)
@@ -188,6 +211,11 @@ class Conversation:
         if self.over:
             return
         if not self._polls:
+            if self._pushed >= max(EVENTS, self._service.engine.limits.handles):
+                self.complain("a client does not read its events; disconnected")
+                self.end(ErrorNumber.NETWORK_FAULT, "too many events were left unread")
+                return
+            self._pushed += 1
             self._put(rpc.encode_notification("event", event))
             self.flush()
             return
@@ -201,8 +229,7 @@ class Conversation:
     # requests
 
     def _answer(self, request: rpc.Request) -> None:
-        if self.waiting is not None and request.msgid == self.waiting.msgid:
-            self.end(ErrorNumber.INVALID_PARAMETER, f"request number {request.msgid} is still unanswered")
+        if self._is_waiting(request.msgid):
             return
         if not self.greeted:
             self._greet(request)
@@ -224,6 +251,13 @@ class Conversation:
             else:
                 self._put(rpc.encode_result(request.msgid, result))
 
+    def _is_waiting(self, msgid: int) -> bool:
+        """Whether a request with this number is unanswered, which forbids another one."""
+        waiting = self.waiting is not None and self.waiting.msgid == msgid
+        if waiting:
+            self._violated(f"request number {msgid} is still unanswered")
+        return waiting
+
     def _unknown(self, method: str) -> m.ErrorBody:
         if method in (m.Hello.method, m.Resume.method):
             return _error(ErrorNumber.INVALID_PARAMETER, "this connection has been greeted already")
@@ -239,7 +273,7 @@ class Conversation:
                 greeting = self._resume(rpc.parameters(request, m.Resume))
             else:
                 self._refuse(request.msgid, _error(ErrorNumber.INVALID_PARAMETER, "greet with hello first"))
-                self.end(ErrorNumber.INVALID_PARAMETER, "greet with hello first")
+                self._violated("greet with hello first")
                 return
         except Refused as refusal:
             self._refuse(request.msgid, refusal.body())
@@ -305,6 +339,7 @@ class Conversation:
         return m.Time(self._service.engine.clock.now())
 
     def _goodbye(self, _: m.Goodbye) -> Struct:
+        self.waited()
         session, self.session = self.session, None
         if session is not None:
             self._service.closed(session)
@@ -379,6 +414,11 @@ class Conversation:
         events = tuple(self._events or ())
         self._events = None
         return m.EventList(events)
+
+    def _violated(self, why: str) -> None:
+        """Close: the peer does not keep to the protocol."""
+        self.complain("a client broke the protocol; disconnected", reason=why)
+        self.end(ErrorNumber.INVALID_PARAMETER, why)
 
     def _refuse(self, msgid: int, error: m.ErrorBody) -> None:
         self._put(rpc.encode_error(msgid, error))

@@ -6,7 +6,9 @@ with 238 until every driver has looked once.
 
 from __future__ import annotations
 
+import fcntl
 import gc
+import os
 import resource
 import signal
 import socket
@@ -19,6 +21,7 @@ import trio
 
 import cmserverd
 from cmserverd.clock import LicenseClock
+from cmserverd.clones import Clones
 from cmserverd.config import Config
 from cmserverd.connection import Pace
 from cmserverd.conversation import Door
@@ -26,7 +29,7 @@ from cmserverd.core.rules import Limits
 from cmserverd.engine import Engine, Listener
 from cmserverd.notify import Notifier
 from cmserverd.reaper import Patience, Reaper
-from cmserverd.server import CannotListen, accept, listen_tcp, listen_unix, shown_address
+from cmserverd.server import CannotListen, Rooms, accept, listen_tcp, listen_unix, shown_address
 from cmserverd.service import Introduction, Service
 from cmserverd.watcher import Absences, Intervals, Watcher
 from drivers.driver import Driver
@@ -34,37 +37,49 @@ from protocol import messages, station
 
 _log = structlog.get_logger("daemon")
 
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
 _PARTING = 1.0
 """How many seconds clients have at a stop to read the goodbye."""
+
+_FILES = 1_048_576
+"""As many open files as the kernel allows a process unless it is told otherwise; more than clients there can be."""
 
 
 async def run(config: Config, drivers: Mapping[str, Driver]) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises CannotListen, SettingError."""
     notifier = Notifier()
     with ExitStack() as stack:
-        # From here on Ctrl-C is a value that is received, and cannot land in the middle of a grant.
-        signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT))
-        doors = _listen(config, stack)
+        # From here on Ctrl-C is a value that is received, and cannot land in the middle of a grant. The receiver gives
+        # back to the former handlers what it was sent and nobody took: a second signal must not break the stop.
+        for number in _STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+        signals = stack.enter_context(trio.open_signal_receiver(*_STOPPING))
+        listeners = _listen(config, stack)
         engine = Engine(LicenseClock(), _listener_failed, _limits(config))
         service = Service(engine, _introduction(config))
-        service.listening = tuple(shown_address(listener) for listener, door in doors if door is Door.CLIENT)
+        service.listening = tuple(shown_address(listener) for listener, door in listeners if door is Door.CLIENT)
+        Clones(engine)
+        rooms = Rooms(allow_files())
         _settle_memory()
-        async with trio.open_nursery() as connections:
-            async with trio.open_nursery() as parts:
+        async with trio.open_nursery() as connections, trio.open_nursery() as parts:
+            async with trio.open_nursery() as doors:
                 pace = Pace(config.sessions.hello_timeout, config.sessions.stalled)
-                for listener, door in doors:
-                    parts.start_soon(accept, listener, service, door, pace, connections)
+                for listener, door in listeners:
+                    doors.start_soon(accept, listener, service, door, pace, connections, rooms)
                 parts.start_soon(Reaper(service, _patience(config)).run)
                 parts.start_soon(_watch, config, drivers, engine)
                 parts.start_soon(_stay_alive, notifier)
                 notifier.ready()
                 _log.info("serving", listening=service.listening, version=cmserverd.__version__)
-                number = await anext(aiter(signals))
+                received = await anext(signals)
                 notifier.stopping()
-                _log.info("stopping", signal=signal.Signals(number).name)
-                parts.cancel_scope.cancel()
+                _log.info("stopping", signal=signal.Signals(received).name)
+                doors.cancel_scope.cancel()
+            # Nobody comes in any more: who is in is told, and has time to hear it while the parts end.
             service.stop()
             connections.cancel_scope.deadline = trio.current_time() + _PARTING
+            parts.cancel_scope.cancel()
     _log.info("stopped")
 
 
@@ -76,6 +91,7 @@ def _listen(config: Config, stack: ExitStack) -> list[tuple[socket.socket, Door]
         raise CannotListen(
             f"cannot make {directory}: {error.strerror}; correct [server] run_directory, or make it for this user"
         ) from error
+    stack.callback(os.close, _claim(directory))
     doors = []
     for name, door in (("monitor.sock", Door.MONITOR), ("control.sock", Door.CONTROL)):
         listener = stack.enter_context(listen_unix(directory / name))
@@ -84,6 +100,25 @@ def _listen(config: Config, stack: ExitStack) -> list[tuple[socket.socket, Door]
     for host, port in config.server.addresses:
         doors.append((stack.enter_context(listen_tcp(host, port)), Door.CLIENT))
     return doors
+
+
+def _claim(directory: Path) -> int:
+    """Lock the run directory for as long as the descriptor is open. Raises CannotListen.
+
+    Without this, two daemons that start at once could each take the other's new socket for a stale one.
+    """
+    try:
+        claim = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise CannotListen(f"cannot use {directory}: {error.strerror}; correct [server] run_directory") from error
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(claim)
+        raise CannotListen(
+            f"another cmserverd is running in {directory}; stop it, or choose another [server] run_directory"
+        ) from error
+    return claim
 
 
 def _limits(config: Config) -> Limits:
@@ -111,6 +146,9 @@ async def _watch(config: Config, drivers: Mapping[str, Driver], engine: Engine) 
             if not engine.table.containers:
                 _log.warning("no container is plugged in; licenses are served when one comes", drivers=list(drivers))
 
+    if not drivers:
+        _log.warning("no driver is configured; there will be no licenses")
+        engine.started()
     async with trio.open_nursery() as nursery:
         absences = Absences(engine, containers.pull_grace, nursery)
         intervals = Intervals(containers.poll, containers.settle)
@@ -124,14 +162,27 @@ async def _stay_alive(notifier: Notifier) -> None:
         await trio.sleep(notifier.watchdog)
 
 
+def allow_files() -> int:
+    """Allow as many open files, and so connections, as the system does; return how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    if soft >= wanted:
+        return soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError) as error:  # the hard limit is above what the kernel allows by now
+        _log.warning("the limit of open files stays as it is", limit=soft, reason=str(error))
+        return soft
+    return wanted
+
+
 def _settle_memory() -> None:
-    """Allow as many connections as the system does, and keep the garbage collector off what lives for ever.
+    """Keep the garbage collector off what lives for ever.
 
     The table is invisible to the collector (see `core.terms`), so what it walks over is the connections only.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     gc.collect()
     gc.freeze()
 

@@ -2,11 +2,12 @@
 
 Deadlines are instants of trio's clock, which the system clock cannot move, and they live here only: the table holds
 none. Each session has one entry in a heap; a sign of life does not touch it, the entry is looked at when it comes up.
+Entries of sessions that ended in another way stay until there are more of them than of others.
 """
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 
 import structlog
@@ -18,12 +19,16 @@ from cmserverd.service import Service
 
 _log = structlog.get_logger("reaper")
 
+_SPARE = 1_000
+"""So many entries of ended sessions are no matter."""
+
 
 class Patience(Struct, frozen=True):
     """How long a session may be gone, in seconds.
 
-    `grace`: after its connection was closed; `timeout`: without a word; `sweep`: how late the reaper itself may be
-    before it takes its process for having been paused, and grants everybody the full time again.
+    `grace`: after its connection was closed; `timeout`: without a word; `sweep`: how often the reaper looks at the
+    clock, and how late it may be before it takes its process for having been paused, and grants everybody the full
+    time again.
     """
 
     grace: float = 5.0
@@ -55,16 +60,24 @@ class Reaper:
     async def run(self) -> None:
         """End sessions when they are due, for ever."""
         while True:
-            planned = self._heap[0][0] if self._heap else inf
+            planned = trio.current_time() + self._patience.sweep
+            if self._heap:
+                planned = min(planned, self._heap[0][0])
             with trio.move_on_at(planned):
                 await self._wake.wait()
             self._wake = trio.Event()
             now = trio.current_time()
             if now - planned > self._patience.sweep:
                 self._amnesty = now
-                _log.warning("the process was paused; every client has its full time again", seconds=now - planned)
+                _log.warning(
+                    "the process was paused; every client has its full time again", seconds=round(now - planned, 1)
+                )
             while self._heap and self._heap[0][0] <= now:
-                self._judge(*heappop(self._heap), now)
+                entry, number = heappop(self._heap)
+                try:
+                    self._judge(entry, number, now)
+                except Exception:  # a bug that one session meets must not let the others hold their licenses for ever
+                    _log.exception("ending a session met a bug", session=number)
                 await trio.lowlevel.checkpoint()  # a thousand sessions may die at once; grants go on between them
 
     def _judge(self, planned: float, number: int, now: float) -> None:
@@ -108,3 +121,9 @@ class Reaper:
         heappush(self._heap, (due, number))
         if self._heap[0][1] == number:
             self._wake.set()
+        sessions = self._service.engine.table.sessions
+        if len(self._heap) > 2 * len(sessions) + _SPARE:
+            self._entry = {number: due for number, due in self._entry.items() if number in sessions}
+            self._since = {number: since for number, since in self._since.items() if number in sessions}
+            self._heap = [(due, number) for number, due in self._entry.items()]
+            heapify(self._heap)

@@ -1,6 +1,7 @@
 """Listens, accepts, and gives each connection its task and its conversation.
 
-Running out of file descriptors stops nothing: accepting waits until some are free again, and says so once.
+Running out of file descriptors stops nothing: accepting waits until some are free again. Clients alone cannot use them
+up (`Rooms`), for whoever opens a file then fails, and drivers read their containers from files.
 """
 
 from __future__ import annotations
@@ -19,12 +20,19 @@ from trio.lowlevel import wait_readable
 
 from cmserverd.connection import Connection, Pace
 from cmserverd.conversation import Conversation, Door, Peer
+from cmserverd.seldom import Seldom
 from cmserverd.service import Service
 
 _log = structlog.get_logger("server")
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _BACKLOG = 4096
+
+_LOCAL = 64
+"""How many connections the two local sockets have together; so the operator can always look at what goes on."""
+
+_OWN = 64
+"""How many file descriptors are left for the daemon's own purposes."""
 
 
 class CannotListen(Exception):
@@ -89,6 +97,7 @@ def _clear(path: Path) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # one that nobody accepts from, though it listens, would hold us up
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
@@ -103,37 +112,65 @@ def shown_address(listener: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def accept(listener: socket.socket, service: Service, door: Door, pace: Pace, connections: trio.Nursery) -> None:
-    """Accept on a listening socket, for ever; each connection is a task of the nursery `connections`."""
-    exhausted = False
+class Rooms:
+    """How many connections there may be: of clients, and over the two local sockets."""
+
+    def __init__(self, files: int) -> None:
+        """`files` is how many file descriptors the process may have."""
+        self._clients = trio.Semaphore(max(files - _LOCAL - _OWN, files // 4))
+        self._local = trio.Semaphore(min(_LOCAL, files // 4))
+
+    def of(self, door: Door) -> trio.Semaphore:
+        """Return what each connection at a door takes one of."""
+        return self._clients if door is Door.CLIENT else self._local
+
+
+async def accept(
+    listener: socket.socket, service: Service, door: Door, pace: Pace, connections: trio.Nursery, rooms: Rooms
+) -> None:
+    """Accept on a listening socket, for ever; each connection is a task of the nursery `connections`.
+
+    One connection at a time: between two of them those that are in have their turn.
+    """
+    room = rooms.of(door)
+    seldom = Seldom(service.engine.clock.now, lines=1)
+    while True:
+        if not room.value:
+            seldom.say(_log.error, "as many connections as the limit of open files allows; new ones must wait")
+        await room.acquire()
+        sock = await _accept_one(listener, seldom)
+        connections.start_soon(_serve_one, sock, service, door, pace, room)
+
+
+async def _accept_one(listener: socket.socket, seldom: Seldom) -> socket.socket:
     while True:
         await wait_readable(listener)
         try:
-            sock, _ = listener.accept()
+            return listener.accept()[0]
         except OSError as error:
             if error.errno in _EXHAUSTED:
-                if not exhausted:
-                    _log.error("out of file descriptors or memory; new clients must wait", reason=error.strerror)
-                exhausted = True
+                seldom.say(
+                    _log.error, "out of file descriptors or memory; new clients must wait", reason=error.strerror
+                )
                 await trio.sleep(0.1)
-            continue  # anything else is a connection that went before it was accepted
-        exhausted = False
-        connections.start_soon(_serve_one, sock, service, door, pace)
+            # anything else is a connection that went before it was accepted
 
 
-async def _serve_one(sock: socket.socket, service: Service, door: Door, pace: Pace) -> None:
+async def _serve_one(sock: socket.socket, service: Service, door: Door, pace: Pace, room: trio.Semaphore) -> None:
     try:
-        sock.setblocking(False)
-        peer = peer_of(sock, door)
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except OSError:
-        sock.close()  # gone already
-        return
-    try:
-        await Connection(sock, Conversation(service, peer), pace).run()
+        with sock:
+            try:
+                sock.setblocking(False)
+                peer = peer_of(sock, door)
+                if sock.family != socket.AF_UNIX:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError:
+                return  # gone already
+            await Connection(sock, Conversation(service, peer), pace).run()
     except Exception:  # a bug in moving one connection's bytes must not end the others
-        _log.exception("a connection met a bug", address=peer.address)
+        service.report_bug("a connection met a bug", address=peer.address)
+    finally:
+        room.release()
 
 
 def peer_of(sock: socket.socket, door: Door) -> Peer:

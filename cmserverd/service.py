@@ -9,6 +9,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Literal, Protocol
 
+import structlog
 from msgspec import Struct
 
 from cmserverd import views
@@ -16,9 +17,12 @@ from cmserverd.core import changes as c
 from cmserverd.core.refusal import Refused, ended
 from cmserverd.core.terms import Session
 from cmserverd.engine import Engine, Record
+from cmserverd.seldom import Seldom
 from drivers.container import ContainerId
 from protocol import messages as m
 from protocol.errors import ErrorNumber
+
+_log = structlog.get_logger("service")
 
 
 class Detachment(Enum):
@@ -67,7 +71,9 @@ class Service:
         self.attached: dict[int, Attached] = {}
         self.watch: Callable[[Session], None] = lambda _: None
         self._started = engine.clock.now()
-        engine.listen(self._carry)
+        self._complaints = Seldom(engine.clock.now)
+        self._bugs = Seldom(engine.clock.now)
+        engine.listen(self._carry, c.Left, c.Freed, c.Moved)
 
     # sessions
 
@@ -105,6 +111,16 @@ class Service:
         """Say goodbye to everybody: the server stops."""
         for conversation in list(self.conversations):
             conversation.end(ErrorNumber.NETWORK_FAULT, "the server stops")
+
+    # what the log is told
+
+    def complain(self, event: str, **facts: object) -> None:
+        """Log something that strangers can cause at will."""
+        self._complaints.say(_log.info, event, **facts)
+
+    def report_bug(self, event: str, **facts: object) -> None:
+        """Log the exception that is being handled. Strangers may have found out how to cause it."""
+        self._bugs.say(_log.exception, event, **facts)
 
     # answers that no single rule gives
 

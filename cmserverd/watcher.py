@@ -2,7 +2,8 @@
 
 The policy is here, so that a driver need only scan, open and read: when to look (a hot-plug hint, else at intervals),
 what to do about a device that cannot be read (say once why, try again at the next look), and how long a container may
-be away (decision 6). Every call into the driver is made in a thread of the driver's own limiter.
+be away (decision 6). Every call into the driver that may block is made in a thread of the driver's own limiter. A
+driver is somebody's plug-in: whatever it raises hurts its own containers, and neither the others nor the clients.
 """
 
 from __future__ import annotations
@@ -81,47 +82,62 @@ class Watcher:
         self._absences = absences
         self._intervals = intervals
         self._limiter = trio.CapacityLimiter(_THREADS)
+        self._hotplug: Hotplug | None = None
         self._open: dict[Dongle, _Open] = {}
         self._said: dict[Dongle | None, str] = {}  # the last complaint about each device, or about the driver itself
         self._log = _log.bind(driver=name)
 
     async def run(self, looked: Callable[[str], None]) -> None:
         """Watch for ever; call `looked` with the driver's name after the first look."""
-        hotplug = None
         try:
             # First listen, then look: what is plugged in between is seen twice rather than never.
-            hotplug = await self._call(self._driver.hotplug)
-        except DriverError as error:
-            self._complain(None, error)
-        try:
+            await self._listen()
             await self._look()
             looked(self._name)
             while True:
-                await self._wait(hotplug)
+                await self._wait()
                 await self._look()
         finally:
             with trio.CancelScope(shield=True):
-                await self._close_all(hotplug)
+                await self._close_all()
 
-    async def _wait(self, hotplug: Hotplug | None) -> None:
+    async def _listen(self) -> None:
+        try:
+            self._hotplug = await self._call(self._driver.hotplug)
+        except DriverError as error:
+            self._log.warning("driver hears of no plug; it looks at intervals", reason=str(error), exc_info=_bug(error))
+
+    async def _wait(self) -> None:
+        """Wait for a hint, or for the next look at intervals."""
         with trio.move_on_after(self._intervals.poll):
-            if hotplug is None:
-                await trio.sleep_forever()
+            if self._hotplug is not None:
+                await self._hint(self._hotplug)
+                return
+            await trio.sleep_forever()
+
+    async def _hint(self, hotplug: Hotplug) -> None:
+        try:
             while True:
                 await trio.lowlevel.wait_readable(hotplug.fileno())
                 if hotplug.drain():
                     break
+                await trio.sleep(self._intervals.settle)  # other devices may chatter without end
             # One plug gives several hints: look once they have ceased.
             await trio.sleep(self._intervals.settle)
             hotplug.drain()
+        except Exception as error:
+            self._log.warning("driver hears of no plug any more; it looks at intervals", exc_info=error)
+            self._hotplug = None
+            await self._close(hotplug.close)
 
     async def _look(self) -> None:
         try:
-            found = await self._call(self._driver.scan)
+            found = await self._call(lambda: frozenset(self._driver.scan()))
         except DriverError as error:
             self._complain(None, error)
             return
-        self._said.pop(None, None)
+        if self._said.pop(None, None) is not None:
+            self._log.info("driver works again")
         for dongle in [dongle for dongle in self._said if dongle is not None and dongle not in found]:
             del self._said[dongle]
         for dongle in [dongle for dongle in self._open if dongle not in found]:
@@ -134,7 +150,7 @@ class Watcher:
         gone = self._open.pop(dongle)
         self._log.info("container pulled out", container=gone.container, place=dongle.text)
         self._absences.begin(gone.container)
-        await self._call(gone.device.close)
+        await self._close(gone.device.close)
 
     async def _plugged(self, dongle: Dongle) -> None:
         try:
@@ -151,7 +167,7 @@ class Watcher:
         finally:
             if not taken:
                 with trio.CancelScope(shield=True):
-                    await self._call(device.close)
+                    await self._close(device.close)
 
     def _take(self, dongle: Dongle, device: Device, contents: Container) -> bool:
         known = self._engine.table.containers.get(contents.id)
@@ -181,17 +197,39 @@ class Watcher:
         if isinstance(error, Vanished) or self._said.get(dongle) == str(error):
             return
         self._said[dongle] = str(error)
+        facts = {"kind": type(error).__name__, "reason": str(error), "exc_info": _bug(error)}
         if dongle is None:
-            self._log.error("driver cannot work", kind=type(error).__name__, reason=str(error))
+            self._log.error("driver cannot work", **facts)
         else:
-            self._log.error("container cannot be used", kind=type(error).__name__, reason=str(error), place=dongle.text)
+            self._log.error("container cannot be used", **facts, place=dongle.text)
 
-    async def _close_all(self, hotplug: Hotplug | None) -> None:
+    async def _close_all(self) -> None:
         for opened in self._open.values():
-            await self._call(opened.device.close)
-        if hotplug is not None:
-            await self._call(hotplug.close)
-        await self._call(self._driver.close)
+            await self._close(opened.device.close)
+        if self._hotplug is not None:
+            await self._close(self._hotplug.close)
+        await self._close(self._driver.close)
+
+    async def _close(self, function: Callable[[], None]) -> None:
+        try:
+            await self._call(function)
+        except DriverError as error:  # against the contract, but there is nothing to be done about it
+            self._log.warning("driver cannot close", reason=str(error), exc_info=_bug(error))
 
     async def _call(self, function: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(function, limiter=self._limiter)
+        """Call the driver in a thread. Raises DriverError; any other exception is a bug, and becomes one."""
+        try:
+            return await trio.to_thread.run_sync(function, limiter=self._limiter)
+        except DriverError:
+            raise
+        except Exception as bug:
+            raise DriverBug(f"The driver has a bug ({bug!r}); report it to its author.") from bug
+
+
+class DriverBug(DriverError):
+    """The driver raised what no driver may."""
+
+
+def _bug(error: DriverError) -> BaseException | None:
+    """Return the exception whose traceback the driver's author needs, if it is a bug."""
+    return error.__cause__ if isinstance(error, DriverBug) else None

@@ -237,7 +237,7 @@ def _decode_frame(frame: bytes, limits: MessageLimits) -> object:
         value = msgpack.unpackb(frame, unicode_errors="replace", strict_map_key=False)
     except (ValueError, TypeError, msgpack.UnpackException):
         raise CodecError(text) from None
-    if type(value) is list and len(value) == 4 and value[0] == 0 and _is_msgid(value[1]):
+    if type(value) is list and len(value) == 4 and type(value[0]) is int and value[0] == 0 and _is_msgid(value[1]):
         raise BadMessage(value[1], text)
     raise CodecError(text)
 
@@ -248,7 +248,7 @@ def _is_msgid(value: object) -> bool:
 
 def _message(value: object) -> Message:
     if type(value) is list and len(value) > 2:
-        kind = value[0]
+        kind = value[0] if type(value[0]) is int else None
         if kind == 0 and len(value) == 4 and _is_msgid(value[1]) and type(value[2]) is str:
             return Request(value[1], value[2], value[3])
         if kind == 1 and len(value) == 4 and _is_msgid(value[1]):

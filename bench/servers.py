@@ -1,0 +1,87 @@
+"""The servers that are compared over the wire, each a process of its own on the server's core."""
+
+from __future__ import annotations
+
+import json
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from bench import requests
+from bench.processes import PATIENCE, Child, ChildFailed, said, server_core, started
+from protocol import messages as m
+
+_MODULES: Final = {"bare server": "bench.bare", "plain trio.serve_tcp": "bench.plain"}
+
+NAMES: Final = ("cmserverd", *_MODULES)
+"""The daemon, and what it is compared with."""
+
+
+class Server(Struct, frozen=True):
+    """A server that runs, on 127.0.0.1."""
+
+    port: int
+    pid: int
+
+
+@contextmanager
+def serving(name: str) -> Iterator[Server]:
+    """Run the server of this name. Raises ChildFailed if it does not come up."""
+    if name == "cmserverd":
+        with _daemon() as server:
+            yield server
+    else:
+        with started(_MODULES[name], core=server_core()) as child:
+            yield Server(said(child, int), child.pid)
+
+
+@contextmanager
+def _daemon() -> Iterator[Server]:
+    """Run the real daemon with its default settings, on a free port, with a virtual container."""
+    with tempfile.TemporaryDirectory(prefix="cmserverd-bench-") as name:
+        directory = Path(name)
+        config, container, log = directory / "config.toml", directory / "container.toml", directory / "log"
+        container.write_text(requests.DESCRIPTION)
+        config.write_text(
+            f'[server]\nlisten = ["127.0.0.1:0"]\nrun_directory = "{directory}"\n'
+            f'[log]\nformat = "json"\n[drivers.virtual]\nfiles = ["{container}"]\n'
+        )
+        with started("cmserverd.main", "--config", str(config), core=server_core(), log=log) as child:
+            yield Server(_wait_until_ready(child, log), child.pid)
+
+
+def _wait_until_ready(child: Child, log: Path) -> int:
+    """Return the daemon's port once it has the container."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        if child.poll() is not None:
+            msg = f"the daemon ended with code {child.returncode} and said:\n{log.read_text()}"
+            raise ChildFailed(msg)
+        port = _logged_port(log)
+        if port and _has_container(port):
+            return port
+        time.sleep(0.02)
+    msg = f"the daemon was not ready in {PATIENCE:g} s and said:\n{log.read_text()}"
+    raise ChildFailed(msg)
+
+
+def _logged_port(log: Path) -> int:
+    """Return the port that the daemon's log names, 0 if none yet."""
+    for line in log.read_text().splitlines(keepends=True):
+        if line.endswith("\n") and (entry := json.loads(line))["event"] == "serving":
+            return int(entry["listening"][0].rpartition(":")[2])
+    return 0
+
+
+def _has_container(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        requests.call(sock, requests.hello(0), m.Greeting)
+        info = requests.call(sock, m.ServerInfoRequest(), m.ServerInfo)
+        requests.call(sock, m.Goodbye(), m.Done)
+    return info.containers == 1 and not info.starting

@@ -1,0 +1,94 @@
+"""Over the wire: requests a second of the daemon, of the bare server and of a plain one, in turns in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from statistics import median
+from typing import Final
+
+from msgspec import Struct
+
+from bench.load import Round
+from bench.processes import Child, generator_core, said, started, tell
+from bench.report import Row, shown, spread
+from bench.servers import NAMES, Server, serving
+
+GENERATOR_LIMIT: Final = 0.8
+"""Of its core: a generator that needs more may be what is measured (decision 32)."""
+
+
+class Shape(Struct, frozen=True):
+    """How the load comes: so many clients, each with so many requests under way."""
+
+    clients: int
+    depth: int
+
+    def __str__(self) -> str:
+        clients = f"{self.clients:,} client{'s' if self.clients > 1 else ''}"
+        return clients if self.depth == 1 else f"{clients}, {self.depth} deep"
+
+
+class Plan(Struct, frozen=True):
+    """How much is measured: rounds for each server and shape, and seconds for each round."""
+
+    shapes: tuple[Shape, ...] = (Shape(1, 1), Shape(64, 1), Shape(1_000, 1), Shape(64, 16))
+    rounds: int = 10
+    seconds: float = 0.6
+
+
+QUICK: Final = Plan(rounds=3, seconds=0.3)
+
+
+def measure(plan: Plan) -> Iterator[Row]:
+    """Measure all shapes."""
+    refused = 0
+    with ExitStack() as stack:
+        servers = [stack.enter_context(serving(name)) for name in NAMES]
+        for shape in plan.shapes:
+            rounds = _rounds(servers, shape, plan)
+            refused += sum(each.refused for one in rounds for each in one)
+            yield from _rows(shape, rounds)
+    yield verdict(refused)
+
+
+def verdict(refused: int) -> Row:
+    """Return the row of the refused requests: with a single one, the run is void."""
+    return Row("wire: requests refused", str(refused), aim="0", met=not refused, valid=not refused)
+
+
+def _rounds(servers: list[Server], shape: Shape, plan: Plan) -> list[list[Round]]:
+    """Return the rounds of each server. They take turns, and another one begins each time."""
+    rounds: list[list[Round]] = [[] for _ in servers]
+    addresses = [f"{server.port}:{server.pid}" for server in servers]
+    arguments = (str(shape.clients), str(shape.depth), *addresses)
+    with started("bench.load", *arguments, core=generator_core()) as generator:
+        said(generator, bool)
+        for which in range(len(servers)):
+            _load(generator, which, plan.seconds)
+        for turn in range(plan.rounds):
+            for step in range(len(servers)):
+                which = (turn + step) % len(servers)
+                rounds[which].append(_load(generator, which, plan.seconds))
+    return rounds
+
+
+def _load(generator: Child, which: int, seconds: float) -> Round:
+    tell(generator, f"{which} {seconds}")
+    return said(generator, Round)
+
+
+def _rows(shape: Shape, rounds: list[list[Round]]) -> Iterator[Row]:
+    processors = [median(each.server / each.requests for each in one) * 1e6 for one in rounds]
+    rates = [[each.requests / each.seconds for each in one] for one in rounds]
+    for name, one, rate, processor in zip(NAMES, rounds, rates, processors, strict=True):
+        server = median(each.server / each.seconds for each in one)
+        generator = median(each.generator / each.seconds for each in one)
+        remarks = f"{processor:.1f} µs CPU a request; server {server:.0%} of its core, generator {generator:.0%}"
+        if generator >= GENERATOR_LIMIT:
+            remarks += ", **generator-bound**"
+        yield Row(f"wire, {shape}: {name}", f"{shown(median(rate))} requests/s", spread(rate), remarks=remarks)
+    for name, rate, processor in zip(NAMES[1:], rates[1:], processors[1:], strict=True):
+        ratios = [ours / theirs for ours, theirs in zip(rates[0], rate, strict=True)]
+        remarks = f"{processor / processors[0]:.2f} by CPU a request"
+        yield Row(f"wire, {shape}: cmserverd / {name}", f"{median(ratios):.2f}", spread(ratios), remarks=remarks)

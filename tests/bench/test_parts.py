@@ -1,0 +1,131 @@
+"""Each part runs to its end at a tiny size and gives its rows. No figure is judged."""
+
+from __future__ import annotations
+
+import socket
+
+from bench import core, listing, memory, requests, stall, wire
+from bench.filled import hold, make_engine, open_sessions
+from bench.load import Load
+from bench.report import Row
+from bench.servers import serving
+from protocol import messages as m
+
+
+def number(row: Row) -> float:
+    """Return a row's figure."""
+    return float(row.figure.split()[0].replace(",", ""))
+
+
+def test_wire() -> None:
+    """A row for each server, a ratio for each comparison, and no refusal."""
+    rows = list(wire.measure(wire.Plan((wire.Shape(2, 1), wire.Shape(3, 4)), rounds=2, seconds=0.05)))
+    assert [row.what for row in rows[:5]] == [
+        "wire, 2 clients: cmserverd",
+        "wire, 2 clients: bare server",
+        "wire, 2 clients: plain trio.serve_tcp",
+        "wire, 2 clients: cmserverd / bare server",
+        "wire, 2 clients: cmserverd / plain trio.serve_tcp",
+    ]
+    assert len(rows) == 11
+    assert all(number(row) > 0 for row in rows[:-1])
+    assert rows[-1].figure == "0"
+    assert rows[-1].valid
+
+
+def test_a_refusal_makes_the_run_void() -> None:
+    """A round with refusals is no figure."""
+    assert list(wire.measure(wire.Plan((), 0, 0)))[-1].valid
+    assert not wire.verdict(1).valid
+
+
+def test_the_daemon_holds_nothing_after_a_load() -> None:
+    """What the generator took it gave back, whenever it stopped."""
+    with serving("cmserverd") as server:
+        load = Load(server.port, server.pid, 3, 2)
+        came = load.run(0.1)
+        with socket.create_connection(("127.0.0.1", server.port)) as sock:
+            requests.call(sock, requests.hello(9), m.Greeting)
+            info = requests.call(sock, m.ServerInfoRequest(), m.ServerInfo)
+        load.close()
+    assert came.requests > 0
+    assert came.refused == 0
+    assert info.accesses == 0
+    assert info.sessions >= 4
+
+
+def test_core() -> None:
+    """Both kinds at all sizes, in rising order, then the two ratios."""
+    rows = list(core.measure(core.Plan((1, 2, 4), base=2, pairs=5, rounds=2)))
+    assert [row.what for row in rows[5:]] == [
+        "core, join and leave, 1 station",
+        "core, join and leave, 2 stations",
+        "core, join and leave, 4 stations",
+        "core, join and leave, 4 / 2",
+        "core, join and leave, 4 / 1",
+    ]
+    assert all(number(row) > 0 for row in rows)
+
+
+def test_pairs_leave_the_table_as_it_was() -> None:
+    """Stations that hold a handle go on holding it, and nothing else."""
+    engine = make_engine()
+    sessions = open_sessions(engine, 3)
+    hold(engine, sessions, 2)
+    core.pairs(engine, sessions, [requests.access(bytes([i] * 16)) for i in range(20)])
+    assert len(engine.table.accesses) == 6
+    assert all(len(session.accesses) == 2 for session in sessions)
+    assert engine.table.next_handle == 6 + 20 + 1
+    [counted] = engine.table.licenses.values()
+    assert counted.used == 3
+
+
+def test_memory() -> None:
+    """Bytes of a handle, and the daemon's memory with clients."""
+    a_handle, listened, clients = memory.measure(memory.Plan(2_000, 2, 5))
+    assert 50 < number(a_handle) < 5_000
+    assert 50 < number(listened) < 5_000
+    assert number(clients) > 1
+
+
+def test_stall() -> None:
+    """Empty and full: the longest is no less than the percentile."""
+    rows = list(stall.measure(stall.Plan(((0, 0), (50, 2)), 4, 0.1)))
+    assert [row.what for row in rows] == [
+        "stall, empty table: the longest",
+        "stall, empty table: 99.9th percentile",
+        "stall, empty table: gc.collect()",
+        "stall, 50 stations with 2 handles each: the longest",
+        "stall, 50 stations with 2 handles each: 99.9th percentile",
+        "stall, 50 stations with 2 handles each: gc.collect()",
+    ]
+    assert number(rows[0]) >= number(rows[1])
+    assert number(rows[3]) >= number(rows[4])
+
+
+def test_the_largest_dictionaries_are_made_anew_in_the_measured_time() -> None:
+    """After wearing, that comes within the given number of allocations, and the table holds what it held."""
+    engine = make_engine()
+    hold(engine, open_sessions(engine, 100), 1)
+    stall.wear(engine, left=10)
+    assert len(engine.table.accesses) == len(engine.table.sessions) == 100
+    [session] = open_sessions(engine, 1, first=500)
+    sizes = [stall.largest(engine)]
+    for number in range(11):
+        granted = engine.access(session, requests.access(bytes([number] * 16)))
+        sizes.append(stall.largest(engine))
+        engine.release(session, m.Release(granted.handle))
+    assert sizes[0] == sizes[9] < sizes[11]
+
+
+def test_listing() -> None:
+    """All pages together show all handles."""
+    rows = list(listing.measure(listing.Plan(300, 4)))
+    assert [row.what for row in rows] == [
+        "listing, 1,200 handles: a page of 200",
+        "listing, 1,200 handles: a page of 1,000",
+        "listing, 1,200 handles: a page whose filter finds nothing",
+        "listing, 1,200 handles: all, in 2 pages",
+        "listing, 1,200 handles: the longest that a page holds the loop",
+    ]
+    assert all(number(row) >= 0 for row in rows)

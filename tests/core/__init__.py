@@ -1,0 +1,1 @@
+"""Proof of the core: the rules by example, the laws, and a naive model that counts everything anew."""

@@ -1,0 +1,141 @@
+"""What must hold of every table at any time: laws 1, 5 and 6, and that each index says what a recount says.
+
+Everything is counted anew from the accesses and sessions; nothing of the table's own counting is trusted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from cmserverd.core.table import REMEMBERED_ENDINGS, Table
+from cmserverd.core.terms import Access, Allocation, License, SessionState
+from protocol.terms import AccessMode, HandleKind
+
+
+def check(table: Table) -> None:
+    """Raise AssertionError, naming what is wrong, unless the table is sound."""
+    _check_accesses(table)
+    _check_sessions(table)
+    for counted in table.licenses.values():
+        _check_license(table, counted)
+    _check_products(table)
+    _check_containers(table)
+    _check_numbers(table)
+
+
+def _check_accesses(table: Table) -> None:
+    """Law 6: every access points to a live allocation that points back; every handle has exactly one session."""
+    for handle, held in table.accesses.items():
+        assert held.handle == handle
+        assert held.first <= held.last
+        assert table.sessions[held.session.id] is held.session
+        assert held.session.accesses[held.key] is held
+        target = held.target
+        if isinstance(target, Allocation):
+            assert target.accesses[handle] is held
+            assert target.license.allocations[target.id] is target
+            assert table.licenses[target.license.id] is target.license
+            assert target.station == held.session.station
+        elif target.container is None:
+            assert target.kind is HandleKind.SUBSYSTEM
+        else:
+            assert table.containers[target.container].references[handle] is held
+    holders = Counter(held.handle for session in table.sessions.values() for held in session.accesses.values())
+    assert holders == dict.fromkeys(table.accesses, 1), "every handle has exactly one session"
+
+
+def _check_sessions(table: Table) -> None:
+    for number, session in table.sessions.items():
+        assert session.id == number
+        assert table.tokens[session.token_hash] is session
+        assert all(held.key == key for key, held in session.accesses.items())
+        ended = session.ended or {}
+        assert not session.accesses.keys() & ended.keys(), "a key is held or ended"
+        assert len(ended) <= REMEMBERED_ENDINGS
+        assert not {gone.handle for gone in ended.values()} & table.accesses.keys()
+    assert len(table.tokens) == len(table.sessions)
+    assert table.addresses == Counter(session.address for session in table.sessions.values())
+    ghosts = {(name, number) for name, sessions in table.ghosts.items() for number in sessions}
+    assert all(table.ghosts.values()), "a station without ghosts is not listed"
+    assert ghosts == {
+        ((session.station, session.client.application), session.id)
+        for session in table.sessions.values()
+        if session.state is SessionState.CLOSED
+    }
+
+
+def _check_license(table: Table, counted: License) -> None:
+    """Law 1: `used` is the sum of the weights, never above the quantity. Law 5: an allocation is held by somebody."""
+    item = counted.item
+    for number, allocation in counted.allocations.items():
+        assert allocation.id == number
+        assert allocation.license is counted
+        assert allocation.accesses, "an allocation that nobody holds"
+        assert all(table.accesses.get(handle) is held for handle, held in allocation.accesses.items())
+        assert all(held.target is allocation for held in allocation.accesses.values())
+        assert allocation.mode is AccessMode.STATION_SHARE or len(allocation.accesses) == 1
+        counts = allocation.mode is not AccessMode.NO_USER_LIMIT and item.quantity > 0
+        assert allocation.weight == int(counts), "what an allocation counts"
+    modes = Counter(allocation.mode for allocation in counted.allocations.values())
+    assert counted.user_limit == modes[AccessMode.USER_LIMIT]
+    assert counted.no_user_limit == modes[AccessMode.NO_USER_LIMIT]
+    assert counted.exclusive == modes[AccessMode.EXCLUSIVE]
+    assert counted.station_share == modes[AccessMode.STATION_SHARE]
+    assert counted.used == sum(allocation.weight for allocation in counted.allocations.values())
+    assert counted.used <= item.quantity, "more licenses are in use than there are"
+    sharing = [a.station for a in counted.allocations.values() if a.mode is AccessMode.STATION_SHARE]
+    assert len(sharing) == len(set(sharing)), "one station counts twice on one license"
+
+
+def _check_products(table: Table) -> None:
+    licenses = [counted for product in table.products.values() for counted in product.licenses]
+    assert sorted(counted.number for counted in licenses) == sorted(c.number for c in table.licenses.values())
+    for codes, product in table.products.items():
+        assert codes == (product.firm_code, product.product_code)
+        assert product.licenses, "a product without licenses is not listed"
+        for counted in product.licenses:
+            assert counted.product is product
+            assert table.licenses[counted.id] is counted
+            assert codes == (counted.id.firm_code, counted.item.product_code)
+        holders: dict[object, list[Access]] = {}
+        for held in table.accesses.values():
+            if isinstance(held.target, Allocation) and held.target.license.product is product:
+                holders.setdefault(held.session.station, []).append(held)
+        assert holders.keys() == product.holdings.keys()
+        for station, holding in product.holdings.items():
+            targets = [held.target for held in holders[station] if isinstance(held.target, Allocation)]
+            shares = {target.id for target in targets if target.mode is AccessMode.STATION_SHARE}
+            exclusives = sum(target.mode is AccessMode.EXCLUSIVE for target in targets)
+            assert holding.accesses == len(targets)
+            assert holding.exclusives == exclusives
+            assert len(holding.shares) == len(shares)
+            assert {share.id for share in holding.shares} == shares
+            assert not exclusives or len(targets) == 1, "an exclusive access beside another one"
+
+
+def _check_containers(table: Table) -> None:
+    offered = set()
+    for name, plugged in table.containers.items():
+        assert plugged.contents.id == name
+        for firm_item in plugged.contents.firm_items:
+            for item in firm_item.products:
+                offered.add((name, firm_item.firm_code, item.reference, item))
+        for handle, held in plugged.references.items():
+            assert table.accesses[handle] is held
+    assert offered == {(c.id.container, c.id.firm_code, c.id.item, c.item) for c in table.licenses.values()}
+    for license_id, counted in table.licenses.items():
+        assert counted.id == license_id
+        assert counted.present == table.containers[license_id.container].present
+
+
+def _check_numbers(table: Table) -> None:
+    """Handles and numbers only grow, and listings rely on their order."""
+    assert list(table.accesses) == sorted(table.accesses)
+    numbers = [counted.number for counted in table.licenses.values()]
+    assert numbers == sorted(set(numbers))
+    assert all(handle < table.next_handle for handle in table.accesses)
+    assert all(number < table.next_license for number in numbers)
+    assert all(number < table.next_session for number in table.sessions)
+    allocations = [number for counted in table.licenses.values() for number in counted.allocations]
+    assert len(allocations) == len(set(allocations))
+    assert all(number < table.next_allocation for number in allocations)

@@ -1,0 +1,55 @@
+"""Law 7: the same changes give the same table. How changes become bytes and back, and a table becomes bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import Enum
+
+import msgspec
+from msgspec import Struct
+
+from cmserverd.core.changes import Change
+from cmserverd.core.table import Table
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Change)
+
+
+def replayed(changes: Iterable[Change]) -> Table:
+    """Return the table that these changes give after each went through bytes, as through a journal."""
+    table = Table()
+    for change in changes:
+        table.apply(_DECODER.decode(_ENCODER.encode(change)))
+    return table
+
+
+def dump(table: Table) -> bytes:
+    """Return everything that a table consists of, each order and each shared object included, as bytes.
+
+    It knows no field by name, so none can be forgotten: what has an identity gets a number and a line of its own, in
+    the order in which it is met, and is named by that number from then on.
+    """
+    numbers: dict[int, int] = {}
+    met: list[Struct] = []
+
+    def plain(value: object) -> str:
+        if isinstance(value, Struct):
+            kind = type(value)
+            if not kind.__struct_config__.frozen:
+                if id(value) not in numbers:
+                    numbers[id(value)] = len(met)
+                    met.append(value)
+                return f"#{numbers[id(value)]}"
+            return f"{kind.__name__}({', '.join(plain(getattr(value, name)) for name in kind.__struct_fields__)})"
+        if isinstance(value, Mapping):
+            return f"{{{', '.join(f'{plain(key)}: {plain(one)}' for key, one in value.items())}}}"
+        if isinstance(value, list | tuple):
+            return f"[{', '.join(map(plain, value))}]"
+        assert value is None or isinstance(value, bool | int | str | bytes | Enum), type(value)
+        return repr(value)
+
+    lines = [f"{name} = {plain(getattr(table, name))}" for name in table.__slots__]
+    for value in met:  # grows while it is read
+        fields = (f"{name}={plain(getattr(value, name))}" for name in type(value).__struct_fields__)
+        lines.append(f"#{numbers[id(value)]} = {type(value).__name__}({', '.join(fields)})")
+    return "\n".join(lines).encode()

@@ -1,0 +1,405 @@
+"""Thousands of made-up histories, in which the server and the naive model must agree at every step (laws 1 to 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from msgspec.structs import replace
+
+from cmserverd.clock import LicenseClock
+from cmserverd.core import changes as c
+from cmserverd.core.changes import Change
+from cmserverd.core.refusal import Refused
+from cmserverd.core.rules import Limits
+from cmserverd.core.terms import Access, Allocation, Session, SessionState
+from cmserverd.engine import Engine, Listener, Record
+from drivers.container import Container, ContainerId, ContainerKind, FirmItem, ProductItem, QuantityFlag
+from protocol.errors import ErrorNumber
+from protocol.messages import Access as Request
+from protocol.messages import AccessKey, Info, Release
+from protocol.terms import AccessMode, Client, HandleKind, Station
+from tests.core import invariants, model
+from tests.core.replay import dump, replayed
+
+T = TypeVar("T")
+
+HANDLES = 8
+SESSIONS_PER_ADDRESS = 4
+CONTAINERS = ("3-1", "3-2", "3-3")
+ADDRESSES = ("192.0.2.1", "2001:db8::1")
+
+ANY = st.integers(0, 1_000)
+"""Which of those that there are: taken modulo their number."""
+
+NO_FLAGS = [QuantityFlag.NONE] * 6
+OTHER_FLAGS = [
+    QuantityFlag.DENY_USER_LIMIT,
+    QuantityFlag.DENY_STATION_SHARE | QuantityFlag.DENY_NO_USER_LIMIT,
+    QuantityFlag.DENY_EXCLUSIVE | QuantityFlag.LOCAL_ONLY,
+]
+ITEMS = st.builds(
+    ProductItem,
+    reference=st.sampled_from([1, 2, 3]),
+    product_code=st.sampled_from([14, 14, 14, 14, 15]),
+    quantity=st.sampled_from([2, 2, 2, 1, 1, 3, 0]),
+    flags=st.sampled_from(NO_FLAGS + OTHER_FLAGS),
+    feature_map=st.sampled_from([0b11, 0b11, 0b01, None]),
+    unusable=st.sampled_from([*[""] * 9, "an option of the future"]),
+)
+CONTENTS = st.lists(ITEMS, min_size=1, max_size=3, unique_by=lambda item: item.reference)
+FIRM_CODES = st.sampled_from([10] * 7 + [20])
+PINS = st.sampled_from([*[None] * 9, *CONTAINERS, "3-9"])
+
+WISHES = st.tuples(
+    ANY,
+    st.sampled_from([AccessMode.STATION_SHARE, *AccessMode]),
+    st.sampled_from([14] * 7 + [15]),
+    st.sampled_from([0] * 6 + [0b01, 0b10]),
+    PINS,
+    st.sampled_from([None] * 6 + [1, 2]),
+)
+"""An access: who, mode, product code, feature code, pinned container, pinned item."""
+
+
+def container(name: str, firm_code: int, items: list[ProductItem]) -> Container:
+    """Return a container with these items."""
+    return Container(ContainerId(name), ContainerKind.VIRTUAL, "", (FirmItem(firm_code, "", 1, tuple(items)),))
+
+
+class Server(RuleBasedStateMachine):
+    """The engine and the model, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1_800_000_000
+        self.engine = Engine(LicenseClock(lambda: self.now, lambda: 0.0), _raise, Limits(HANDLES, SESSIONS_PER_ADDRESS))
+        self.engine.listen(self._record, *get_args(Change))
+        self.model = model.Model(HANDLES, SESSIONS_PER_ADDRESS)
+        self.changes: list[Change] = []
+        self.last: Record | None = None
+        self.requests: list[tuple[int, Request]] = []
+        self.tokens: list[bytes] = []
+        self.handles = 0
+
+    def _record(self, record: Record) -> None:
+        self.changes += record.changes
+        self.last = record
+
+    @initialize(contents=st.tuples(CONTENTS, CONTENTS), started=st.sampled_from([True, True, True, False]))
+    def two_containers(self, contents: tuple[list[ProductItem], list[ProductItem]], started: bool) -> None:
+        """Begin with two containers, mostly of one product."""
+        for name, items in zip(CONTAINERS, contents, strict=False):
+            self._plug(container(name, 10, items))
+        if started:
+            self._start()
+
+    # sessions
+
+    @rule(
+        machine=st.sampled_from(["a", "b", "c"]),
+        seat=st.sampled_from([0, 0, 0, 1]),
+        application=st.sampled_from(["cad", "cad", "cam"]),
+        address=st.sampled_from(ADDRESSES),
+        local=st.booleans(),
+    )
+    def open(self, machine: str, seat: int, application: str, address: str, local: bool) -> None:
+        """A client greets."""
+        self._open(machine, seat, application, address, local)
+
+    def _open(self, machine: str, seat: int, application: str, address: str, local: bool) -> Session | None:
+        token_hash = len(self.tokens).to_bytes(32, "big")
+        self.tokens.append(token_hash)
+        client, station = Client(machine, "fs", 1, application), Station(machine, seat)
+        crowded = self.model.crowded(address)
+        session, why = _asked(lambda: self.engine.open(token_hash, client, station, address, local))
+        assert why == ((ErrorNumber.REQUEST_OVERLOAD, None, ()) if crowded else None)
+        if session is not None:
+            self.model.clients.append(model.Client(session.id, station, application, address, local))
+        return session
+
+    def _someone(self, which: int) -> Session:
+        """Return a client that is connected; if there is none, one comes."""
+        table = self.engine.table
+        here = [session for session in table.sessions.values() if session.state is SessionState.ATTACHED]
+        if here:
+            return here[which % len(here)]
+        session = self._open("a", 0, "cad", f"198.51.100.{len(self.tokens)}", local=False)
+        assert session is not None
+        return session
+
+    @precondition(lambda self: self.model.clients)
+    @rule(which=ANY, how=st.sampled_from(["closed", "closed", "silent", "over"]))
+    def leave(self, which: int, how: str) -> None:
+        """A connection goes: closed, or without a word; or a session is over."""
+        client = self._one(self.model.clients, which)
+        session = self.engine.table.sessions[client.number]
+        if how == "over":
+            self.engine.close(session)
+            self.model.closed(client)
+        else:
+            self.engine.detach(session, closed=how == "closed")
+            if client.state == "attached":
+                client.state = how
+
+    @rule(which=ANY, address=st.sampled_from(ADDRESSES), local=st.booleans())
+    def resume(self, which: int, address: str, local: bool) -> None:
+        """A client comes back with its token, or takes its session over, or has a token of old."""
+        token_hash = self._one([*self.tokens[-6:], b"?" * 32], which)
+        number = next((s.id for s in self.engine.table.sessions.values() if s.token_hash == token_hash), None)
+        session, why = _asked(lambda: self.engine.resume(token_hash, address, local))
+        assert why == (None if number else (ErrorNumber.INVALID_HANDLE, None, ()))
+        if session is not None:
+            assert session.id == number
+            client = self.model.client(session.id)
+            client.state, client.address, client.local = "attached", address, local
+
+    # accesses
+
+    @rule(wishes=st.lists(WISHES, min_size=1, max_size=4))
+    def access(self, wishes: list[tuple[int, AccessMode, int, int, str | None, int | None]]) -> None:
+        """Clients ask for licenses."""
+        for who, mode, product_code, feature_code, pin, item in wishes:
+            request = Request(self._key(), 10, product_code, mode, HandleKind.ENTRY, feature_code, pin, item)
+            self._ask(self._someone(who), request)
+
+    @rule(who=ANY, mode=st.sampled_from([AccessMode.STATION_SHARE, *AccessMode]), instances=st.integers(2, 4))
+    def instances(self, who: int, mode: AccessMode, instances: int) -> None:
+        """Several instances of one application start."""
+        session = self._someone(who)
+        for _ in range(instances):
+            self._ask(session, Request(self._key(), 10, 14, mode))
+
+    def _key(self) -> AccessKey:
+        return AccessKey(len(self.requests).to_bytes(16, "big"))
+
+    @rule(
+        who=ANY,
+        kind=st.sampled_from([HandleKind.FIRM_ITEM, HandleKind.CONTAINER, HandleKind.SUBSYSTEM]),
+        firm_code=st.sampled_from([0, 10, 20, 30]),
+        pin=PINS,
+    )
+    def refer(self, who: int, kind: HandleKind, firm_code: int, pin: str | None) -> None:
+        """A client asks for a handle of another kind."""
+        self._ask(self._someone(who), Request(self._key(), firm_code, kind=kind, container=pin))
+
+    @precondition(lambda self: self.requests)
+    @rule(
+        which=ANY,
+        other=st.sampled_from(
+            [
+                {},
+                {},
+                {"mode": AccessMode.EXCLUSIVE},
+                {"container": "3-1"},
+                {"container": None},
+                {"firm_code": 0},
+                {"kind": HandleKind.CONTAINER},
+                {"feature_code": 1},
+            ]
+        ),
+    )
+    def again(self, which: int, other: dict[str, Any]) -> None:
+        """A client repeats a request, or uses its key for another one."""
+        number, request = self._one(self.requests, which)
+        session = self.engine.table.sessions.get(number)
+        if session is not None and session.state is SessionState.ATTACHED:
+            self._ask(session, replace(request, **other))
+
+    def _ask(self, session: Session, request: Request) -> None:
+        client = self.model.client(session.id)
+        self.requests.append((session.id, request))
+        expected = self.model.refusal(client, request)
+        known = self.model.held(client, request.key)
+        changes = len(self.changes)
+        held, why = _asked(lambda: self.engine.access(session, request))
+        assert why == expected
+        if held is None:
+            assert len(self.changes) == changes, "a refusal changes nothing"
+            return
+        if known is not None:
+            assert held.handle == known.handle, "the same key, the same handle"
+            assert len(self.changes) == changes
+            return
+        assert self.last is not None
+        *endings, _ = self.last.changes
+        self.model.superseded(client, request, [e.handle for e in endings if isinstance(e, c.Left | c.Freed)])
+        assert held.handle > self.handles, "no handle is given twice"
+        self.handles = held.handle
+        self.model.granted(client, request, held.handle, self.now, _place(held))
+
+    @rule(who=ANY, handle=ANY, own=st.sampled_from([True, True, True, False]), releases=st.booleans())
+    def handle(self, who: int, handle: int, own: bool, releases: bool) -> None:
+        """A client gives back a handle, or asks about it: one of its own, or anyone's, live or not."""
+        session, number, expected = self._some_handle(who, handle, own)
+        if releases:
+            _, why = _asked(lambda: self.engine.release(session, Release(number)))
+            assert why == expected
+            if why is None:
+                self.model.end(self.model.hold(number), None)
+        else:
+            held, why = _asked(lambda: self.engine.use(session, Info(number)))
+            assert why == expected
+            if held is not None:
+                assert held.handle == number
+                self.model.hold(number).last = self.now
+
+    def _some_handle(self, who: int, handle: int, own: bool) -> tuple[Session, int, model.Why | None]:
+        session = self._someone(who)
+        client = self.model.client(session.id)
+        mine = self.model.handles_of(client)
+        number = self._one(mine, handle) if own and mine else 1 + handle % (self.handles + 1)
+        return session, number, self.model.refusal_of_handle(client, number)
+
+    # containers
+
+    @precondition(lambda self: self.model.starting)
+    @rule()
+    def start(self) -> None:
+        """Every driver has looked once."""
+        self._start()
+
+    def _start(self) -> None:
+        self.engine.started()
+        self.model.starting = False
+
+    @precondition(lambda self: self.model.boxes)
+    @rule(which=ANY, how=st.sampled_from(["missing", "missing", "gone"]))
+    def pull(self, which: int, how: str) -> None:
+        """A container is pulled out, or is gone for good."""
+        name = self._one(list(self.model.boxes), which)
+        if how == "missing":
+            self.engine.miss(ContainerId(name))
+            self.model.missed(name)
+        else:
+            before = self._handles()
+            self.engine.unplug(ContainerId(name))
+            self.model.unplugged(name, self._outcome(before))
+
+    @precondition(lambda self: not all(box.present for box in self.model.boxes.values()))
+    @rule(which=ANY)
+    def put_back(self, which: int) -> None:
+        """A container that was pulled out comes back as it was."""
+        self._plug(self._one([box for box in self.model.boxes.values() if not box.present], which).contents)
+
+    @rule(name=st.sampled_from(CONTAINERS), firm_code=FIRM_CODES, items=CONTENTS)
+    def program(self, name: str, firm_code: int, items: list[ProductItem]) -> None:
+        """A container comes, new or again, or is changed where it is."""
+        self._plug(container(name, firm_code, items))
+
+    @precondition(lambda self: self.model.boxes)
+    @rule(which=ANY, item=ANY, quantity=st.sampled_from([0, 1, 2, 3]), other=st.none() | ITEMS)
+    def change(self, which: int, item: int, quantity: int, other: ProductItem | None) -> None:
+        """One item of a container gets another quantity, or other options."""
+        contents = self._one(list(self.model.boxes.values()), which).contents
+        items = list(contents.firm_items[0].products)
+        at = item % len(items)
+        items[at] = replace(other or items[at], reference=items[at].reference, quantity=quantity)
+        self._plug(container(contents.id, contents.firm_items[0].firm_code, items))
+
+    def _plug(self, contents: Container) -> None:
+        before = self._handles()
+        self.engine.plug(contents)
+        self.model.plugged(contents, self._outcome(before))
+
+    def _handles(self) -> dict[int, Session]:
+        return {held.handle: held.session for held in self.engine.table.accesses.values()}
+
+    def _outcome(self, before: dict[int, Session]) -> model.Outcome:
+        """Return what the server made of the accesses that there were."""
+        outcome: model.Outcome = {}
+        for handle, session in before.items():
+            held = self.engine.table.accesses.get(handle)
+            if held is None:
+                outcome[handle] = next(e.cause for e in (session.ended or {}).values() if e.handle == handle)
+            else:
+                place = _place(held)
+                outcome[handle] = place if isinstance(place, tuple) else None
+        return outcome
+
+    @rule(seconds=st.integers(1, 100))
+    def time_passes(self, seconds: int) -> None:
+        """Time passes."""
+        self.now += seconds
+
+    # what must hold
+
+    @invariant()
+    def sound(self) -> None:
+        """The table is sound by itself: laws 1, 5 and 6."""
+        invariants.check(self.engine.table)
+
+    @invariant()
+    def agreed(self) -> None:
+        """Server and model know the same clients, accesses and containers, and count the same."""
+        table, model_ = self.engine.table, self.model
+        assert {
+            held.handle: (held.session.id, held.key, _place(held), held.first, held.last)
+            for held in table.accesses.values()
+        } == {
+            hold.handle: (hold.client.number, hold.request.key, hold.entry or hold.container, hold.first, hold.last)
+            for hold in model_.holds
+        }
+        assert {
+            (s.id, s.station, s.client.application, s.address, s.local, s.state.value) for s in table.sessions.values()
+        } == {(s.number, s.station, s.application, s.address, s.local, s.state) for s in model_.clients}
+        assert {name: (box.contents, box.present) for name, box in table.containers.items()} == {
+            name: (box.contents, box.present) for name, box in model_.boxes.items()
+        }
+        for counted in table.licenses.values():
+            entry = (str(counted.id.container), counted.id.firm_code, counted.id.item)
+            used = model_.used(entry, model_.holds)
+            assert counted.used == used
+            assert used <= counted.item.quantity, "law 1"
+            assert counted.item == model_.item(entry)
+        for product in table.products.values():
+            order = [(str(one.id.container), one.id.firm_code, one.id.item) for one in product.licenses]
+            assert order == model_.entries(product.firm_code, product.product_code)
+
+    def teardown(self) -> None:
+        """Law 7: all changes, through bytes and back, give the same table."""
+        assert dump(replayed(self.changes)) == dump(self.engine.table)
+
+    # small words
+
+    @staticmethod
+    def _one(among: list[Any], which: int) -> Any:
+        return among[which % len(among)]
+
+
+def _place(held: Access) -> model.Entry | str | None:
+    target = held.target
+    if isinstance(target, Allocation):
+        return str(target.license.id.container), target.license.id.firm_code, target.license.id.item
+    return target.container
+
+
+def _asked(ask: Callable[[], T]) -> tuple[T | None, model.Why | None]:
+    """Return the server's answer, or how it refuses."""
+    try:
+        return ask(), None
+    except Refused as refused:
+        reasons = tuple((r.container, r.firm_code, r.product_code, r.item, r.number) for r in refused.reasons)
+        return None, (refused.number, refused.cause, reasons)
+
+
+def _raise(_: Listener, error: Exception) -> None:
+    raise error
+
+
+def test_server_and_model_agree() -> None:
+    """Fifteen times as many histories as the profile has examples, each of up to fifty steps (`tests/conftest.py`)."""
+    profile = settings()
+    run_state_machine_as_test(
+        Server, settings=settings(profile, max_examples=15 * profile.max_examples, stateful_step_count=50)
+    )

@@ -1,0 +1,414 @@
+"""Connections over a pair of sockets: deadlines, slow and dead peers, waits, bugs. Time is a mock: nothing sleeps."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+import trio
+from msgspec import Struct
+from structlog.testing import capture_logs
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from cmserverd import views
+from cmserverd.connection import Pace
+from cmserverd.conversation import OUTBOX, Conversation
+from cmserverd.core.terms import SessionState
+from cmserverd.reaper import Patience, Reaper
+from drivers.container import ContainerId
+from protocol import messages as m
+from protocol import rpc
+from protocol.errors import ErrorNumber, LicenseError
+from protocol.terms import HandleKind
+from tests.daemon.harness import AsyncClient, Rig, access, charts, hello, make_service, number_of, rig
+
+PACE = Pace(hello=10, stalled=10)
+
+
+def states(server: Rig) -> list[SessionState]:
+    """Return the state of each session."""
+    return [session.state for session in server.service.engine.table.sessions.values()]
+
+
+async def passing(condition: Callable[[], bool]) -> None:
+    """Let time pass until a condition holds."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await trio.sleep(0.1)
+    pytest.fail("what must happen did not happen")
+
+
+# --- greeting in time ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", [b"", b"\x94", rpc.encode_request(1, hello())[:-1]])
+async def test_who_does_not_greet_in_time_is_sent_away(autojump_clock: MockClock, said: bytes) -> None:
+    """Silence, or a hello that never gets complete: after the hello timeout comes a goodbye, not earlier."""
+    async with rig(make_service(), PACE) as server:
+        client = server.connect()
+        await client.send(said)
+        started = trio.current_time()
+        farewell = await client.until_closed()
+        assert trio.current_time() - started == pytest.approx(PACE.hello)
+        assert farewell is not None
+        assert "no greeting came within 10 s" in farewell.text
+        await wait_all_tasks_blocked()
+        assert not server.service.conversations
+
+
+async def test_refused_greetings_do_not_gain_time(autojump_clock: MockClock) -> None:
+    """A peer that greets wrongly again and again has the same ten seconds."""
+    async with rig(make_service(), PACE) as server:
+        client = server.connect()
+        with trio.move_on_after(PACE.hello - 0.5):
+            while True:
+                with pytest.raises(LicenseError):
+                    await client.ask(hello(versions=(9, 9)))
+                await trio.sleep(1)
+        started = trio.current_time()
+        await client.until_closed()
+        assert trio.current_time() - started <= 1
+
+
+async def test_who_has_greeted_may_be_silent(autojump_clock: MockClock) -> None:
+    """The hello timeout is no matter of a greeted client; its silence is the reaper's."""
+    async with rig(make_service(), PACE) as server:
+        client = await server.client()
+        await trio.sleep(1000)
+        await client.ask(m.KeepAlive())
+
+
+async def test_who_has_greeted_may_read_slowly(autojump_clock: MockClock) -> None:
+    """Nor is it one of a client whose hello came with so many requests that their answers have to wait."""
+    async with rig(make_service(charts()), Pace(hello=10, stalled=100)) as server:
+        client = server.connect()
+        asked = [rpc.encode_request(1, hello()), rpc.encode_request(2, access())]
+        asked += [rpc.encode_request(number, m.Info(1)) for number in range(3, 2000)]
+        await client.send(b"".join(asked))
+        await trio.sleep(50)
+        await client.until(lambda: len(client.inbox.replies) == len(asked))
+        assert client.inbox.farewell is None
+
+
+# --- peers that do not read ---------------------------------------------------------------------------------------
+
+
+async def flood(client: AsyncClient, params: m.Params) -> None:
+    """Ask without end and read nothing."""
+    data = b"".join(rpc.encode_request(number, params) for number in range(1000))
+    with contextlib.suppress(trio.BrokenResourceError):
+        while True:
+            await client.send(data)
+
+
+async def test_a_client_that_never_reads_is_cut_off_and_its_seats_are_freed_in_time(autojump_clock: MockClock) -> None:
+    """Ten seconds without progress make it silent; after that the usual time runs. Others are served all the while."""
+    service = make_service(charts(quantity=1))
+    async with rig(service, PACE) as server:
+        server.nursery.start_soon(Reaper(service, Patience(grace=5, timeout=120)).run)
+        deaf, other = await server.client(1), await server.client(2)
+        handle = (await deaf.ask(access())).handle
+        conversation = service.attached[1]
+        assert isinstance(conversation, Conversation)
+        with capture_logs() as said:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(flood, deaf, m.Info(handle))
+                await wait_all_tasks_blocked()
+                assert conversation.pending <= OUTBOX + 1000
+                with pytest.raises(LicenseError) as refusal:
+                    await other.ask(access())
+                assert number_of(refusal.value) == ErrorNumber.NO_MORE_LICENSES
+                await passing(lambda: states(server)[0] is not SessionState.ATTACHED)
+                nursery.cancel_scope.cancel()
+        assert trio.current_time() == pytest.approx(PACE.stalled, abs=2)
+        assert states(server)[0] is SessionState.SILENT
+        assert "does not read its replies" in said[0]["event"]
+        cut_off = trio.current_time()
+        while 1 in service.engine.table.sessions:
+            await trio.sleep(1)
+            await other.ask(m.KeepAlive())
+        assert trio.current_time() - cut_off == pytest.approx(120, abs=2)
+        await other.ask(access())
+
+
+async def test_a_slow_client_is_not_a_dead_one(autojump_clock: MockClock) -> None:
+    """Who takes something every nine seconds is served for as long as that takes, and loses no byte."""
+    async with rig(make_service(charts()), PACE) as server:
+        client = await server.client()
+        await client.ask(access())
+        await client.send(b"".join(rpc.encode_request(number, m.Info(1)) for number in range(1000, 5000)))
+        received = 0
+        while len(client.inbox.replies) < 4000:
+            data = await client.sock.recv(65_536)
+            assert data, "cut off"
+            received += len(data)
+            client.inbox.feed(data)
+            await trio.sleep(9)
+        assert received > OUTBOX
+        assert states(server) == [SessionState.ATTACHED]
+
+
+async def test_replies_that_the_socket_does_not_take_at_once_leave_in_order(autojump_clock: MockClock) -> None:
+    """With tiny buffers, pages and short answers come whole and in the order of the requests."""
+    async with rig(make_service(charts()), PACE) as server:
+        ours, theirs = socket.socketpair()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        server.adopt(theirs)
+        client = AsyncClient(ours)
+        server.clients.append(client)
+        await client.ask(hello())
+        for _ in range(100):
+            await client.ask(access(kind=HandleKind.SUBSYSTEM))
+        client.inbox.order.clear()
+        asked = [await client.begin(m.NetUsers() if number % 2 else m.KeepAlive()) for number in range(20)]
+        await client.until(lambda: len(client.inbox.replies) == len(asked))
+        assert [message.msgid for message in client.inbox.order if isinstance(message, rpc.Response)] == asked
+
+
+# --- ends ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_closed_connection_detaches_its_session(autojump_clock: MockClock) -> None:
+    """As closed: the client, or its operating system, let go."""
+    async with rig(make_service(charts())) as server:
+        client = await server.client()
+        await client.ask(access())
+        client.close()
+        await wait_all_tasks_blocked()
+        assert states(server) == [SessionState.CLOSED]
+        assert not server.service.conversations
+
+
+async def test_a_connection_that_is_reset_is_a_closed_one(autojump_clock: MockClock) -> None:
+    """A process that died with bytes unread sends no end, but a reset."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    async with rig(make_service()) as server:
+        client = socket.create_connection(listener.getsockname())
+        server.adopt(listener.accept()[0])
+        listener.close()
+        client.sendall(rpc.encode_request(1, hello()))
+        await wait_all_tasks_blocked()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        await wait_all_tasks_blocked()
+        assert states(server) == [SessionState.CLOSED]
+
+
+class Unreachable(socket.socket):
+    """A socket of which the system says, once it has something to say, that the other end cannot be reached."""
+
+    number = errno.ETIMEDOUT
+    broken = False
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        data = super().recv(size, flags)
+        if self.broken:
+            raise OSError(self.number, "unreachable")
+        return data
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN])
+async def test_a_peer_that_cannot_be_reached_is_a_silent_one(autojump_clock: MockClock, number: int) -> None:
+    """A pulled cable is no closed connection: the long time runs, not the short one."""
+    async with rig(make_service()) as server:
+        ours, theirs = socket.socketpair()
+        sock = Unreachable(fileno=theirs.detach())
+        sock.number = number
+        server.adopt(sock)
+        ours.sendall(rpc.encode_request(1, hello()))
+        await wait_all_tasks_blocked()
+        assert states(server) == [SessionState.ATTACHED]
+        sock.broken = True
+        ours.sendall(b"x")
+        await wait_all_tasks_blocked()
+        assert states(server) == [SessionState.SILENT]
+        ours.close()
+
+
+async def test_a_client_that_is_gone_before_its_greeting_leaves_no_session_for_ever(autojump_clock: MockClock) -> None:
+    """The hello arrives, its answer cannot: the session is detached at once, and so it ends."""
+    async with rig(make_service()) as server:
+        ours, theirs = socket.socketpair()
+        ours.sendall(rpc.encode_request(1, hello()))
+        ours.close()
+        server.adopt(theirs)
+        await wait_all_tasks_blocked()
+        assert states(server) == [SessionState.CLOSED]
+        assert not server.service.attached
+
+
+@pytest.mark.parametrize("unread", [1, 1_000_000])
+async def test_the_goodbye_arrives_though_there_is_input_unread(autojump_clock: MockClock, unread: int) -> None:
+    """Closing with unread bytes would reset a TCP connection and throw the goodbye away."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    async with rig(make_service()) as server:
+        client = await trio.open_tcp_stream(*listener.getsockname())
+        server.adopt(listener.accept()[0])
+        listener.close()
+        await client.send_all(b"\xc1" * unread)
+        received = b""
+        while data := await client.receive_some():
+            received += data
+        assert b"goodbye" in received
+        await client.aclose()
+
+
+async def test_a_goodbye_waits_for_replies_before_it(autojump_clock: MockClock) -> None:
+    """A client that is slow when the server stops still gets what was decided, and then the goodbye."""
+    async with rig(make_service(charts()), Pace(stalled=1000)) as server:
+        client = await server.client()
+        await client.ask(access())
+        asked = range(1000, 3000)
+        await client.send(b"".join(rpc.encode_request(number, m.Info(1)) for number in asked))
+        await wait_all_tasks_blocked()
+        server.service.stop()
+        await trio.sleep(500)
+        farewell = await client.until_closed()
+        assert farewell is not None
+        assert client.inbox.replies.keys() == set(asked) & client.inbox.replies.keys()
+        assert len(client.inbox.replies) > 100
+        assert client.inbox.order[-1] == rpc.Notification("goodbye", [{"error": _body(farewell)}])
+
+
+def _body(error: m.ErrorBody) -> dict[str, Any]:
+    return {"number": error.number, "name": error.name, "text": error.text}
+
+
+async def test_a_stop_is_told_to_everybody(autojump_clock: MockClock) -> None:
+    """Greeted or not, each gets a goodbye and the end; with peers that close too it takes no time."""
+    async with rig(make_service()) as server:
+        clients = [await server.client(1), server.connect(), await server.client(2)]
+        await wait_all_tasks_blocked()
+        started = trio.current_time()
+        server.service.stop()
+        for client in clients:
+            farewell = await client.until_closed()
+            assert farewell is not None
+            assert "the server stops" in farewell.text
+        await wait_all_tasks_blocked()
+        assert not server.service.conversations
+        assert trio.current_time() == started
+
+
+async def test_a_peer_that_does_not_close_after_its_goodbye_is_left_behind(autojump_clock: MockClock) -> None:
+    """The server waits a second for it, no longer."""
+    async with rig(make_service()) as server:
+        client = await server.client()
+        server.service.stop()
+        started = trio.current_time()
+        await passing(lambda: not server.service.conversations)
+        assert trio.current_time() - started == pytest.approx(1, abs=0.2)
+        client.close()
+
+
+async def test_a_session_that_is_taken_over_closes_its_old_connection(autojump_clock: MockClock) -> None:
+    """The old socket gets a goodbye and its end; the new one has the handles."""
+    async with rig(make_service(charts())) as server:
+        old, new = server.connect(), server.connect()
+        token = (await old.ask(hello())).token
+        handle = (await old.ask(access())).handle
+        assert (await new.ask(m.Resume((1, 1), token))).handles == (handle,)
+        farewell = await old.until_closed()
+        assert farewell is not None
+        assert farewell.number == ErrorNumber.INVALID_HANDLE
+        await wait_all_tasks_blocked()
+        assert states(server) == [SessionState.ATTACHED]
+        await new.ask(m.Info(handle))
+
+
+# --- waiting for events -------------------------------------------------------------------------------------------
+
+
+async def test_a_wait_for_events_ends_in_time(autojump_clock: MockClock) -> None:
+    """With an empty list, after as many seconds as were asked for."""
+    async with rig(make_service(charts())) as server:
+        client = await server.client()
+        started = trio.current_time()
+        assert (await client.ask(m.Events(wait=30))).events == ()
+        assert trio.current_time() - started == pytest.approx(30)
+
+
+async def test_a_wait_for_events_ends_with_one(autojump_clock: MockClock) -> None:
+    """At once: whatever happens is sent without being asked for again."""
+    service = make_service(charts())
+    async with rig(service) as server:
+        client = await server.client()
+        await client.ask(access())
+        waiting = await client.begin(m.Events(wait=60))
+        await wait_all_tasks_blocked()
+        started = trio.current_time()
+        service.engine.unplug(ContainerId("3-1"))
+        await client.until(lambda: waiting in client.inbox.replies)
+        assert trio.current_time() == started
+        # The wait is answered; its time running out is nothing any more, and does not end the next one early.
+        await trio.sleep(59)
+        assert (await client.ask(m.Events(wait=50))).events == ()
+        assert trio.current_time() - started == pytest.approx(109)
+
+
+async def test_waiting_again_and_again_costs_one_timer(autojump_clock: MockClock) -> None:
+    """A client that asks for events in a hurry does not pile up tasks, each for a minute."""
+    async with rig(make_service()) as server:
+        client = await server.client()
+        before = trio.lowlevel.current_statistics().tasks_living
+        for _ in range(200):
+            await client.begin(m.Events(wait=60))
+            await wait_all_tasks_blocked()
+        assert trio.lowlevel.current_statistics().tasks_living <= before + 2
+
+
+# --- others -------------------------------------------------------------------------------------------------------
+
+
+async def test_pipelined_listings_do_not_hold_the_loop(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one client has a hundred pages made, another is answered after a few of them."""
+    pages = []
+    make_page = views.license_page
+
+    def counted(*given: Any) -> m.LicensePage:
+        pages.append(1)
+        return make_page(*given)
+
+    monkeypatch.setattr(views, "license_page", counted)
+    async with rig(make_service(charts())) as server:
+        greedy, modest = await server.client(1), await server.client(2)
+        await greedy.send(b"".join(rpc.encode_request(number, m.NetCluster()) for number in range(10, 110)))
+        await modest.ask(m.KeepAlive())
+        assert len(pages) < 10
+        await greedy.until(lambda: len(greedy.inbox.replies) == 100)
+
+
+class Buggy(Conversation):
+    """Meets a bug at each `info`."""
+
+    @staticmethod
+    def _fail(_conversation: Conversation, _request: m.Info) -> Struct:
+        msg = "planted"
+        raise RuntimeError(msg)
+
+    _HANDLERS: ClassVar = {**Conversation._HANDLERS, m.Info.method: _fail}
+
+
+async def test_a_bug_in_one_session_does_not_hurt_the_others(autojump_clock: MockClock) -> None:
+    """It is logged with its context, its client hears 104, its license is free, and the server goes on."""
+    service = make_service(charts(quantity=1))
+    async with rig(service) as server:
+        unlucky, other = server.connect(kind=Buggy), await server.client(2)
+        await unlucky.ask(hello(1))
+        await unlucky.ask(access())
+        with capture_logs() as said:
+            await unlucky.begin(m.Info(1))
+            farewell = await unlucky.until_closed()
+        assert farewell is not None
+        assert farewell.number == ErrorNumber.INTERNAL
+        assert [line["session"] for line in said if line["log_level"] == "error"] == [2]
+        await other.ask(access())
+        assert [session.id for session in service.engine.table.sessions.values()] == [1]

@@ -1,0 +1,256 @@
+"""The reaper: who does not come back is ended, in time and not before; everybody else is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from cmserverd.core.terms import Session
+from cmserverd.reaper import Patience, Reaper
+from cmserverd.service import Detachment, Service
+from protocol import messages as m
+from protocol import rpc
+from protocol.errors import ErrorNumber, LicenseError
+from tests.daemon.harness import Talk, access, charts, hello, make_service, rig
+
+PATIENCE = Patience(grace=5, timeout=120, sweep=10)
+
+
+@asynccontextmanager
+async def reaping(service: Service, patience: Patience = PATIENCE) -> AsyncGenerator[Reaper]:
+    """Run a reaper until the end of the block."""
+    reaper = Reaper(service, patience)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reaper.run)
+        yield reaper
+        nursery.cancel_scope.cancel()
+
+
+def greeted(service: Service, number: int = 1) -> Talk:
+    """Return a client that was heard of just now, and holds a license."""
+    talk = Talk(service)
+    talk.conversation.heard = trio.current_time()
+    talk.ask(hello(number))
+    talk.ask(access())
+    return talk
+
+
+async def gone_at(service: Service) -> float:
+    """Let time pass until a client's session is over; return when that was."""
+    with trio.fail_after(100_000):
+        while service.engine.table.sessions:  # noqa: ASYNC110 - the reaper tells nobody, and time is a mock
+            await trio.sleep(0.25)
+    return trio.current_time()
+
+
+@pytest.mark.parametrize(("detachment", "patience"), [(Detachment.CLOSED, 5), (Detachment.SILENT, 120)])
+async def test_a_session_that_does_not_come_back_is_ended(
+    detachment: Detachment, patience: float, autojump_clock: MockClock
+) -> None:
+    """A short grace after a close, a long one after silence; then its license is free."""
+    service = make_service(charts(quantity=1))
+    async with reaping(service):
+        talk = greeted(service)
+        await trio.sleep(50)
+        talk.cut(detachment)
+        cut = trio.current_time()
+        assert await gone_at(service) - cut == pytest.approx(patience, abs=0.5)
+        greeted(service, 2)
+
+
+async def test_a_session_that_comes_back_in_time_stays(autojump_clock: MockClock) -> None:
+    """Resumed within its grace it is attached, and no deadline of before counts; a later cut has the full grace."""
+    service = make_service(charts())
+    async with reaping(service):
+        talk = Talk(service, greeting=hello())
+        talk.ask(access())
+        for _ in range(3):
+            talk.cut()
+            await trio.sleep(4.5)
+            new = Talk(service)
+            new.conversation.heard = trio.current_time()
+            new.ask(m.Resume((1, 1), talk.token))
+            new.conversation.heard = trio.current_time()
+            await trio.sleep(50)
+            assert len(service.engine.table.accesses) == 1
+            talk.conversation = new.conversation
+        talk.cut()
+        cut = trio.current_time()
+        assert await gone_at(service) - cut == pytest.approx(5, abs=0.5)
+
+
+async def test_an_attached_client_of_which_nothing_is_heard_is_told_goodbye(autojump_clock: MockClock) -> None:
+    """After the timeout its licenses are free; should it still be there, it learns why."""
+    service = make_service(charts())
+    async with reaping(service):
+        talk = greeted(service)
+        assert await gone_at(service) == pytest.approx(120, abs=0.5)
+        assert talk.inbox.farewell is not None
+        assert talk.inbox.farewell.number == ErrorNumber.NETWORK_FAULT
+        assert not service.engine.table.accesses
+
+
+async def test_a_live_idle_client_keeps_its_seat_for_days(autojump_clock: MockClock) -> None:
+    """Keep-alives at the interval that the greeting names are life enough, over real sockets."""
+    service = make_service(charts(quantity=1))
+    async with rig(service) as server, reaping(service):
+        client = server.connect()
+        interval = (await client.ask(hello())).keep_alive
+        await client.ask(access())
+        with capture_logs() as said:
+            while trio.current_time() < 2 * 86_400:
+                await trio.sleep(interval)
+                await client.ask(m.KeepAlive())
+        assert said == []
+        assert len(service.engine.table.accesses) == 1
+
+
+async def test_any_bytes_are_a_sign_of_life(autojump_clock: MockClock) -> None:
+    """A client whose link is so slow that a request takes minutes is alive."""
+    service = make_service(charts(quantity=1))
+    async with rig(service) as server, reaping(service):
+        client = await server.client()
+        for byte in rpc.encode_request(7, access()):
+            await client.send(bytes([byte]))
+            await trio.sleep(100)
+        await client.until(lambda: 7 in client.inbox.replies)
+
+
+async def test_a_reaper_that_comes_late_grants_the_full_time_again(mock_clock: MockClock) -> None:
+    """A paused process heard nobody: whoever could not be heard has his grace from now on."""
+    service = make_service(charts(quantity=2))
+    async with reaping(service):
+        closed, silent = greeted(service, 1), greeted(service, 2)
+        closed.cut(Detachment.CLOSED)
+        silent.cut(Detachment.SILENT)
+        await wait_all_tasks_blocked()
+        with capture_logs() as said:
+            mock_clock.jump(3_600)
+            await wait_all_tasks_blocked()
+        assert [line["seconds"] for line in said] == [3_595.0]
+        assert len(service.engine.table.sessions) == 2
+        mock_clock.jump(5.1)
+        await wait_all_tasks_blocked()
+        assert [session.id for session in service.engine.table.sessions.values()] == [2]
+        mock_clock.jump(10)
+        await wait_all_tasks_blocked()
+        assert len(service.engine.table.sessions) == 1
+
+
+async def test_a_pause_is_noticed_though_nobody_was_due(mock_clock: MockClock) -> None:
+    """A pause of nearly the whole timeout leaves a client more than its last second to be heard again."""
+    service = make_service(charts())
+    async with reaping(service):
+        greeted(service)
+        await wait_all_tasks_blocked()
+        mock_clock.jump(119)
+        await wait_all_tasks_blocked()
+        for _ in range(11):
+            mock_clock.jump(10)
+            await wait_all_tasks_blocked()
+            assert service.engine.table.sessions
+        mock_clock.jump(10.1)
+        await wait_all_tasks_blocked()
+        assert not service.engine.table.sessions
+
+
+async def test_a_little_late_is_no_pause(mock_clock: MockClock) -> None:
+    """Up to one sweep the reaper takes for its own slowness."""
+    service = make_service(charts())
+    async with reaping(service):
+        greeted(service).cut()
+        await wait_all_tasks_blocked()
+        mock_clock.jump(5 + 9)
+        await wait_all_tasks_blocked()
+        assert not service.engine.table.sessions
+
+
+async def test_input_that_lies_unread_may_be_a_sign_of_life(autojump_clock: MockClock) -> None:
+    """As long as there is some, its session is not judged; once there is none, it is."""
+    service = make_service(charts())
+    async with reaping(service):
+        talk = greeted(service)
+        unread = [True]
+        talk.conversation.has_input = lambda: unread[0]
+        await trio.sleep(500)
+        assert service.engine.table.sessions
+        unread.clear()
+        unread.append(False)
+        assert await gone_at(service) == pytest.approx(500, abs=2)
+
+
+async def test_a_thousand_that_die_at_once_do_not_hold_the_loop(mock_clock: MockClock) -> None:
+    """Between two of them the others have their turn."""
+    service = make_service(charts())
+    async with reaping(service):
+        for number in range(1000):
+            Talk(service, greeting=hello(number)).cut()
+        await wait_all_tasks_blocked()
+        mock_clock.jump(6)
+        left = []
+        while service.engine.table.sessions:
+            left.append(len(service.engine.table.sessions))
+            await trio.lowlevel.checkpoint()
+        assert len(left) >= 1000
+
+
+@pytest.mark.parametrize("end", [Service.closed, Service.expired])
+async def test_sessions_that_end_otherwise_leave_nothing_behind(
+    end: Callable[[Service, Session], None], autojump_clock: MockClock
+) -> None:
+    """A million that came and went within the timeout cost no memory, however long that is."""
+    service = make_service()
+    async with reaping(service, Patience(timeout=86_400)) as reaper:
+        stays = greeted_without_license(service, 0)
+        for number in range(1, 10_000):
+            end(service, greeted_without_license(service, number))
+            assert len(reaper._heap) < 2_000
+        assert len(reaper._entry) < 2_000
+        await trio.sleep(86_399)
+        assert list(service.engine.table.sessions.values()) == [stays]
+        await trio.sleep(2)
+        assert not service.engine.table.sessions
+
+
+def greeted_without_license(service: Service, number: int) -> Session:
+    """Return the session of a client that greeted and holds nothing."""
+    greeting = Talk(service, greeting=hello(number)).greeting
+    assert greeting is not None
+    return service.engine.table.sessions[greeting.session]
+
+
+async def test_a_bug_that_one_session_meets_does_not_keep_the_others(autojump_clock: MockClock) -> None:
+    """It is logged, and the next session is ended in its time."""
+
+    class Unlucky(Service):
+        def expired(self, session: Session) -> None:
+            if session.id == 1:
+                msg = "planted"
+                raise RuntimeError(msg)
+            super().expired(session)
+
+    made = make_service(charts())
+    service = Unlucky(made.engine, made.introduction)
+    async with reaping(service):
+        for number in (1, 2):
+            greeted(service, number).cut()
+        with capture_logs() as said:
+            await trio.sleep(10)
+        assert [line["session"] for line in said if line["log_level"] == "error"] == [1]
+        assert list(service.engine.table.sessions) == [1]
+
+
+async def test_the_token_of_an_ended_session_is_worth_nothing(autojump_clock: MockClock) -> None:
+    """Who comes back too late is told to greet anew."""
+    service = make_service(charts())
+    async with reaping(service):
+        talk = Talk(service, greeting=hello())
+        talk.cut()
+        await trio.sleep(6)
+        with pytest.raises(LicenseError, match="greet anew"):
+            Talk(service, greeting=m.Resume((1, 1), talk.token))

@@ -1,0 +1,1 @@
+"""Tests of the protocol: words, messages, codec, addresses, stations and the two clients."""

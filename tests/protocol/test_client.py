@@ -1,0 +1,694 @@
+"""The trio client against an honest fake server, over memory streams and without waiting."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+import trio
+from msgspec import structs
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from protocol import messages as m
+from protocol import rpc
+from protocol.address import Tcp, Unix
+from protocol.client import Client, OnEvent, dial, open_client
+from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError, SettingError
+from protocol.session import EVENTS
+from protocol.terms import AccessMode, HandleKind, Station
+from tests.protocol.cases import ERROR, NOTIFICATIONS, REQUESTS, RESULTS
+from tests.protocol.fake_server import ADMINISTRATOR, FakeConnection, FakeServer, TrioHost
+
+COUNT = next(result.licenses[0] for result, _ in RESULTS if isinstance(result, m.LicensePage))
+HELLO = REQUESTS[0][0]
+SOMEONE = next(result.accesses[0] for result, _ in RESULTS if isinstance(result, m.AccessPage))
+
+
+@pytest.fixture
+async def host(nursery: trio.Nursery) -> TrioHost:
+    """A fake server and the way to it."""
+    return TrioHost(FakeServer(), nursery)
+
+
+@pytest.fixture
+async def client(host: TrioHost) -> AsyncIterator[Client]:
+    """A client of the fake server."""
+    async with connected(host) as client:
+        yield client
+
+
+def connected(host: TrioHost, on_event: OnEvent | None = None) -> AbstractAsyncContextManager[Client]:
+    """Open a client of the fake server, on a station of its own."""
+    return open_client("fake", application="Charts", station="desk-4", on_event=on_event, dial=host.dial)
+
+
+async def cut(host: TrioHost, client: Client) -> None:
+    """Have the server hang up, and wait until the client has seen it."""
+    host.server.connections[-1].hang_up()
+    await wait_all_tasks_blocked()
+    assert client.broken is not None
+
+
+async def test_the_greeting(host: TrioHost) -> None:
+    """The client says who it is and where it sits, asks for events, and says goodbye at the end."""
+    async with connected(host) as client:
+        assert client.greeting.server.name == "licenses"
+        assert client.address == Tcp("fake")
+        assert client.broken is None
+    hello, goodbye = host.server.seen
+    assert isinstance(hello, m.Hello)
+    assert (hello.versions, hello.events, hello.station) == ((1, 1), "push", Station("desk-4"))
+    assert hello.client.application == "Charts"
+    assert isinstance(goodbye, m.Goodbye)
+    await wait_all_tasks_blocked()
+    assert host.server.connections == []
+
+
+async def test_an_access(host: TrioHost, client: Client) -> None:
+    """An access has what was granted, can be asked about, and is released at the end of its block."""
+    async with await client.access(
+        600010, 14, AccessMode.STATION_SHARE, feature_code=3, container="3-3448482", item=2
+    ) as access:
+        assert (access.handle, access.container, access.item, access.allocation) == (1, "3-3448482", 2, 4)
+        assert access.ended is None
+        access.check()
+        assert (await access.info()).firm_code == 600010
+    _, asked, info, release = host.server.seen
+    assert isinstance(asked, m.Access)
+    assert len(asked.key) == 16
+    assert structs.replace(asked, key=m.AccessKey(bytes(16))) == m.Access(
+        m.AccessKey(bytes(16)), 600010, 14, AccessMode.STATION_SHARE, HandleKind.ENTRY, 3, "3-3448482", 2
+    )
+    assert (info, release) == (m.Info(1), m.Release(1))
+    with pytest.raises(LicenseError, match=r"release has been asked for, Error 106\.$"):
+        access.check()
+
+
+async def test_each_access_has_a_key_of_its_own(host: TrioHost, client: Client) -> None:
+    """Two accesses are two handles: nothing is taken for a repetition."""
+    first, second = await client.access(600010, 14), await client.access(600010, 14)
+    assert first.handle != second.handle
+    assert len(set(host.server.session.handles.values())) == 2
+
+
+async def test_releasing_twice(host: TrioHost, client: Client) -> None:
+    """The second release has nothing to do."""
+    access = await client.access(600010, 14)
+    await access.release()
+    await access.release()
+    assert host.server.asked(m.Release) == 1
+
+
+async def test_listings(host: TrioHost, client: Client) -> None:
+    """The listings are typed values; pages are followed by their cursor, empty ones too."""
+    assert (await client.containers()).containers[0].id == "3-3448482"
+    assert (await client.contents("3-3448482")).firm_items[0].firm_code == 600010
+    assert (await client.server_info()).containers == 1
+    host.server.pages = [m.LicensePage(3, 4, (COUNT,), 1), m.LicensePage(5, 4, (), 2), m.LicensePage(6, 4, (COUNT,))]
+    assert [count async for count in client.net_cluster(firm_code=600010)] == [COUNT, COUNT]
+    assert (await client.net_cluster_page(cursor=1)).position == 5
+    host.server.pages = [m.AccessPage(3, 4, (SOMEONE,), 1), m.AccessPage(5, 4, (SOMEONE,))]
+    assert [access async for access in client.net_users(relevant=True, container="3-1")] == [SOMEONE, SOMEONE]
+    assert (await client.net_users_page(cursor=1, limit=5)).position == 5
+    assert host.server.seen[-2:] == [
+        m.NetUsers("3-1", relevant=True, cursor=1),
+        m.NetUsers(cursor=1, limit=5),
+    ]
+
+
+async def test_pages_in_a_circle(host: TrioHost, client: Client) -> None:
+    """A page that names itself as the next one ends the listing."""
+    host.server.pages = [m.LicensePage(3, 4, (COUNT,), 0)]
+    with pytest.raises(LicenseError, match="in a circle"):
+        [count async for count in client.net_cluster()]
+
+
+async def test_any_request(client: Client) -> None:
+    """`call` takes any request, and gives the class of its result."""
+    time: m.Time = await client.call(m.KeepAlive())
+    assert time.time == 1
+    with pytest.raises(LocalProtocolError, match="'hello' cannot be sent"):
+        await client.call(HELLO)
+
+
+async def test_a_refusal(host: TrioHost, client: Client) -> None:
+    """A refusal is raised with its reasons, and the client goes on."""
+    host.server.refusals[m.Access] = ERROR
+    with pytest.raises(LicenseError) as refusal:
+        await client.access(600010, 14)
+    assert refusal.value.number == ErrorNumber.NO_MORE_LICENSES
+    assert refusal.value.reasons == ERROR.reasons
+    host.server.refusals.clear()
+    assert (await client.access(600010, 14)).handle == 1
+
+
+async def test_no_answer_in_time(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
+    """A call that is not answered raises 100 after the timeout; its late reply is ignored."""
+    host.server.kept_back = {m.Containers}
+    with pytest.raises(LicenseError, match=r"no answer within 10 seconds, Error 100\.$"):
+        await client.containers()
+    assert autojump_clock.current_time() == pytest.approx(10)
+    host.server.let_go()
+    assert (await client.call(m.KeepAlive())).time == 1
+    assert client.broken is None
+
+
+async def test_a_grant_that_comes_too_late_is_given_back(
+    host: TrioHost, client: Client, autojump_clock: MockClock
+) -> None:
+    """After an error nothing is held, even if the server granted later; a cancelled call is the same."""
+    host.server.kept_back = {m.Access}
+    with pytest.raises(LicenseError, match="no answer"):
+        await client.access(600010, 14)
+    with trio.move_on_after(1) as scope:
+        await client.access(600010, 14)
+    assert scope.cancelled_caught
+    assert len(host.server.session.handles) == 2
+    host.server.let_go()
+    await wait_all_tasks_blocked()
+    assert host.server.session.handles == {}
+
+
+async def test_the_limit_of_unanswered_requests(nursery: trio.Nursery) -> None:
+    """Calls beyond the server's limit wait for their turn; all are answered."""
+    host = TrioHost(FakeServer(requests=2), nursery)
+    host.server.kept_back = {m.KeepAlive}
+    answered = []
+
+    async def ask(client: Client) -> None:
+        answered.append(await client.call(m.KeepAlive()))
+
+    async with connected(host) as client:
+        for _ in range(100):
+            nursery.start_soon(ask, client)
+        await wait_all_tasks_blocked()
+        assert host.server.asked(m.KeepAlive) == 2
+        host.server.let_go()
+        await wait_all_tasks_blocked()
+        assert len(answered) == 100
+
+
+async def test_an_access_that_was_never_sent(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A call that was given up while it waited for its turn is not sent later."""
+    host = TrioHost(FakeServer(requests=1), nursery)
+    async with connected(host) as client:
+        host.server.kept_back = {m.Events, m.KeepAlive}
+        nursery.start_soon(_expect_failure, client)
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(1):
+            await client.access(600010, 14)
+        host.server.let_go()
+        await client.call(m.KeepAlive())
+        assert host.server.asked(m.Access) == 0
+
+
+async def _expect_failure(client: Client) -> None:
+    with pytest.raises(LicenseError, match="Error 304"):
+        await client.call(m.Events(60))
+
+
+async def test_an_event_ends_an_access(host: TrioHost) -> None:
+    """The access knows at once, `on_event` is told, and releasing it has nothing to do."""
+    events = []
+    told = trio.Event()
+
+    async def on_event(event: m.Event) -> None:
+        events.append(event)
+        told.set()
+
+    async with connected(host, on_event) as client:
+        async with await client.access(600010, 14) as access:
+            host.server.end(access.handle)
+            await told.wait()
+            assert access.ended is not None
+            assert access.ended.cause == m.EndCause.ADMINISTRATOR
+            with pytest.raises(LicenseError, match="It was removed"):
+                access.check()
+        assert events == [m.Event("ended", 8, access.handle, ADMINISTRATOR)]
+        assert host.server.asked(m.Release) == 0
+
+
+async def test_an_event_in_the_same_piece_as_the_grant(nursery: trio.Nursery) -> None:
+    """The event finds the access even before its caller runs again."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    server = FakeServer()
+
+    async def dial_pair(address: object) -> trio.abc.Stream:
+        return ours
+
+    async def serve() -> None:
+        reader = rpc.Reader(rpc.FROM_CLIENT)
+        while data := await theirs.receive_some(rpc.CHUNK):
+            reader.feed(bytes(data))
+            request = reader.next()
+            assert isinstance(request, rpc.Request)
+            if request.method == "access":
+                await theirs.send_all(
+                    rpc.encode_result(request.msgid, m.Granted(9))
+                    + rpc.encode_notification("event", m.Event("ended", 8, 9, ADMINISTRATOR))
+                )
+            else:
+                answers = {"hello": server.answer(connection, HELLO), "goodbye": m.Done()}
+                await theirs.send_all(rpc.encode_result(request.msgid, answers[request.method]))
+
+    connection = FakeConnection(server, bytearray().extend, lambda: None)
+    nursery.start_soon(serve)
+    async with open_client("fake", station="desk-4", dial=dial_pair) as client:
+        access = await client.access(600010, 14)
+        assert access.ended is not None
+
+
+async def test_a_rebooked_access(host: TrioHost, client: Client) -> None:
+    """An access that another container serves now says so."""
+    access = await client.access(600010, 14)
+    host.server.tell(m.Event("rebooked", 5, access.handle, container="3-1", item=7))
+    await wait_all_tasks_blocked()
+    assert (access.container, access.item, access.allocation) == ("3-1", 7, 4)
+    access.check()
+
+
+async def test_an_event_during_a_call(host: TrioHost, client: Client) -> None:
+    """Events come while a call waits, and do not disturb it."""
+    access = await client.access(600010, 14)
+    host.server.kept_back = {m.Containers}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.containers)
+        await wait_all_tasks_blocked()
+        host.server.end(access.handle)
+        await wait_all_tasks_blocked()
+        assert access.ended is not None
+        host.server.let_go()
+
+
+async def test_on_event_may_use_the_client_and_may_fail(host: TrioHost, caplog: pytest.LogCaptureFixture) -> None:
+    """`on_event` runs in a task of its own: it can ask for another access; what it raises is logged, no more."""
+    regained = []
+    opened: list[Client] = []
+    done = trio.Event()
+
+    async def on_event(event: m.Event) -> None:
+        if event.handle == 1:
+            regained.append(await opened[0].access(600010, 14))
+            raise ValueError(event.handle)
+        done.set()
+
+    async with connected(host, on_event) as client:
+        opened.append(client)
+        first, second = await client.access(600010, 14), await client.access(600010, 14)
+        with caplog.at_level(logging.ERROR):
+            host.server.end(first.handle)
+            host.server.end(second.handle)
+            await done.wait()
+        assert regained[0].ended is None
+        assert client.broken is None
+    assert "on_event failed" in caplog.text
+
+
+async def test_events_that_nobody_takes(host: TrioHost) -> None:
+    """A program that stops taking events loses its connection, not the machine its memory."""
+
+    async def on_event(event: m.Event) -> None:
+        await trio.sleep_forever()
+
+    async with connected(host, on_event) as client:
+        for number in range(EVENTS + 2):
+            host.server.tell(m.Event("ended", 8, number))
+        await wait_all_tasks_blocked()
+        assert client.broken is not None
+        assert "does not take its events" in str(client.broken)
+
+
+async def test_keep_alive(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
+    """An idle client gives a sign of life as often as the server asked."""
+    await trio.sleep(125)
+    assert host.server.asked(m.KeepAlive) == 3
+    assert client.broken is None
+
+
+async def test_a_server_without_a_sign_of_life(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
+    """A keep-alive that is not answered ends the connection: calls fail at once from then on."""
+    host.server.kept_back = {m.KeepAlive}
+    await trio.sleep(51)
+    assert client.broken is not None
+    assert "no sign of life" in str(client.broken)
+    with pytest.raises(LicenseError, match="no sign of life"):
+        await client.containers()
+    assert autojump_clock.current_time() == pytest.approx(51)
+
+
+async def test_the_server_hangs_up(host: TrioHost, client: Client) -> None:
+    """A call that waits, every later one and each access's check raise 100."""
+    access = await client.access(600010, 14)
+    host.server.kept_back = {m.Containers}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_expect_cut, client)
+        await wait_all_tasks_blocked()
+        await cut(host, client)
+    with pytest.raises(LicenseError, match=r"the server closed it, Error 100\.$"):
+        await client.access(600010, 14)
+    with pytest.raises(LicenseError, match=r"the server closed it, Error 100\.$"):
+        access.check()
+    assert access.ended is None
+
+
+async def _expect_cut(client: Client) -> None:
+    with pytest.raises(LicenseError, match=r"the server closed it, Error 100\.$"):
+        await client.containers()
+
+
+async def test_the_server_says_goodbye(host: TrioHost, client: Client) -> None:
+    """The server's reason is in the text."""
+    host.server.tell(m.Farewell(m.ErrorBody(309, "REQUEST_OVERLOAD", "Too many requests, Error 309.")))
+    await wait_all_tasks_blocked()
+    with pytest.raises(LicenseError, match=r"said goodbye: Too many requests, Error 309, Error 100\.$"):
+        await client.containers()
+
+
+async def test_the_server_breaks_the_protocol(host: TrioHost, client: Client) -> None:
+    """Bytes that are no message end the connection, with what was wrong."""
+    host.server.connections[-1].send(b"\xc1")
+    await wait_all_tasks_blocked()
+    with pytest.raises(LicenseError, match=r"the server broke the protocol: .* Error 100\.$"):
+        await client.containers()
+
+
+async def test_leaving_after_a_cut(host: TrioHost) -> None:
+    """Leaving the blocks of a broken connection is quiet: the server frees everything after its grace."""
+    async with connected(host) as client, await client.access(600010, 14):
+        await cut(host, client)
+    assert host.server.asked(m.Goodbye) == 0
+
+
+async def test_a_retried_release(host: TrioHost, client: Client) -> None:
+    """A release whose answer was lost is repeated; that the handle is gone by then is success (decision 14)."""
+    access = await client.access(600010, 14)
+    host.server.kept_back = {m.Release}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_expect_lost_release, access.release)
+        await wait_all_tasks_blocked()
+        await cut(host, client)
+    host.server.drop_answers()
+    await client.resume()
+    await access.release()
+    assert access.released
+    assert host.server.asked(m.Release) == 2
+    assert access.ended is None
+
+
+async def _expect_lost_release(release: object) -> None:
+    assert callable(release)
+    with pytest.raises(LicenseError, match=r"Error 100\.$"):
+        await release()
+
+
+async def test_a_first_release_of_a_strange_handle(host: TrioHost, client: Client) -> None:
+    """106 to a release that was not repeated is an error: the handle was gone, and nobody had said so."""
+    access = await client.access(600010, 14)
+    host.server.session.handles.clear()
+    with pytest.raises(LicenseError, match=r"Error 106\.$"):
+        await access.release()
+
+
+async def test_resume_keeps_and_ends(host: TrioHost) -> None:
+    """After a cut what the server confirms stands; what it ended, and what it does not know, is ended and told."""
+    events = []
+
+    async def on_event(event: m.Event) -> None:
+        events.append(event)
+
+    async with connected(host, on_event) as client:
+        kept, removed, forgotten = [await client.access(600010, 14) for _ in range(3)]
+        await cut(host, client)
+        host.server.end(removed.handle)
+        del host.server.session.handles[forgotten.handle]
+        assert await client.resume() == ()
+        kept.check()
+        assert removed.ended is not None
+        assert removed.ended.cause == m.EndCause.ADMINISTRATOR
+        assert forgotten.ended is not None
+        assert "does not confirm it" in str(forgotten.ended)
+        await wait_all_tasks_blocked()
+        assert [event.handle for event in events] == [removed.handle, forgotten.handle]
+        assert (await kept.info()).handle == kept.handle
+    resumed = next(params for params in host.server.seen if isinstance(params, m.Resume))
+    assert resumed.events == "push"
+
+
+async def test_resume_repeats_what_was_not_answered(host: TrioHost, client: Client) -> None:
+    """An access whose answer the cut swallowed is asked for with the same key, and gets the same handle."""
+    host.server.kept_back = {m.Access}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_expect_lost_access, client)
+        await wait_all_tasks_blocked()
+        await cut(host, client)
+    host.server.drop_answers()
+    (handle,) = host.server.session.handles
+    (access,) = await client.resume()
+    assert access.handle == handle
+    assert list(host.server.session.handles) == [handle]
+    first, second = (params for params in host.server.seen if isinstance(params, m.Access))
+    assert first == second
+    assert await client.resume() == ()
+    access.check()
+
+
+async def _expect_lost_access(client: Client) -> None:
+    with pytest.raises(LicenseError, match=r"Error 100\.$"):
+        await client.access(600010, 14, AccessMode.STATION_SHARE)
+
+
+async def test_a_repetition_that_is_refused(host: TrioHost, client: Client) -> None:
+    """What is refused at the repetition is not held, and is not asked for again."""
+    host.server.kept_back = {m.Access}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_expect_lost_access, client)
+        await wait_all_tasks_blocked()
+        await cut(host, client)
+    host.server.drop_answers()
+    host.server.session.handles.clear()
+    host.server.refusals[m.Access] = ERROR
+    assert await client.resume() == ()
+    assert await client.resume() == ()
+    assert host.server.asked(m.Access) == 2
+
+
+async def test_a_second_cut_during_the_repetition(host: TrioHost, client: Client) -> None:
+    """Nothing is settled by a resumption that is cut: the next one repeats it."""
+    host.server.kept_back = {m.Access}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_expect_lost_access, client)
+        await wait_all_tasks_blocked()
+        await cut(host, client)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_expect_lost_resume, client)
+        await wait_all_tasks_blocked()
+        await cut(host, client)
+    host.server.drop_answers()
+    (access,) = await client.resume()
+    assert list(host.server.session.handles) == [access.handle]
+
+
+async def _expect_lost_resume(client: Client) -> None:
+    with pytest.raises(LicenseError, match=r"Error 100\.$"):
+        await client.resume()
+
+
+async def test_resume_gives_strays_back(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
+    """Handles that nobody here wants any more are released: a grant given up, and a block left during the cut."""
+    host.server.kept_back = {m.Access}
+    with pytest.raises(LicenseError, match="no answer"):
+        await client.access(600010, 14)
+    host.server.let_go()
+    await wait_all_tasks_blocked()
+    async with await client.access(600010, 14) as left:
+        host.server.kept_back = {m.Access}
+        with pytest.raises(LicenseError, match="no answer"):
+            await client.access(600010, 14)
+        await cut(host, client)
+    host.server.drop_answers()
+    assert len(host.server.session.handles) == 2
+    assert left.handle in host.server.session.handles
+    assert await client.resume() == ()
+    await wait_all_tasks_blocked()
+    assert host.server.session.handles == {}
+
+
+async def test_resume_keeps_what_call_was_granted(host: TrioHost, client: Client) -> None:
+    """A handle asked for by `call` is the caller's own: a resumption lets it be."""
+    granted = await client.call(m.Access(m.AccessKey(bytes(16)), 600010, 14))
+    await cut(host, client)
+    await client.resume()
+    await wait_all_tasks_blocked()
+    assert list(host.server.session.handles) == [granted.handle]
+
+
+async def test_resume_takes_over(host: TrioHost, client: Client) -> None:
+    """A connection that still stands is left for a new one; calls go on there."""
+    access = await client.access(600010, 14)
+    assert await client.resume() == ()
+    await wait_all_tasks_blocked()
+    assert len(host.server.connections) == 1
+    access.check()
+    assert (await client.call(m.KeepAlive())).time == 1
+    assert host.dialled == [Tcp("fake"), Tcp("fake")]
+
+
+async def test_resume_of_a_forgotten_session(host: TrioHost) -> None:
+    """If the server has forgotten the session, nothing is held any more, and everybody is told."""
+    events = []
+
+    async def on_event(event: m.Event) -> None:
+        events.append(event)
+
+    async with connected(host, on_event) as client:
+        access = await client.access(600010, 14)
+        await cut(host, client)
+        host.server.sessions.clear()
+        with pytest.raises(LicenseError, match=r"the session has ended, Error 106\.$"):
+            await client.resume()
+        assert access.ended is not None
+        assert access.ended.number == ErrorNumber.INVALID_HANDLE
+        await wait_all_tasks_blocked()
+        assert [event.handle for event in events] == [access.handle]
+        assert client.broken is not None
+
+
+async def test_resume_can_be_tried_again(host: TrioHost, client: Client) -> None:
+    """While the server cannot be reached, or refuses for now, nothing is lost."""
+    access = await client.access(600010, 14)
+    await cut(host, client)
+    host.unreachable = {Tcp("fake")}
+    with pytest.raises(LicenseError, match=r"fake:22350: Connection refused, Error 101\.$"):
+        await client.resume()
+    host.unreachable = set()
+    host.server.refusals[m.Resume] = LicenseError.of(ErrorNumber.REQUEST_OVERLOAD).body
+    with pytest.raises(LicenseError, match=r"Error 309\.$"):
+        await client.resume()
+    with pytest.raises(LicenseError, match=r"Error 100\.$"):
+        access.check()
+    host.server.refusals.clear()
+    await client.resume()
+    access.check()
+
+
+async def test_a_socket_without_sessions(host: TrioHost) -> None:
+    """On a server's own sockets there is no session, and so nothing to resume."""
+    async with connected(host) as client:
+        client._session.greeting = structs.replace(client.greeting, token="")
+        with pytest.raises(LocalProtocolError, match="no session that could be resumed"):
+            await client.resume()
+
+
+async def test_the_first_server_that_answers(
+    host: TrioHost, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """Servers are tried in their order: one that refuses or is silent leads to the next."""
+    _servers(monkeypatch, tmp_path, "dead", "silent", "good", "never")
+    host.unreachable, host.absent = {Tcp("dead")}, {Tcp("silent")}
+    async with open_client(station="desk-4", dial=host.dial) as client:
+        assert client.address == Tcp("good")
+    assert [str(address) for address in host.dialled] == ["dead:22350", "silent:22350", "good:22350"]
+    assert autojump_clock.current_time() == pytest.approx(10)
+
+
+async def test_no_server_answers(
+    host: TrioHost, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """If none answers, the one error names each and what was wrong."""
+    _servers(monkeypatch, tmp_path, "dead", "silent")
+    host.unreachable, host.absent = {Tcp("dead")}, {Tcp("silent")}
+    with pytest.raises(LicenseError) as failure:
+        async with open_client(station="desk-4", dial=host.dial):
+            pytest.fail("there is no server")
+    assert failure.value.number == ErrorNumber.SERVER_NOT_FOUND
+    assert "dead:22350: Connection refused" in str(failure.value)
+    assert "silent:22350: no connection within 10 seconds" in str(failure.value)
+
+
+def _servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *names: str) -> None:
+    monkeypatch.delenv("CMSERVERD_SERVER", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "cmserverd").mkdir()
+    (tmp_path / "cmserverd" / "client.toml").write_text(f"servers = {list(names)!r}\n")
+
+
+async def test_a_server_that_refuses_the_greeting(host: TrioHost) -> None:
+    """Its own number is raised; the connection is closed."""
+    host.server.refusals[m.Hello] = LicenseError.of(ErrorNumber.RUNTIME_TOO_OLD).body
+    with pytest.raises(LicenseError, match=r"Error 129\.$"):
+        async with connected(host):
+            pytest.fail("it is not greeted")
+    await wait_all_tasks_blocked()
+    assert host.server.connections == []
+
+
+async def test_a_server_that_never_greets(host: TrioHost, autojump_clock: MockClock) -> None:
+    """The greeting has the timeout as any call, and nothing is left of the connection."""
+    host.server.kept_back = {m.Hello}
+    with pytest.raises(LicenseError, match="no answer within 10 seconds"):
+        async with connected(host):
+            pytest.fail("it is not greeted")
+    await wait_all_tasks_blocked()
+    assert host.server.connections == []
+
+
+async def test_a_bad_setting() -> None:
+    """A faulty address is said before anything is tried."""
+    with pytest.raises(SettingError, match="names no host"):
+        async with open_client("a b"):
+            pytest.fail("there is no such server")
+
+
+async def test_what_the_block_raises_comes_out_as_it_is(host: TrioHost) -> None:
+    """The client's tasks are no business of the caller: no exception group is put around his error."""
+    with pytest.raises(KeyError, match="mine"):
+        async with connected(host):
+            raise KeyError("mine")
+    assert host.server.asked(m.Goodbye) == 1
+
+
+async def test_a_cancelled_block_says_goodbye(host: TrioHost, autojump_clock: MockClock) -> None:
+    """Cancelling the block does not leave the server with a session to wait for, and takes no time."""
+    with trio.CancelScope() as scope:
+        async with connected(host) as client, await client.access(600010, 14):
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert host.server.sessions == {}
+    assert host.server.seen[-2:] == [m.Release(1), m.Goodbye()]
+    assert autojump_clock.current_time() == 0
+
+
+async def test_a_server_that_does_not_answer_goodbye(host: TrioHost, autojump_clock: MockClock) -> None:
+    """Leaving takes the timeout at most."""
+    async with connected(host):
+        host.server.kept_back = {m.Goodbye}
+    assert autojump_clock.current_time() == pytest.approx(10)
+
+
+async def test_real_sockets(tmp_path: Path) -> None:
+    """Over TCP small messages leave at once (TCP_NODELAY); a Unix socket is reached by its path."""
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    async with listener:
+        port = listener.socket.getsockname()[1]
+        stream = await dial(Tcp("127.0.0.1", port))
+        async with stream:
+            assert isinstance(stream, trio.SocketStream)
+            assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    unix = trio.socket.socket(trio.socket.AF_UNIX)
+    with unix:
+        await unix.bind(str(tmp_path / "x.sock"))
+        unix.listen()
+        async with await dial(Unix(str(tmp_path / "x.sock"))):
+            pass
+    with pytest.raises(OSError, match="No such file"):
+        await dial(Unix(str(tmp_path / "y.sock")))
+
+
+def test_notifications_are_of_the_table() -> None:
+    """The fake tells what the table of cases has: the words `event` and `goodbye`."""
+    assert [each.method for each, _ in NOTIFICATIONS] == ["event", "event", "goodbye"]

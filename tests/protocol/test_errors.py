@@ -1,0 +1,43 @@
+"""The table of errors, and LicenseError as something to raise."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from protocol.errors import ErrorNumber, LicenseError, name_of, text_of
+from protocol.messages import ErrorBody, Reason
+
+
+@pytest.mark.parametrize("number", ErrorNumber)
+def test_every_number_has_a_sentence(number: ErrorNumber) -> None:
+    """Each number has a text of one line, which ends as the field's texts do."""
+    assert text_of(number).endswith(f", Error {number.value}.")
+    assert text_of(number).isprintable()
+    assert name_of(number.value) == number.name
+
+
+def test_an_unknown_number_has_a_name_too() -> None:
+    """A newer server's number is no reason to fail."""
+    assert name_of(4711) == "UNKNOWN"
+
+
+def test_detail() -> None:
+    """A detail stands between the table's text and the number."""
+    error = LicenseError.of(ErrorNumber.SERVER_NOT_FOUND, "a:1: refused")
+    assert str(error) == "The license server cannot be reached: a:1: refused, Error 101."
+
+
+def test_printing_is_safe() -> None:
+    """A server's text cannot steer the terminal that shows the error; the raw text is still there."""
+    error = LicenseError(ErrorBody(212, "X", "\x1b[2Jgone\r\nnext\u202e"))
+    assert str(error) == "?[2Jgone??next?"
+    assert error.text == "\x1b[2Jgone\r\nnext\u202e"
+
+
+def test_it_can_be_pickled() -> None:
+    """A worker process can hand the error to its parent, reasons and all."""
+    reason = Reason("3-1", 1, 2, 3, 212, "NO_MORE_LICENSES", "all in use")
+    error = LicenseError(ErrorBody(212, "NO_MORE_LICENSES", "all in use", (reason,)))
+    assert pickle.loads(pickle.dumps(error)).body == error.body  # noqa: S301

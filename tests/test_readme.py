@@ -1,0 +1,60 @@
+"""The README's examples do what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cmserverd.config import load
+from drivers import registry
+from tests.daemon.harness import Daemon, ending
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def example(language: str) -> str:
+    """Return the README's one example in this language."""
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+@pytest.mark.parametrize(("quantity", "said"), [(2, "licensed, handle 1"), (0, "no license: ")])
+def test_the_licensed_application(tmp_path: Path, quantity: int, said: str) -> None:
+    """It gets its license from a server; without one it is told why.
+
+    Quantity 0 is for the server's own machine, and this test says that it is another one.
+    """
+    dongle = f'id = "3-1"\n[[firm_items]]\nfirm_code = 600010\n[[firm_items.products]]\nitem = 1\nproduct_code = 14\n\
+quantity = {quantity}\n'
+    daemon = Daemon(tmp_path, dongle=dongle)
+    with ending(daemon):
+        daemon.serve().said("container plugged in")
+        host, port = daemon.address
+        environment = {**os.environ, "CMSERVERD_SERVER": f"{host}:{port}", "CMSERVERD_STATION": "another-machine"}
+        command = [sys.executable, "-c", example("python")]
+        done = subprocess.run(
+            command, env=environment, input="\n", capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+        )
+        assert done.stdout.startswith(said)
+        assert done.stderr == ""
+
+
+def test_the_configuration(tmp_path: Path) -> None:
+    """It is a valid one."""
+    path = tmp_path / "cmserverd.toml"
+    path.write_text(example("toml"))
+    config = load(path, lambda name: registry.load(name).Options)
+    assert set(config.drivers) == {"usb", "virtual"}
+    assert config.server.addresses == (("0.0.0.0", 22350), ("::", 22350))
+
+
+def test_the_pages_that_it_names_are_there() -> None:
+    """No link leads nowhere."""
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
