@@ -22,8 +22,9 @@ from protocol import blocking
 from protocol import client as trio_client
 from protocol import messages as m
 from protocol.address import Address, Tcp, Unix
-from protocol.blocking import Client, OnEvent, dial
+from protocol.blocking import Client
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError, SettingError
+from protocol.link import OnEvent, dial
 from protocol.session import EVENTS
 from protocol.terms import AccessMode, HandleKind, Station
 from tests.protocol.cases import ERROR, RESULTS
