@@ -16,7 +16,7 @@ from bench.filled import accept_clients, make_engine, make_service, settle
 from bench.processes import say
 from bench.requests import CONTAINER, ITEM
 from cmserverd import server
-from cmserverd.conversation import Peer
+from cmserverd.answers import Peer
 from cmserverd.service import Detachment, Service
 from protocol import messages as m
 from protocol import rpc

@@ -11,10 +11,10 @@ import trio
 from bench.processes import allow_many_files
 from bench.requests import CONTAINER, access, hello, received
 from cmserverd import daemon, logs
+from cmserverd.answers import Door
 from cmserverd.clock import LicenseClock
 from cmserverd.clones import Clones
 from cmserverd.connection import Pace
-from cmserverd.conversation import Door
 from cmserverd.core.terms import Session
 from cmserverd.engine import Engine, Listener
 from cmserverd.server import Rooms, accept

@@ -19,7 +19,8 @@ from bench.filled import hold, make_engine, make_service, open_sessions, settle
 from bench.processes import asked, say
 from bench.report import Row, judged, shown
 from bench.requests import hello
-from cmserverd.conversation import Conversation, Door, Peer
+from cmserverd.answers import Door, Peer
+from cmserverd.conversation import Conversation
 from protocol import messages as m
 from protocol import rpc
 

@@ -13,15 +13,14 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Callable
-from enum import Enum
 from hashlib import sha256
-from typing import Any, ClassVar, Final
+from typing import Final
 
 from msgspec import Struct
 
-from cmserverd import views
+from cmserverd.answers import OFFERS, Door, Offer, Peer
 from cmserverd.core.refusal import Refused, ended
-from cmserverd.core.terms import Access, Allocation, Session
+from cmserverd.core.terms import Session
 from cmserverd.service import Detachment, Service
 from protocol import messages as m
 from protocol import rpc
@@ -43,37 +42,6 @@ dropped: the handles themselves go on answering why they ended. One that has eve
 is cut off."""
 
 
-class Door(Enum):
-    """Where a connection came in, and so what it may ask (decision 23)."""
-
-    CLIENT = "client"
-    MONITOR = "monitor"
-    CONTROL = "control"
-
-
-_LISTINGS: Final = {m.Containers.method, m.Contents.method, m.NetCluster.method, m.NetUsers.method}
-
-_READING: Final = _LISTINGS | {
-    m.KeepAlive.method,
-    m.Goodbye.method,
-    m.ServerInfoRequest.method,
-}
-
-_METHODS: Final = {
-    Door.CLIENT: frozenset(m.METHODS) - {m.Hello.method, m.Resume.method},
-    Door.MONITOR: _READING,
-    Door.CONTROL: frozenset({m.KeepAlive.method, m.Goodbye.method, m.ServerInfoRequest.method}),
-}
-
-
-class Peer(Struct, frozen=True):
-    """Who is at the other end, as the system says: `here` means over loopback or a Unix socket."""
-
-    address: str
-    here: bool
-    door: Door = Door.CLIENT
-
-
 class Waiting(Struct, frozen=True, eq=False):
     """A request for events that waits for the first one, at most `seconds`."""
 
@@ -89,11 +57,11 @@ class Conversation:
 
     __slots__ = (
         "_events",
+        "_offers",
         "_out",
         "_polls",
         "_pushed",
         "_reader",
-        "_service",
         "_turn",
         "flush",
         "greeted",
@@ -102,13 +70,15 @@ class Conversation:
         "over",
         "peer",
         "pending",
+        "service",
         "session",
         "waiting",
     )
 
     def __init__(self, service: Service, peer: Peer) -> None:
-        self._service = service
+        self.service = service
         self._reader = rpc.Reader(rpc.BEFORE_GREETING)
+        self._offers = _OFFERS[peer.door]
         self._out: list[bytes] = []
         self._events: deque[m.Event] | None = None
         self._polls = False
@@ -170,9 +140,9 @@ class Conversation:
     def lost(self, detachment: Detachment) -> None:
         """The connection is gone, and how."""
         self.over = True
-        self._service.conversations.discard(self)
+        self.service.conversations.discard(self)
         if self.session is not None:
-            self._service.detached(self, self.session, detachment)
+            self.service.detached(self, self.session, detachment)
             self.session = None
 
     def late(self, seconds: float) -> None:
@@ -181,13 +151,13 @@ class Conversation:
 
     def complain(self, event: str, **facts: object) -> None:
         """Log something about this peer that it can cause at will."""
-        self._service.complain(event, address=self.peer.address, **facts)
+        self.service.complain(event, address=self.peer.address, **facts)
 
     def failed(self) -> None:
         """A bug broke this conversation: log the exception, end the session, tell the client, close."""
         session, self.session = self.session, None
         client = session.client if session is not None else None
-        self._service.report_bug(
+        self.service.report_bug(
             "a request met a bug; its session is closed",
             address=self.peer.address,
             session=session.id if session is not None else 0,
@@ -195,7 +165,7 @@ class Conversation:
         )
         self.end(ErrorNumber.INTERNAL, "")
         if session is not None:
-            self._service.closed(session)
+            self.service.closed(session)
 
     # the service calls
 
@@ -211,7 +181,7 @@ class Conversation:
         if self.over:
             return
         if not self._polls:
-            if self._pushed >= max(EVENTS, self._service.engine.limits.handles):
+            if self._pushed >= max(EVENTS, self.service.engine.limits.handles):
                 self.complain("a client does not read its events; disconnected")
                 self.end(ErrorNumber.NETWORK_FAULT, "too many events were left unread")
                 return
@@ -229,20 +199,19 @@ class Conversation:
     # requests
 
     def _answer(self, request: rpc.Request) -> None:
-        if self._is_waiting(request.msgid):
+        if self.waiting is not None and self._is_waiting(request.msgid):
             return
         if not self.greeted:
             self._greet(request)
             return
-        kind = m.METHODS.get(request.method)
-        handler = self._HANDLERS.get(request.method)
-        if kind is None or handler is None or request.method not in _METHODS[self.peer.door]:
+        offer = self._offers.get(request.method)
+        if offer is None:
             self._refuse(request.msgid, self._unknown(request.method))
             return
-        if request.method in _LISTINGS:
+        if offer.listing:
             self._turn = 0
         try:
-            result = handler(self, rpc.parameters(request, kind))
+            result = offer.answer(self, rpc.parameters(request, offer.params))
         except Refused as refusal:
             self._refuse(request.msgid, refusal.body())
         else:
@@ -263,7 +232,7 @@ class Conversation:
             return _error(ErrorNumber.INVALID_PARAMETER, "this connection has been greeted already")
         if method in m.METHODS:
             return _error(ErrorNumber.NOT_IMPLEMENTED, f"the {self.peer.door.value} socket does not offer it")
-        return _error(ErrorNumber.NOT_IMPLEMENTED, f"known are {', '.join(sorted(_METHODS[self.peer.door]))}")
+        return _error(ErrorNumber.NOT_IMPLEMENTED, f"known are {', '.join(sorted(self._offers))}")
 
     def _greet(self, request: rpc.Request) -> None:
         try:
@@ -288,17 +257,17 @@ class Conversation:
         if self.peer.door is not Door.CLIENT:
             return self._greeting(version, 0, "")
         token = secrets.token_hex(32)
-        local = self.peer.here and hello.station.machine == self._service.introduction.machine
-        engine = self._service.engine
+        local = self.peer.here and hello.station.machine == self.service.introduction.machine
+        engine = self.service.engine
         session = engine.open(_hash(token), hello.client, hello.station, self.peer.address, local)
         self.session = session
-        self._service.attach(self, session)
+        self.service.attach(self, session)
         return self._greeting(version, session.id, token)
 
     def _resume(self, resume: m.Resume) -> m.Greeting:
         version = _version(resume.versions)
         self._polls = resume.events == "poll"
-        service = self._service
+        service = self.service
         known = service.engine.table.tokens.get(_hash(resume.token))
         local = self.peer.here and known is not None and known.station.machine == service.introduction.machine
         session = service.engine.resume(_hash(resume.token), self.peer.address, local)
@@ -320,7 +289,7 @@ class Conversation:
         handles: tuple[int, ...] = (),
         gone: tuple[m.EndedHandle, ...] = (),
     ) -> m.Greeting:
-        service = self._service
+        service = self.service
         limits = m.Limits(REQUESTS, rpc.FROM_CLIENT.total, service.engine.limits.handles)
         return m.Greeting(
             version=version,
@@ -335,76 +304,20 @@ class Conversation:
             ended=gone,
         )
 
-    def _keep_alive(self, _: m.KeepAlive) -> Struct:
-        return m.Time(self._service.engine.clock.now())
-
-    def _goodbye(self, _: m.Goodbye) -> Struct:
+    def goodbye(self, _: m.Goodbye) -> Struct:
+        """End the session at its client's word."""
         self.waited()
         session, self.session = self.session, None
         if session is not None:
-            self._service.closed(session)
+            self.service.closed(session)
         self.over = True
         return m.Done()
 
-    def _access(self, request: m.Access) -> Struct:
-        held = self._service.engine.access(self._session(), request)
-        return _granted(held)
-
-    def _release(self, request: m.Release) -> Struct:
-        self._service.engine.release(self._session(), request)
-        return m.Done()
-
-    def _info(self, request: m.Info) -> Struct:
-        engine = self._service.engine
-        return views.handle_info(engine.table, engine.use(self._session(), request))
-
-    def _containers(self, _: m.Containers) -> Struct:
-        engine = self._service.engine
-        return views.containers(engine.table, engine.position)
-
-    def _contents(self, request: m.Contents) -> Struct:
-        return self._service.contents(request.container)
-
-    def _net_cluster(self, request: m.NetCluster) -> Struct:
-        engine = self._service.engine
-        return views.license_page(engine.table, request, engine.position, engine.clock.now())
-
-    def _net_users(self, request: m.NetUsers) -> Struct:
-        engine = self._service.engine
-        everybody = self.peer.door is not Door.CLIENT or self._service.shows_everybody(here=self.peer.here)
-        return views.access_page(
-            engine.table,
-            request,
-            engine.position,
-            engine.clock.now(),
-            lambda held: everybody or held.session is self.session,
-        )
-
-    def _server_info(self, _: m.ServerInfoRequest) -> Struct:
-        return self._service.info()
-
-    def _fetch_events(self, request: m.Events) -> Struct:
+    def events(self, request: m.Events) -> Struct:
+        """Fetch the events of a client that polls, now or when there are some."""
         if self._events or not request.wait:
             return self._take_events()
         return _Wait(request.wait)
-
-    _HANDLERS: ClassVar[dict[str, Callable[[Conversation, Any], Struct]]] = {
-        m.KeepAlive.method: _keep_alive,
-        m.Goodbye.method: _goodbye,
-        m.Access.method: _access,
-        m.Release.method: _release,
-        m.Info.method: _info,
-        m.Containers.method: _containers,
-        m.Contents.method: _contents,
-        m.NetCluster.method: _net_cluster,
-        m.NetUsers.method: _net_users,
-        m.ServerInfoRequest.method: _server_info,
-        m.Events.method: _fetch_events,
-    }
-
-    def _session(self) -> Session:
-        assert self.session is not None  # the client door opens one with the greeting, and ends with it
-        return self.session
 
     def _wait(self, waiting: Waiting) -> None:
         self.waited()  # a second wait answers the first
@@ -434,14 +347,6 @@ class _Wait(Struct, frozen=True):
     seconds: int
 
 
-def _granted(held: Access) -> m.Granted:
-    target = held.target
-    if isinstance(target, Allocation):
-        counted = target.license.id
-        return m.Granted(held.handle, counted.container, counted.item, target.id)
-    return m.Granted(held.handle, target.container or "")
-
-
 def _version(versions: tuple[int, int]) -> int:
     lowest, highest = versions
     if lowest > m.PROTOCOL_VERSION:
@@ -466,3 +371,14 @@ def _nothing() -> None:
 
 def _no_input() -> bool:
     return False
+
+
+_OWN: Final = (
+    Offer(m.Goodbye, Conversation.goodbye, frozenset(Door)),
+    Offer(m.Events, Conversation.events, frozenset({Door.CLIENT})),
+)
+
+_OFFERS: Final = {
+    door: {offer.params.method: offer for offer in (*OFFERS, *_OWN) if door in offer.doors} for door in Door
+}
+"""What can be asked at each door, by the method's name."""

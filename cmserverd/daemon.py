@@ -20,11 +20,11 @@ import structlog
 import trio
 
 import cmserverd
+from cmserverd.answers import Door
 from cmserverd.clock import LicenseClock
 from cmserverd.clones import Clones
 from cmserverd.config import Config
 from cmserverd.connection import Pace
-from cmserverd.conversation import Door
 from cmserverd.core.rules import Limits
 from cmserverd.engine import Engine, Listener
 from cmserverd.notify import Notifier

@@ -18,8 +18,9 @@ import structlog
 import trio
 from trio.lowlevel import wait_readable
 
+from cmserverd.answers import Door, Peer
 from cmserverd.connection import Connection, Pace
-from cmserverd.conversation import Conversation, Door, Peer
+from cmserverd.conversation import Conversation
 from cmserverd.seldom import Seldom
 from cmserverd.service import Service
 

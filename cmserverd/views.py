@@ -6,12 +6,11 @@ is shown once, whatever happens between two pages (decision 24).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
 from cmserverd.core.table import Table
-from cmserverd.core.terms import Access, Allocation, License, PluggedContainer, SessionState
+from cmserverd.core.terms import Access, Allocation, License, PluggedContainer, Session, SessionState
 from drivers.container import FirmItem, ProductItem, QuantityFlag
 from protocol import messages as m
 from protocol.terms import AccessMode, HandleKind, Station, shown_client
@@ -76,19 +75,17 @@ def license_page(table: Table, request: m.NetCluster, position: int, now: int) -
     return m.LicensePage(position, now, tuple(map(_license, page)), page[-1].number if more else None)
 
 
-def access_page(
-    table: Table, request: m.NetUsers, position: int, now: int, shown: Callable[[Access], bool]
-) -> m.AccessPage:
+def access_page(table: Table, request: m.NetUsers, position: int, now: int, only: Session | None) -> m.AccessPage:
     """Show the accesses that the filters want, in the order of their handles.
 
-    `shown` is the policy of who sees whom.
+    With `only`, those of that session.
     """
     rows: list[m.AccessInfo] = []
     last = request.cursor
     accesses = table.accesses.after(request.cursor)
     for held in islice(accesses, ROWS_LOOKED_AT):
         last = held.handle
-        if _wants_access(request, held) and shown(held):
+        if (only is None or held.session is only) and _wants_access(request, held):
             rows.append(_access(held))
             if len(rows) == request.limit:
                 break

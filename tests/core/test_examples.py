@@ -132,15 +132,18 @@ def test_behaviour_6_exclusive_is_refused_beside_any_other_access(mode: AccessMo
     scene.access(scene.session("a"), EXCLUSIVE)
 
 
-def test_exclusive_reaches_over_all_containers_of_the_product_and_no_further() -> None:
+@pytest.mark.parametrize("held", ["3-1", "3-2", "3-3"])
+@pytest.mark.parametrize("asked", ["3-1", "3-2", "3-3", None])
+def test_exclusive_reaches_over_all_containers_of_the_product_and_no_further(held: str, asked: str | None) -> None:
     """The scope of exclusive is firm and product code over all containers (decision 9)."""
     scene = Scene(
-        container(item(1), item(2, product=15), id="3-1"), container(item(1), id="3-2"), container(item(1), id="3-3")
+        container(item(1, 2), item(2, product=15)), container(item(1, 2), id="3-2"), container(item(1, 2), id="3-3")
     )
-    scene.access(scene.session("a"), EXCLUSIVE, container="3-1")
-    for where in ("3-1", "3-2", "3-3"):
-        refusal = scene.refused(scene.session("a"), USER_LIMIT, container=where)
-        assert refusal.number is ErrorNumber.EXCLUSIVE_CONFLICT
+    scene.access(scene.session("a"), EXCLUSIVE, container=held)
+    scene.access(scene.session("b"), container=held)
+    for mode in (USER_LIMIT, NO_USER_LIMIT, EXCLUSIVE):
+        assert scene.refused(scene.session("a"), mode, container=asked).number is ErrorNumber.EXCLUSIVE_CONFLICT
+    assert scene.refused(scene.session("b"), EXCLUSIVE, container=asked).number is ErrorNumber.EXCLUSIVE_CONFLICT
     scene.access(scene.session("a"), EXCLUSIVE, product=15)
 
 

@@ -155,18 +155,18 @@ def test_endings_are_forgotten_in_the_end() -> None:
     invariants.check(scene.table)
 
 
-@pytest.mark.parametrize("handle", [999, 0])
-def test_a_handle_of_others_is_106(handle: int) -> None:
-    """A handle that another session holds, or nobody, is not valid, and stays where it is."""
+@pytest.mark.parametrize("thief", ["same pc", "another pc"])
+def test_a_handle_of_others_is_106(thief: str) -> None:
+    """A handle that another session holds, of the same station too, or nobody, is not valid; it stays where it is."""
     scene = scene_of_one()
-    held = scene.access(scene.session("a"))
-    thief = scene.session("b")
-    for number in (held.handle, handle):
+    held = scene.access(scene.session("same pc"))
+    stranger = scene.session(thief)
+    for number in (held.handle, 999, 0):
         with pytest.raises(Refused) as refusal:
-            scene.engine.release(thief, Release(number))
+            scene.engine.release(stranger, Release(number))
         assert (refusal.value.number, refusal.value.cause) == (ErrorNumber.INVALID_HANDLE, None)
         with pytest.raises(Refused):
-            scene.use(thief, number)
+            scene.use(stranger, number)
     assert scene.table.accesses == {held.handle: held}
 
 

@@ -37,7 +37,7 @@ def eventful() -> Scene:
     )
     pc, other = scene.session("pc", address="::1", local=True), scene.session("other", application="cam")
     scene.access(pc, STATION_SHARE, feature_code=1)
-    scene.access(pc, STATION_SHARE)
+    scene.access(pc, STATION_SHARE, key=1)
     scene.access(other, USER_LIMIT, container="3-1")
     scene.access(other, EXCLUSIVE, product=15)
     scene.engine.started()
@@ -48,6 +48,7 @@ def eventful() -> Scene:
     scene.refused(scene.session("third"), product=15)
     scene.now += 60
     scene.use(pc, box.handle)
+    scene.access(pc, STATION_SHARE, key=1)  # asked again: no change
     scene.release(freed)
     scene.release(box)
     scene.engine.detach(other, closed=True)

@@ -26,9 +26,10 @@ import msgpack
 import trio
 from msgspec import Struct
 
+from cmserverd.answers import Door, Peer
 from cmserverd.clock import LicenseClock
 from cmserverd.connection import Connection, Pace
-from cmserverd.conversation import Conversation, Door, Peer
+from cmserverd.conversation import Conversation
 from cmserverd.core.rules import Limits
 from cmserverd.engine import Engine, Listener
 from cmserverd.service import Detachment, Introduction, Service
@@ -196,10 +197,9 @@ class Talk:
         service: Service,
         peer: Peer = REMOTE,
         greeting: m.Params[m.Greeting] | None = None,
-        kind: type[Conversation] = Conversation,
     ) -> None:
         self.inbox = Inbox()
-        self.conversation = kind(service, peer)
+        self.conversation = Conversation(service, peer)
         self.conversation.flush = self.collect
         self._last = 0
         self.greeting = None if greeting is None else self.ask(greeting)
@@ -301,17 +301,17 @@ class Rig:
         self.pace = pace
         self.clients: list[AsyncClient] = []
 
-    def connect(self, peer: Peer = REMOTE, kind: type[Conversation] = Conversation) -> AsyncClient:
+    def connect(self, peer: Peer = REMOTE) -> AsyncClient:
         """Return a client that has connected."""
         ours, theirs = socket.socketpair()
-        self.adopt(theirs, peer, kind)
+        self.adopt(theirs, peer)
         self.clients.append(AsyncClient(ours))
         return self.clients[-1]
 
-    def adopt(self, sock: socket.socket, peer: Peer = REMOTE, kind: type[Conversation] = Conversation) -> Conversation:
+    def adopt(self, sock: socket.socket, peer: Peer = REMOTE) -> Conversation:
         """Serve a socket; return its conversation."""
         sock.setblocking(False)
-        conversation = kind(self.service, peer)
+        conversation = Conversation(self.service, peer)
         self.nursery.start_soon(Connection(sock, conversation, self.pace).run)
         return conversation
 

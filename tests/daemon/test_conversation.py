@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, NoReturn
 
 import pytest
-from msgspec import Struct
 from structlog.testing import capture_logs
 
-from cmserverd.conversation import OUTBOX, TURN, Conversation, Door, Peer
+from cmserverd import views
+from cmserverd.answers import Door, Peer
+from cmserverd.conversation import OUTBOX, TURN
 from cmserverd.core.rules import Limits
 from protocol import messages as m
 from protocol import rpc
@@ -248,21 +249,17 @@ def test_who_sees_whose_accesses(net_info: Any, peer: Peer, sees: str) -> None:
     assert shown == ({1} | own if sees == "all" else own)
 
 
-class Buggy(Conversation):
-    """Meets a bug at each `info`."""
-
-    @staticmethod
-    def _fail(_conversation: Conversation, _request: m.Info) -> Struct:
-        msg = "planted"
-        raise RuntimeError(msg)
-
-    _HANDLERS: ClassVar = {**Conversation._HANDLERS, m.Info.method: _fail}
+def meets_a_bug(*_: object) -> NoReturn:
+    """Be a function with a bug."""
+    msg = "planted"
+    raise RuntimeError(msg)
 
 
-def test_a_bug_ends_one_session_and_is_told() -> None:
+def test_a_bug_ends_one_session_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its client hears 104, its licenses are free, and the log has who it was and where the bug is."""
+    monkeypatch.setattr(views, "handle_info", meets_a_bug)
     service = make_service(charts(quantity=1))
-    unlucky = Talk(service, greeting=hello(1), kind=Buggy)
+    unlucky = Talk(service, greeting=hello(1))
     unlucky.ask(access())
     unlucky.conversation.receive(rpc.encode_request(2, m.Info(1)))
     with capture_logs() as said:

@@ -9,7 +9,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from cmserverd.conversation import Peer
+from cmserverd.answers import Peer
 from cmserverd.core.rules import Limits
 from cmserverd.core.terms import SessionState
 from cmserverd.service import Detachment

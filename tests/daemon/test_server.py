@@ -14,8 +14,8 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from cmserverd.answers import Door
 from cmserverd.connection import Pace
-from cmserverd.conversation import Door
 from cmserverd.server import CannotListen, Rooms, accept, listen_tcp, listen_unix, peer_of, shown_address
 from cmserverd.service import Service
 from protocol import messages as m

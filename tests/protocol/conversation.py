@@ -12,8 +12,9 @@ import msgpack
 import pytest
 from msgspec import Struct
 
+from cmserverd.answers import Peer
 from cmserverd.clock import LicenseClock
-from cmserverd.conversation import Conversation, Peer
+from cmserverd.conversation import Conversation
 from cmserverd.engine import Engine, Listener
 from cmserverd.service import Detachment, Introduction, Service
 from drivers.container import Container, ContainerKind, FirmItem, ProductItem, container_id

@@ -1,0 +1,131 @@
+"""What can be asked over a connection, and the answers that the engine and the table give.
+
+One function for each method, and one table of them: it says at which door a method is offered. What is about the
+connection itself, the greeting and the events, is in `conversation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final, Protocol
+
+from msgspec import Struct
+
+from cmserverd import views
+from cmserverd.core.terms import Allocation, Session
+from cmserverd.service import Service
+from protocol import messages as m
+
+
+class Door(Enum):
+    """Where a connection came in, and so what it may ask (decision 23)."""
+
+    CLIENT = "client"
+    MONITOR = "monitor"
+    CONTROL = "control"
+
+
+class Peer(Struct, frozen=True):
+    """Who is at the other end, as the system says: `here` means over loopback or a Unix socket."""
+
+    address: str
+    here: bool
+    door: Door = Door.CLIENT
+
+
+class Asker(Protocol):
+    """Who asks: a conversation, of which the answers need this."""
+
+    service: Service
+    peer: Peer
+    session: Session | None
+
+
+class Offer(Struct, frozen=True):
+    """A method: its parameters, what answers it, and where. A `listing` may take some milliseconds."""
+
+    params: type[m.Params[Any]]
+    answer: Callable[[Any, Any], Struct]
+    doors: frozenset[Door]
+    listing: bool = False
+
+
+def keep_alive(asker: Asker, _: m.KeepAlive) -> m.Time:
+    """Take a sign of life."""
+    return m.Time(asker.service.engine.clock.now())
+
+
+def access(asker: Asker, request: m.Access) -> m.Granted:
+    """Grant a handle. Raises Refused."""
+    held = asker.service.engine.access(_session(asker), request)
+    target = held.target
+    if isinstance(target, Allocation):
+        entry = target.license.id
+        return m.Granted(held.handle, entry.container, entry.item, target.id)
+    return m.Granted(held.handle, target.container or "")
+
+
+def release(asker: Asker, request: m.Release) -> m.Done:
+    """Take a handle back. Raises Refused."""
+    asker.service.engine.release(_session(asker), request)
+    return m.Done()
+
+
+def info(asker: Asker, request: m.Info) -> m.HandleInfo:
+    """Tell what a handle refers to. Raises Refused."""
+    engine = asker.service.engine
+    return views.handle_info(engine.table, engine.use(_session(asker), request))
+
+
+def containers(asker: Asker, _: m.Containers) -> m.ContainerList:
+    """List the containers."""
+    engine = asker.service.engine
+    return views.containers(engine.table, engine.position)
+
+
+def contents(asker: Asker, request: m.Contents) -> m.ContainerContents:
+    """Show a container's contents. Raises Refused."""
+    return asker.service.contents(request.container)
+
+
+def net_cluster(asker: Asker, request: m.NetCluster) -> m.LicensePage:
+    """Count the licenses."""
+    engine = asker.service.engine
+    return views.license_page(engine.table, request, engine.position, engine.clock.now())
+
+
+def net_users(asker: Asker, request: m.NetUsers) -> m.AccessPage:
+    """List who holds what: all, or the asker's own, as the configuration says."""
+    engine = asker.service.engine
+    peer = asker.peer
+    everybody = peer.door is not Door.CLIENT or asker.service.shows_everybody(here=peer.here)
+    only = None if everybody else asker.session
+    return views.access_page(engine.table, request, engine.position, engine.clock.now(), only)
+
+
+def server_info(asker: Asker, _: m.ServerInfoRequest) -> m.ServerInfo:
+    """Show the server's state."""
+    return asker.service.info()
+
+
+def _session(asker: Asker) -> Session:
+    assert asker.session is not None  # the client door opens one with the greeting, and ends with it
+    return asker.session
+
+
+_ALL: Final = frozenset(Door)
+_CLIENTS: Final = frozenset({Door.CLIENT})
+_READERS: Final = frozenset({Door.CLIENT, Door.MONITOR})
+
+OFFERS: Final = (
+    Offer(m.KeepAlive, keep_alive, _ALL),
+    Offer(m.Access, access, _CLIENTS),
+    Offer(m.Release, release, _CLIENTS),
+    Offer(m.Info, info, _CLIENTS),
+    Offer(m.Containers, containers, _READERS, listing=True),
+    Offer(m.Contents, contents, _READERS, listing=True),
+    Offer(m.NetCluster, net_cluster, _READERS, listing=True),
+    Offer(m.NetUsers, net_users, _READERS, listing=True),
+    Offer(m.ServerInfoRequest, server_info, _ALL),
+)
