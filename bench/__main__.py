@@ -47,8 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(parts: list[str], quick: bool, document: Path | None) -> int:
-    described = machine.description()
-    print(described, file=sys.stderr)
+    load = machine.load()
     rows: list[Row] = []
     for part in parts:
         begin = time.monotonic()
@@ -57,7 +56,7 @@ def _run(parts: list[str], quick: bool, document: Path | None) -> int:
         except (ChildFailed, OSError) as error:
             rows.append(Row(part, "none", remarks=f"it failed: {error}", valid=False))
         print(f"{part}: measured in {time.monotonic() - begin:.0f} s", file=sys.stderr)
-    block = f"{described}\n\n{table(rows)}"
+    block = f"{machine.description(load)}\n\n{table(rows)}"
     print(f"\n{block}")
     if not all(row.valid for row in rows):
         print("bench: the run is void: a part failed or a request was refused", file=sys.stderr)

@@ -83,13 +83,13 @@ def _rows(name: str, rounds: dict[int, list[float]], base: int) -> Iterator[Row]
 
 
 def pairs(engine: Engine, sessions: list[Session], requests: list[Access]) -> float:
-    """Let stations, at random, make these accesses and release each at once; return the microseconds of a pair."""
+    """Let stations, at random, make these accesses and release each at once; return the processor's microseconds of a pair."""
     visits = list(zip(random.choices(sessions, k=len(requests)), requests, strict=True))
     take, give = engine.access, engine.release
-    begin = time.perf_counter()
+    begin = time.thread_time()
     for session, request in visits:
         give(session, Release(take(session, request).handle))
-    return (time.perf_counter() - begin) / len(requests) * 1e6
+    return (time.thread_time() - begin) / len(requests) * 1e6
 
 
 def main(arguments: list[str]) -> None:

@@ -43,7 +43,7 @@ QUICK: Final = Plan(25_000, 4)
 
 
 class Pages(Struct, frozen=True):
-    """Times in milliseconds: of a page of the usual length, of one of the longest, of one that finds nothing.
+    """Processor times in milliseconds: of a page of the usual length, of one of the longest, of one that finds nothing.
 
     `count` pages of the longest show all; they hold the loop for `total` together, and `longest` at once.
     """
@@ -80,11 +80,11 @@ class _Monitor:
     def ask(self, params: m.Params[R], result: type[R]) -> R:
         conversation = self._conversation
         request = rpc.encode_request(1, params)
-        begin = time.perf_counter()
+        begin = time.thread_time()
         conversation.receive(request)
         conversation.work()
         answer = conversation.take()
-        self.times.append((time.perf_counter() - begin) * 1e3)
+        self.times.append((time.thread_time() - begin) * 1e3)
         reader = rpc.Reader(rpc.FROM_SERVER)
         reader.feed(answer)
         response = reader.next()

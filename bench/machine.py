@@ -14,18 +14,23 @@ from bench.processes import generator_core, server_core
 _LIBRARIES: Final = ("trio", "msgpack", "msgspec")
 
 
-def description() -> str:
-    """Return the machine and the software in a few lines."""
+def description(load_before: float) -> str:
+    """Return the machine and the software in a few lines, and what else ran: the load before the run and now."""
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     software = [f"cmserverd {cmserverd.__version__}", f"{platform.python_implementation()} {platform.python_version()}"]
     software += [f"{name} {version(name)}" for name in _LIBRARIES]
     return "\n".join(
         (
             f"- {_processor()}, {len(os.sched_getaffinity(0))} cores, {gigabytes:.0f} GiB; {_pinning()}",
-            f"- {platform.system()} {platform.release()}, load before the run {os.getloadavg()[0]:.2f}",
+            f"- {platform.system()} {platform.release()}, load {load_before:.2f} before the run and {load():.2f} at its end",
             f"- {', '.join(software)}",
         )
     )
+
+
+def load() -> float:
+    """Return how many processes wanted to run in the last minute."""
+    return os.getloadavg()[0]
 
 
 def _pinning() -> str:

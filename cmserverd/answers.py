@@ -86,13 +86,13 @@ def containers(asker: Asker, _: m.Containers) -> m.ContainerList:
 
 def contents(asker: Asker, request: m.Contents) -> m.ContainerContents:
     """Show a container's contents. Raises Refused."""
-    return asker.service.contents(request.container)
+    return asker.service.contents(request.container, local=_is_local(asker))
 
 
 def net_cluster(asker: Asker, request: m.NetCluster) -> m.LicensePage:
     """Count the licenses."""
     engine = asker.service.engine
-    return views.license_page(engine.table, request, engine.position, engine.clock.now())
+    return views.license_page(engine.table, request, engine.position, engine.clock.now(), local=_is_local(asker))
 
 
 def net_users(asker: Asker, request: m.NetUsers) -> m.AccessPage:
@@ -101,12 +101,17 @@ def net_users(asker: Asker, request: m.NetUsers) -> m.AccessPage:
     peer = asker.peer
     everybody = peer.door is not Door.CLIENT or asker.service.shows_everybody(here=peer.here)
     only = None if everybody else asker.session
-    return views.access_page(engine.table, request, engine.position, engine.clock.now(), only)
+    local = _is_local(asker)
+    return views.access_page(engine.table, request, engine.position, engine.clock.now(), local=local, only=only)
 
 
 def server_info(asker: Asker, _: m.ServerInfoRequest) -> m.ServerInfo:
     """Show the server's state."""
     return asker.service.info()
+
+
+def _is_local(asker: Asker) -> bool:
+    return asker.peer.door is not Door.CLIENT or _session(asker).local
 
 
 def _session(asker: Asker) -> Session:

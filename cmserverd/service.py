@@ -129,12 +129,12 @@ class Service:
         policy = self.introduction.net_info
         return policy == "all" or (policy == "auto" and here)
 
-    def contents(self, container: str) -> m.ContainerContents:
-        """Show a container's contents. Raises Refused."""
+    def contents(self, container: str, *, local: bool) -> m.ContainerContents:
+        """Show a container's contents, as far as they exist for a client (decision 10). Raises Refused."""
         plugged = self.engine.table.containers.get(ContainerId(container))
         if plugged is None:
             raise Refused(ErrorNumber.BOX_NOT_FOUND, container)
-        return views.contents(plugged, self.engine.position)
+        return views.contents(plugged, self.engine.position, local=local)
 
     def info(self) -> m.ServerInfo:
         """Show the server's state."""
@@ -162,5 +162,13 @@ class Service:
                     conversation.tell(m.Event("ended", record.position, change.handle, error))
             elif type(change) is c.Moved and (conversation := self.attached.get(change.session)):
                 where = change.license
-                event = m.Event("rebooked", record.position, change.handle, None, where.container, where.item)
-                conversation.tell(event)
+                conversation.tell(
+                    m.Event(
+                        "rebooked",
+                        record.position,
+                        change.handle,
+                        container=where.container,
+                        item=where.item,
+                        allocation=change.allocation,
+                    )
+                )

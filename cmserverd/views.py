@@ -2,6 +2,8 @@
 
 Pages of a moving table go by a cursor: the id of the last row shown. Handles and license ids only ever grow, so a row
 is shown once, whatever happens between two pages (decision 24).
+
+A client that is not `local` is shown no entry that does not exist for it: license quantity 0, local only (decision 10).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Final
 
+from cmserverd.core.fitting import visible
 from cmserverd.core.table import Table
 from cmserverd.core.terms import Access, Allocation, License, PluggedContainer, Session, SessionState
 from drivers.container import FirmItem, ProductItem, QuantityFlag
@@ -31,9 +34,9 @@ def containers(table: Table, position: int) -> m.ContainerList:
     return m.ContainerList(position, tuple(map(_container, table.containers.values())))
 
 
-def contents(container: PluggedContainer, position: int) -> m.ContainerContents:
+def contents(container: PluggedContainer, position: int, *, local: bool) -> m.ContainerContents:
     """Show one container's firm items and product items."""
-    firm_items = tuple(map(_firm_item, container.contents.firm_items))
+    firm_items = tuple(_firm_item(firm_item, local) for firm_item in container.contents.firm_items)
     return m.ContainerContents(position, _container(container), firm_items)
 
 
@@ -63,19 +66,21 @@ def handle_info(table: Table, held: Access) -> m.HandleInfo:
     )
 
 
-def license_page(table: Table, request: m.NetCluster, position: int, now: int) -> m.LicensePage:
+def license_page(table: Table, request: m.NetCluster, position: int, now: int, *, local: bool) -> m.LicensePage:
     """Show the counts of the licenses that the filters want. The cursor is a license's number."""
     wanted = [
         counted
         for counted in table.licenses.values()
-        if counted.number > request.cursor and _wants_license(request, counted)
+        if counted.number > request.cursor and _wants_license(request, counted) and visible(counted.item, local)
     ]
     page = wanted[: request.limit]
     more = len(wanted) > len(page)
     return m.LicensePage(position, now, tuple(map(_license, page)), page[-1].number if more else None)
 
 
-def access_page(table: Table, request: m.NetUsers, position: int, now: int, only: Session | None) -> m.AccessPage:
+def access_page(
+    table: Table, request: m.NetUsers, position: int, now: int, *, local: bool, only: Session | None
+) -> m.AccessPage:
     """Show the accesses that the filters want, in the order of their handles.
 
     With `only`, those of that session.
@@ -85,7 +90,7 @@ def access_page(table: Table, request: m.NetUsers, position: int, now: int, only
     accesses = table.accesses.after(request.cursor)
     for held in islice(accesses, ROWS_LOOKED_AT):
         last = held.handle
-        if (only is None or held.session is only) and _wants_access(request, held):
+        if (only is None or held.session is only) and _wants_access(request, held) and (local or _exists(held)):
             rows.append(_access(held))
             if len(rows) == request.limit:
                 break
@@ -98,8 +103,8 @@ def _container(container: PluggedContainer) -> m.ContainerInfo:
     return m.ContainerInfo(contents.id, contents.kind, contents.text, container.present, len(contents.firm_items))
 
 
-def _firm_item(firm_item: FirmItem) -> m.FirmItemInfo:
-    entries = tuple(map(_entry, firm_item.products))
+def _firm_item(firm_item: FirmItem, local: bool) -> m.FirmItemInfo:
+    entries = tuple(_entry(item) for item in firm_item.products if visible(item, local))
     return m.FirmItemInfo(firm_item.firm_code, firm_item.text, firm_item.update_counter, entries)
 
 
@@ -184,6 +189,11 @@ def _wants_license(request: m.NetCluster, counted: License) -> bool:
         and request.firm_code in (None, counted.id.firm_code)
         and request.product_code in (None, counted.item.product_code)
     )
+
+
+def _exists(held: Access) -> bool:
+    """Whether what an access is booked on exists for clients that are not local."""
+    return not isinstance(held.target, Allocation) or visible(held.target.license.item, local=False)
 
 
 def _wants_access(request: m.NetUsers, held: Access) -> bool:

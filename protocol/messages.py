@@ -427,7 +427,7 @@ EVENT_NAMES: frozenset[str] = frozenset(get_args(EventName))
 class Event(Struct, frozen=True, gc=False, omit_defaults=True):
     """What the server tells by itself: the notification `event`, or an element of an `EventList`.
 
-    `ended`: the handle is valid no longer, `error` says why. `rebooked`: another container's license serves it now.
+    `ended`: the handle is valid no longer, `error` says why. `rebooked`: another license serves it now.
     """
 
     method: ClassVar[str] = "event"
@@ -437,6 +437,7 @@ class Event(Struct, frozen=True, gc=False, omit_defaults=True):
     error: ErrorBody | None = None
     container: str = ""
     item: int = 0
+    allocation: int = 0
 
 
 class Farewell(Struct, frozen=True, gc=False):

@@ -9,6 +9,7 @@ Errors say what is left of the connection: after a `CodecError` it is dead; a `B
 
 from __future__ import annotations
 
+import re
 from string import hexdigits
 from typing import Final, TypeVar
 
@@ -232,7 +233,7 @@ def _decode_frame(frame: bytes, limits: MessageLimits) -> object:
     try:
         return _decode(frame, limits)
     except (ValueError, msgpack.UnpackException) as error:
-        text = "a text is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error) or "it cannot be decoded"
+        text = _in_words(error)
     try:
         value = msgpack.unpackb(frame, unicode_errors="replace", strict_map_key=False)
     except (ValueError, TypeError, msgpack.UnpackException):
@@ -240,6 +241,23 @@ def _decode_frame(frame: bytes, limits: MessageLimits) -> object:
     if type(value) is list and len(value) == 4 and type(value[0]) is int and value[0] == 0 and _is_msgid(value[1]):
         raise BadMessage(value[1], text)
     raise CodecError(text)
+
+
+_NAMES: Final = {"array": "an array", "map": "a map", "str": "a text", "bin": "a binary"}
+
+
+def _in_words(error: Exception) -> str:
+    """Say for people what msgpack says for programmers."""
+    if isinstance(error, UnicodeDecodeError):
+        return "a text is not UTF-8"
+    if "max_ext_len" in str(error):
+        return "extension types are not used here"
+    if found := re.fullmatch(r"(\d+) exceeds max_(\w+)_len\((\d+)\)", str(error)):
+        size, what, limit = found.groups()
+        return f"{_NAMES[what]} of {size} is more than the {limit} that are allowed"
+    if "map key" in str(error):
+        return "a key of a map is not a text"
+    return str(error) or "it cannot be decoded"
 
 
 def _is_msgid(value: object) -> bool:

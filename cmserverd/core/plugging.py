@@ -85,8 +85,8 @@ def _serves_all(counted: License, item: ProductItem | None) -> bool:
 def _drain(table: Table, leaving: list[License], item: ProductItem | None, cause: EndCause) -> Rule[None]:
     """Book away from the first of the leaving licenses what it cannot serve once it has these options.
 
-    First goes what does not fit, then, the newest allocations first, what has no room. Whatever can be rebooked is,
-    before anything is ended.
+    First goes what does not fit, then, the newest allocations first, what has no room. An allocation that can move as a
+    whole does so before another one has to end.
     """
     counted = leaving[0]
     for allocation in list(counted.allocations.values()):
@@ -105,7 +105,7 @@ def _drain(table: Table, leaving: list[License], item: ProductItem | None, cause
             lacking -= 1
     for allocation in _weighty(counted, item)[: max(lacking, 0)]:
         for held in list(allocation.accesses.values()):
-            yield end(held, cause)
+            yield _elsewhere(table, held, leaving) or end(held, cause)
 
 
 def _weighty(counted: License, item: ProductItem) -> list[Allocation]:

@@ -28,7 +28,7 @@ from cmserverd.core.terms import (
     SessionState,
     weight,
 )
-from drivers.container import Container, ContainerId, ProductItem
+from drivers.container import Container, ContainerId, ProductItem, mask_and_serial
 from protocol.messages import EndCause
 from protocol.terms import AccessMode, Station
 
@@ -49,7 +49,6 @@ class Table:
         "next_handle",
         "next_license",
         "next_session",
-        "next_turn",
         "products",
         "sessions",
         "starting",
@@ -66,7 +65,6 @@ class Table:
         self.addresses: dict[str, int] = {}
         self.ghosts: dict[tuple[Station, str], dict[int, Session]] = {}
         self.accesses = Accesses()
-        self.next_turn = 1
         self.next_license = 1
         self.next_session = 1
         self.next_handle = 1
@@ -85,8 +83,8 @@ class Table:
         contents = change.container
         known = self.containers.get(contents.id)
         if known is None:
-            known = self.containers[contents.id] = PluggedContainer(self.next_turn, contents)
-            self.next_turn += 1
+            known = self.containers[contents.id] = PluggedContainer(mask_and_serial(contents.id), contents)
+            self.containers = dict(sorted(self.containers.items(), key=lambda entry: entry[1].turn))
         else:
             known.contents = contents
             known.present = True
@@ -94,10 +92,10 @@ class Table:
             license_id = LicenseId(contents.id, firm_code, item.reference)
             counted = self.licenses.get(license_id)
             if counted is None:
-                self._add_license(license_id, (known.turn, place), item)
+                self._add_license(license_id, (*known.turn, place), item)
             else:
                 counted.present = True
-                counted.turn = (known.turn, place)
+                counted.turn = (*known.turn, place)
                 counted.product.licenses.sort(key=_turn)
 
     def _missing(self, change: c.Missing) -> None:
@@ -130,7 +128,7 @@ class Table:
         assert not self.containers[change.container].references
         del self.containers[change.container]
 
-    def _add_license(self, license_id: LicenseId, turn: tuple[int, int], item: ProductItem) -> None:
+    def _add_license(self, license_id: LicenseId, turn: tuple[int, int, int], item: ProductItem) -> None:
         codes = (license_id.firm_code, item.product_code)
         product = self.products.get(codes)
         if product is None:
@@ -342,7 +340,7 @@ class Table:
     }
 
 
-def _turn(counted: License) -> tuple[int, int]:
+def _turn(counted: License) -> tuple[int, int, int]:
     return counted.turn
 
 

@@ -51,15 +51,15 @@ ANYTHING = Want()
 class License(Struct, eq=False, gc=False):
     """A product item being counted. `used` is the sum of its allocations' weights.
 
-    `number` is never used twice. `turn` is its container's turn, and its place in the container: the order in which
-    the licenses of a product are drawn on.
+    `number` is never used twice. `turn` is its container's, and its place in the container: the order in which the
+    licenses of a product are drawn on.
 
     The four mode fields count its allocations by mode, so that a listing need not walk over them.
     """
 
     id: LicenseId
     number: int
-    turn: tuple[int, int]
+    turn: tuple[int, int, int]
     item: ProductItem
     product: Product
     present: bool = True
@@ -164,10 +164,10 @@ class Session(Struct, eq=False, gc=False):
 class PluggedContainer(Struct, eq=False, gc=False):
     """A container that the table knows. Not `present`: unplugged, and its grace is running (decision 6).
 
-    `turn` orders the containers: who was plugged in first is drawn on first.
+    `turn` is mask and serial: containers are drawn on in this order, whichever was plugged in or read first.
     """
 
-    turn: int
+    turn: tuple[int, int]
     contents: Container
     present: bool = True
     references: dict[int, Access] = field(default_factory=dict)

@@ -39,11 +39,14 @@ Why = tuple[ErrorNumber, EndCause | None, tuple[tuple[str, int, int, int, int], 
 
 @dataclass(eq=False)
 class Box:
-    """A container. `since` tells which came first."""
+    """A container."""
 
     contents: Container
-    since: int
     present: bool = True
+
+    def turn(self) -> tuple[int, ...]:
+        """Return when its turn is: by mask, then by serial."""
+        return tuple(map(int, self.contents.id.split("-")))
 
 
 @dataclass(eq=False)
@@ -79,7 +82,6 @@ class Model:
         self.handles = handles
         self.sessions_per_address = sessions_per_address
         self.starting = True
-        self.arrivals = 0
         self.boxes: dict[str, Box] = {}
         self.clients: list[Client] = []
         self.holds: list[Hold] = []
@@ -105,7 +107,7 @@ class Model:
         """Return the entries of a product in the order in which they serve: by container, then as they lie in it."""
         return [
             (box.contents.id, firm_item.firm_code, item.reference)
-            for box in sorted(self.boxes.values(), key=lambda box: box.since)
+            for box in sorted(self.boxes.values(), key=Box.turn)
             for firm_item in box.contents.firm_items
             for item in firm_item.products
             if (firm_item.firm_code, item.product_code) == (firm_code, product_code)
@@ -261,7 +263,7 @@ class Model:
         """Return the containers that a handle of another kind can be on, present or not."""
         return [
             box
-            for box in sorted(self.boxes.values(), key=lambda box: box.since)
+            for box in sorted(self.boxes.values(), key=Box.turn)
             if request.container in (None, box.contents.id)
             and (
                 (request.kind is HandleKind.CONTAINER and request.firm_code == 0)
@@ -368,10 +370,8 @@ class Model:
 
     def plugged(self, contents: Container, outcome: Outcome) -> None:
         """Take in what a container holds now, and what became of each access: the entry it is on, or why it ended."""
-        known = self.boxes.get(contents.id)
         before = self._items()
-        self.arrivals += known is None
-        self.boxes[contents.id] = Box(contents, known.since if known else self.arrivals)
+        self.boxes[contents.id] = Box(contents)
         firm_codes = [firm_item.firm_code for firm_item in contents.firm_items]
         references = {
             hold.handle

@@ -20,14 +20,18 @@ def numbers(refusal: Refused) -> list[tuple[str, int, int]]:
 # the order
 
 
-def test_containers_are_drawn_on_in_the_order_in_which_they_came() -> None:
-    """The first container serves until it is exhausted, then the second; what is given back is taken first again."""
-    scene = Scene(container(item(quantity=1), id="3-9"), container(item(quantity=1), id="3-1"))
+def test_containers_are_drawn_on_in_the_order_of_their_ids() -> None:
+    """The lowest mask and serial serves until it is exhausted, whichever came first; numbers count, not letters.
+
+    What is given back is taken first again.
+    """
+    scene = Scene(container(item(), id="3-10"), container(item(), id="3-9"), container(item(), id="20-1"))
     first = scene.access(scene.session("a"))
     assert place(first) == ("3-9", 1)
-    assert place(scene.access(scene.session("b"))) == ("3-1", 1)
+    assert place(scene.access(scene.session("b"))) == ("3-10", 1)
+    assert place(scene.access(scene.session("c"))) == ("20-1", 1)
     scene.release(first)
-    assert place(scene.access(scene.session("c"))) == ("3-9", 1)
+    assert place(scene.access(scene.session("d"))) == ("3-9", 1)
 
 
 def test_a_station_joins_its_share_in_whichever_container_it_is() -> None:

@@ -136,16 +136,26 @@ def test_a_share_is_joined_and_not_ended() -> None:
     assert alive(scene, held) == [True]
 
 
-@pytest.mark.parametrize("mode", [EXCLUSIVE, USER_LIMIT])
-def test_none_is_ended_if_it_would_not_help(mode: AccessMode) -> None:
+@pytest.mark.parametrize(("mode", "quantity"), [(EXCLUSIVE, 2), (EXCLUSIVE, 9), (USER_LIMIT, 2)])
+def test_none_is_ended_if_it_would_not_help(mode: AccessMode, quantity: int) -> None:
     """A live access of the same station stands in the way of an exclusive one; the unit is another station's."""
-    scene = Scene(container(item(quantity=2)))
+    scene = Scene(container(item(quantity=quantity)))
     ghosts = crashed(scene, NO_USER_LIMIT, STATION_SHARE)
     live = scene.access(scene.session(), STATION_SHARE)  # joins, and keeps the allocation of the ghost
     other = scene.access(scene.session("other"))
     number = scene.refused(scene.session(), mode).number
     assert number is (ErrorNumber.EXCLUSIVE_CONFLICT if mode is EXCLUSIVE else ErrorNumber.NO_MORE_LICENSES)
     assert alive(scene, [*ghosts, live, other]) == [True] * 4
+
+
+def test_none_is_ended_for_an_exclusive_request_without_a_unit() -> None:
+    """All that stands beside it are ghosts, but their end would free nothing that the request can use."""
+    scene = Scene(container(item(1, 1), item(2, 1, flags=QuantityFlag.DENY_EXCLUSIVE)))
+    scene.access(scene.session("other"))
+    ghosts = crashed(scene, USER_LIMIT, NO_USER_LIMIT)
+    refusal = scene.refused(scene.session(), EXCLUSIVE)
+    assert refusal.number is ErrorNumber.EXCLUSIVE_CONFLICT
+    assert alive(scene, ghosts) == [True, True]
 
 
 def test_a_share_of_ghosts_alone_ends_as_a_whole() -> None:

@@ -372,9 +372,9 @@ async def test_pipelined_listings_do_not_hold_the_loop(
     pages = []
     make_page = views.license_page
 
-    def counted(*given: Any) -> m.LicensePage:
+    def counted(*given: Any, **options: Any) -> m.LicensePage:
         pages.append(1)
-        return make_page(*given)
+        return make_page(*given, **options)
 
     monkeypatch.setattr(views, "license_page", counted)
     async with rig(make_service(charts())) as server:

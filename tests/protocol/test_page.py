@@ -8,9 +8,16 @@ import threading
 from pathlib import Path
 
 import msgpack
+import msgspec
 import pytest
 from msgspec import Struct, structs
 
+from cmserverd import config
+from cmserverd.connection import Pace
+from cmserverd.conversation import EVENTS, REQUESTS
+from cmserverd.core import rules
+from cmserverd.core.table import REMEMBERED_ENDINGS
+from cmserverd.reaper import Patience
 from examples import minimal
 from protocol import messages as m
 from protocol import rpc, station
@@ -18,6 +25,7 @@ from protocol.address import PORT
 from protocol.connection import OUTSTANDING
 from protocol.errors import ErrorNumber
 from protocol.terms import AccessMode, Client, HandleKind, Station
+from tests.protocol.cases import CASES
 from tests.protocol.conversation import as_markdown, conversation, shown
 from tests.protocol.fake_server import PATIENCE, FakeConnection, FakeServer, ThreadHost
 from tests.protocol.test_station import HASHED, MACHINE_ID
@@ -105,14 +113,78 @@ def test_the_figures() -> None:
     assert m.PROTOCOL_VERSION == 1
 
 
-def test_nesting() -> None:
-    """The depth that the page promises is read."""
-    nested: object = 1
-    for _ in range(508):  # and the request's own array, its params, their map, and the field
-        nested = [nested]
-    reader = rpc.Reader(rpc.BEFORE_GREETING)
-    reader.feed(msgpack.packb([0, 1, "hello", [{"x": nested}]]))
-    assert isinstance(reader.next(), rpc.Request)
+def nested(levels: int) -> bytes:
+    """Return a request whose arrays and maps are so many inside each other."""
+    head = msgpack.packb([0, 1, "hello"])
+    return b"\x94" + head[1:] + b"\x91\x81\xa1x" + b"\x91" * (levels - 3) + b"\x01"
+
+
+def test_the_levels() -> None:
+    """The depth that the page promises is read, and one more ends the connection; ours are as few as it says."""
+    row = re.search(r"^\| levels of .* \| ([0-9,]+) \| ([0-9,]+) \| never above (\d+) \|$", PAGE, re.MULTILINE)
+    assert row is not None
+    most = int(row[1].replace(",", ""))
+    assert row[1] == row[2]
+    for limits in (rpc.BEFORE_GREETING, rpc.FROM_CLIENT):
+        reader = rpc.Reader(limits)
+        reader.feed(nested(most))
+        assert isinstance(reader.next(), rpc.Request)
+        reader.feed(nested(most + 1))
+        with pytest.raises(rpc.CodecError):
+            reader.next()
+    assert max(levels_of(msgpack.unpackb(case.wire)) for case in CASES.values()) <= int(row[3])
+
+
+def levels_of(value: object) -> int:
+    """Return how many arrays and maps are inside each other."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return 1 + max(map(levels_of, value), default=0) if isinstance(value, list) else 0
+
+
+def test_the_figures_of_the_server() -> None:
+    """How long and how many, as far as the page says it: what the daemon does unless it is told otherwise."""
+    pace, patience, limits = Pace(), Patience(), rules.Limits()
+    flat = " ".join(PAGE.split())
+    for figure in (
+        f"must come within {pace.hello:g} seconds",
+        f"you read nothing for {pace.stalled:g} seconds, it takes",
+        f"*Grace* is {patience.grace:g} seconds by default, `timeout` {patience.timeout:g}",
+        f"`timeout` | `seconds` | after so long a silence you count as gone ({patience.timeout:g} by default)",
+        f"`requests` (unanswered ones, {REQUESTS}), `message` (bytes of one, {rpc.FROM_CLIENT.total:,}), `handles` (of one",
+        f"`handles` (of one session, {limits.handles:,} by default, never above 10,000)",
+        f"sessions from your address, {limits.sessions_per_address:,} by default",
+        f"*server* ended (the last {REMEMBERED_ENDINGS:,} are kept)",
+        f"`resume` tells of the last {REMEMBERED_ENDINGS:,} again",
+        f"The last {EVENTS:,} events are kept",
+        f"too many pushed events unread ({EVENTS:,}, or",
+        f"unplugged for good ({config.Containers().pull_grace:g} seconds by default)",
+    ):
+        assert figure in flat, figure
+    assert msgspec.convert({"handles": 10_000}, config.Sessions).handles == 10_000
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"handles": 10_001}, config.Sessions)
+
+
+@pytest.mark.parametrize("method", m.METHODS)
+def test_what_is_required(method: str) -> None:
+    """A method can be asked with `[]` exactly if its section calls no parameter required."""
+    heading = next(line for line in PAGE.splitlines() if re.match(rf"### .*`{method}`", line))
+    try:
+        rpc.parameters(rpc.Request(1, method, []), m.METHODS[method])
+    except rpc.BadMessage:
+        assert "required" in section(heading)
+    else:
+        assert "required" not in section(heading)
+
+
+def test_every_link_on_the_page_leads_somewhere() -> None:
+    """Each link inside the page is the anchor that GitHub makes of one of its headings."""
+    headings = re.findall(r"^##+ (.+)$", PAGE, re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    links = set(re.findall(r"\]\(#([^)]*)\)", PAGE))
+    assert links
+    assert links <= anchors
 
 
 def test_the_station_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
