@@ -28,7 +28,8 @@ T = TypeVar("T")
 class Record(Struct, frozen=True, gc=False):
     """One passage through the door: what was asked by whom, what it changed, and the refusal if it was refused.
 
-    `session` is 0 and `request` None where no client asked.
+    `request` is what asked for handles; None for what happens to sessions and containers. `session` is 0 where none
+    is concerned, or not known before the change.
     """
 
     position: int
@@ -44,7 +45,7 @@ FaultHandler = Callable[[Listener, Exception], None]
 
 
 class Engine:
-    """Holds the table. `position` counts the passages: two equal positions are two equal tables.
+    """Holds the table. `position` counts the passages that changed something or were refused.
 
     A listener that raises is taken off and reported to `on_fault`: watching never hurts a grant.
     """
@@ -145,6 +146,7 @@ class Engine:
                 self.position += 1
                 if self._all_heard or not self._heard.isdisjoint(map(type, changes)):
                     self._tell(Record(self.position, now, session, request, tuple(changes), refusal))
+            refusal = None  # it has this frame in its traceback: together they would be a cycle
 
     def _tell(self, record: Record) -> None:
         for entry in self._listeners:

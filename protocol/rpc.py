@@ -131,7 +131,8 @@ class Reader:
 
     def _cut(self) -> bytes | None:
         if self._walker is None:
-            self._walker = msgpack.Unpacker(read_size=512, max_buffer_size=self.limits.total + CHUNK)
+            # Its buffer is bounded by ours: it holds what `_held` does, and the limits may rise while it lives.
+            self._walker = msgpack.Unpacker(read_size=512, max_buffer_size=FROM_SERVER.total + CHUNK)
             self._walker.feed(self._held)
             self._walked = 0
         try:

@@ -50,7 +50,7 @@ def _ghosts(table: Table, session: Session, product: Product) -> Iterator[Access
 
 def _in_conflict(ghosts: dict[int, Access], product: Product, session: Session, mode: AccessMode) -> set[int] | None:
     """Return the ghosts that the request cannot stand beside; None if it cannot stand beside others either."""
-    holding = product.holdings.get(session.station)
+    holding = product.holdings.find(session.station)
     if holding is None:
         return set()
     if mode is EXCLUSIVE:

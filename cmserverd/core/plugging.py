@@ -110,7 +110,7 @@ def _drain(table: Table, leaving: list[License], item: ProductItem | None, cause
 
 def _weighty(counted: License, item: ProductItem) -> list[Allocation]:
     """Return the allocations that take room under these options, the newest first."""
-    return [allocation for allocation in reversed(counted.allocations.values()) if weight(item, allocation.mode)]
+    return [allocation for allocation in reversed(list(counted.allocations.values())) if weight(item, allocation.mode)]
 
 
 def _serves(counted: License, item: ProductItem | None, held: Access, allocation: Allocation) -> bool:

@@ -56,29 +56,26 @@ def no_license(
     ]
     if product is None or not candidates:
         unknown = want.container is not None and want.container not in table.containers
-        return _final(table, ErrorNumber.BOX_NOT_FOUND if unknown else ErrorNumber.ENTRY_NOT_FOUND, ())
-    holding = product.holdings.get(session.station)
+        number = ErrorNumber.BOX_NOT_FOUND if unknown else ErrorNumber.ENTRY_NOT_FOUND
+        return unless_starting(table, Refused(number))
+    holding = product.holdings.find(session.station)
     if holding is not None and (holding.exclusives or mode is AccessMode.EXCLUSIVE):
-        numbers = [ErrorNumber.EXCLUSIVE_CONFLICT] * len(candidates)
-    else:
-        numbers = [
-            unusable(counted, mode, want, session.local) or ErrorNumber.NO_MORE_LICENSES for counted in candidates
-        ]
+        conflict = ErrorNumber.EXCLUSIVE_CONFLICT
+        return Refused(conflict, reasons=tuple(_reason(counted, conflict) for counted in candidates))
+    numbers = [unusable(counted, mode, want, session.local) or ErrorNumber.NO_MORE_LICENSES for counted in candidates]
     reasons = tuple(map(_reason, candidates, numbers))
     if ErrorNumber.NO_MORE_LICENSES in numbers:
-        return _final(table, ErrorNumber.NO_MORE_LICENSES, reasons)
-    if len(set(numbers)) == 1:
-        return _final(table, numbers[0], reasons)
-    return _final(table, ErrorNumber.SEVERAL_REASONS, reasons)
+        number = ErrorNumber.NO_MORE_LICENSES
+    else:
+        number = numbers[0] if len(set(numbers)) == 1 else ErrorNumber.SEVERAL_REASONS
+    return unless_starting(table, Refused(number, reasons=reasons))
 
 
-_MAY_STILL_COME = (ErrorNumber.ENTRY_NOT_FOUND, ErrorNumber.BOX_NOT_FOUND, ErrorNumber.NO_MORE_LICENSES)
-
-
-def _final(table: Table, number: ErrorNumber, reasons: tuple[Reason, ...]) -> Refused:
-    if table.starting and number in _MAY_STILL_COME:
-        number = ErrorNumber.SERVER_STARTING
-    return Refused(number, reasons=reasons)
+def unless_starting(table: Table, refused: Refused) -> Refused:
+    """Return a refusal as it must be told: while the server is starting, a license that serves may still come."""
+    if table.starting:
+        return Refused(ErrorNumber.SERVER_STARTING, reasons=refused.reasons)
+    return refused
 
 
 def _reason(counted: License, number: ErrorNumber) -> Reason:

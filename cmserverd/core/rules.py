@@ -17,7 +17,7 @@ from msgspec import Struct
 from cmserverd.core import changes as c
 from cmserverd.core import ghosts
 from cmserverd.core.fitting import can_join, has_room, unusable
-from cmserverd.core.refusal import Refused, ended, no_license
+from cmserverd.core.refusal import Refused, ended, no_license, unless_starting
 from cmserverd.core.table import Table
 from cmserverd.core.terms import (
     ANYTHING,
@@ -88,7 +88,7 @@ def _grant(
     In two passes over all licenses: first whether the station can join what it has, only then where a unit is free.
     One pass would let two instances of one station land in two containers and take two units.
     """
-    holding = product.holdings.get(session.station)
+    holding = product.holdings.find(session.station)
     if holding is not None:
         if holding.exclusives or mode is EXCLUSIVE:
             return None
@@ -164,7 +164,7 @@ def _container_for(table: Table, request: AccessRequest) -> ContainerId:
             return plugged.contents.id
         else:
             missing = ErrorNumber.BOX_LOST
-    raise Refused(ErrorNumber.SERVER_STARTING if table.starting else missing)
+    raise unless_starting(table, Refused(missing))
 
 
 def _has_firm_item(contents: Container, firm_code: int) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Final
 
 from cmserverd.core import changes as c
-from cmserverd.core.accesses import Accesses
+from cmserverd.core.blocks import Numbered
 from cmserverd.core.terms import (
     EXCLUSIVE,
     STATION_SHARE,
@@ -64,7 +64,7 @@ class Table:
         self.tokens: dict[bytes, Session] = {}
         self.addresses: dict[str, int] = {}
         self.ghosts: dict[tuple[Station, str], dict[int, Session]] = {}
-        self.accesses = Accesses()
+        self.accesses: Numbered[Access] = Numbered()
         self.next_license = 1
         self.next_session = 1
         self.next_handle = 1
@@ -225,7 +225,7 @@ class Table:
         old = access.target
         assert isinstance(old, Allocation)
         counted = self.licenses[change.license]
-        new = counted.allocations.get(change.allocation)
+        new = counted.allocations.find(change.allocation)
         self._let_go(access, old)
         if not old.accesses:
             self._drop_allocation(old)
@@ -257,7 +257,7 @@ class Table:
 
     def _register(self, access: Access) -> None:
         access.session.accesses[access.key] = access
-        self.accesses.add(access)
+        self.accesses.add(access.handle, access)
         self.next_handle = access.handle + 1
 
     def _end(self, access: Access, cause: EndCause | None) -> None:
@@ -282,9 +282,10 @@ class Table:
     def _hold(self, access: Access, allocation: Allocation) -> None:
         allocation.accesses[access.handle] = access
         holdings = allocation.license.product.holdings
-        holding = holdings.get(allocation.station)
+        holding = holdings.find(allocation.station)
         if holding is None:
-            holding = holdings[allocation.station] = Holding()
+            holding = Holding()
+            holdings.add(allocation.station, holding)
         holding.accesses += 1
         if allocation.mode is STATION_SHARE:
             if len(allocation.accesses) == 1:
@@ -303,12 +304,12 @@ class Table:
         elif allocation.mode is EXCLUSIVE:
             holding.exclusives -= 1
         if not holding.accesses:
-            del holdings[allocation.station]
+            holdings.remove(allocation.station)
 
     def _new_allocation(self, counted: License, number: int, station: Station, mode: AccessMode) -> Allocation:
         units = weight(counted.item, mode)
         allocation = Allocation(number, counted, station, mode, units)
-        counted.allocations[number] = allocation
+        counted.allocations.add(number, allocation)
         counted.used += units
         _count_mode(counted, mode, 1)
         self.next_allocation = number + 1
@@ -316,7 +317,7 @@ class Table:
 
     def _drop_allocation(self, allocation: Allocation) -> None:
         counted = allocation.license
-        del counted.allocations[allocation.id]
+        counted.allocations.remove(allocation.id)
         counted.used -= allocation.weight
         _count_mode(counted, allocation.mode, -1)
 

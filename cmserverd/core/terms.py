@@ -14,6 +14,7 @@ from typing import Final
 
 from msgspec import Struct, field
 
+from cmserverd.core.blocks import Numbered, Spread
 from drivers.container import Container, ContainerId, ProductItem
 from protocol.messages import EndCause
 from protocol.terms import AccessMode, Client, HandleKind, Station
@@ -68,7 +69,7 @@ class License(Struct, eq=False, gc=False):
     no_user_limit: int = 0
     exclusive: int = 0
     station_share: int = 0
-    allocations: dict[int, Allocation] = field(default_factory=dict)
+    allocations: Numbered[Allocation] = field(default_factory=Numbered)
 
 
 class Holding(Struct, eq=False, gc=False):
@@ -88,7 +89,7 @@ class Product(Struct, eq=False, gc=False):
     firm_code: int
     product_code: int
     licenses: list[License] = field(default_factory=list)
-    holdings: dict[Station, Holding] = field(default_factory=dict)
+    holdings: Spread[Station, Holding] = field(default_factory=Spread)
 
 
 def weight(item: ProductItem, mode: AccessMode) -> int:

@@ -255,8 +255,10 @@ class Model:
             (entry[0], entry[1], request.product_code, entry[2], int(number))
             for entry, number in zip(tried, numbers, strict=True)
         )
+        if self.starting and ErrorNumber.EXCLUSIVE_CONFLICT not in numbers:
+            return ErrorNumber.SERVER_STARTING, None, reasons
         if ErrorNumber.NO_MORE_LICENSES in numbers:
-            return (ErrorNumber.SERVER_STARTING if self.starting else ErrorNumber.NO_MORE_LICENSES), None, reasons
+            return ErrorNumber.NO_MORE_LICENSES, None, reasons
         return (numbers[0] if len(set(numbers)) == 1 else ErrorNumber.SEVERAL_REASONS), None, reasons
 
     def targets(self, request: Request) -> list[Box]:

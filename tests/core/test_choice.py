@@ -9,7 +9,7 @@ from cmserverd.core.terms import Reference
 from drivers.container import ContainerId, QuantityFlag
 from protocol.errors import ErrorNumber
 from protocol.terms import HandleKind
-from tests.core.scene import FIRM, NO_USER_LIMIT, STATION_SHARE, USER_LIMIT, Scene, container, item, place
+from tests.core.scene import EXCLUSIVE, FIRM, NO_USER_LIMIT, STATION_SHARE, USER_LIMIT, Scene, container, item, place
 
 
 def numbers(refusal: Refused) -> list[tuple[str, int, int]]:
@@ -173,15 +173,19 @@ def test_what_is_hidden_is_not_in_the_list() -> None:
 
 
 def test_while_starting_what_may_still_come_is_238() -> None:
-    """Before every driver has looked once, an absent entry, container or unit may just be late: 238 (decision 6)."""
+    """Before every driver has looked once, an entry that serves may just be late (decision 6)."""
     scene = Scene(container(item(1), item(2, product=15, flags=QuantityFlag.DENY_USER_LIMIT)), started=False)
     session = scene.session()
     scene.access(session)  # what is there serves already
     assert scene.refused(session).number is ErrorNumber.SERVER_STARTING
     assert scene.refused(session, product=99).number is ErrorNumber.SERVER_STARTING
     assert scene.refused(session, container="3-9").number is ErrorNumber.SERVER_STARTING
-    assert scene.refused(session, product=15).number is ErrorNumber.WRONG_ACCESS_MODE
+    denied = scene.refused(session, product=15)
+    assert denied.number is ErrorNumber.SERVER_STARTING
+    assert [reason.number for reason in denied.reasons] == [ErrorNumber.WRONG_ACCESS_MODE]
+    assert scene.refused(session, EXCLUSIVE).number is ErrorNumber.EXCLUSIVE_CONFLICT  # that no container can cure
     scene.engine.started()
+    assert scene.refused(session, product=15).number is ErrorNumber.WRONG_ACCESS_MODE
     assert scene.refused(session).number is ErrorNumber.NO_MORE_LICENSES
     assert scene.refused(session, product=99).number is ErrorNumber.ENTRY_NOT_FOUND
     assert scene.refused(session, container="3-9").number is ErrorNumber.BOX_NOT_FOUND

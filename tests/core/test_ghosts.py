@@ -185,6 +185,17 @@ def test_a_closed_session_leaves_no_ghosts() -> None:
     assert scene.used() == 0
 
 
+def test_other_ghosts_remain_when_one_is_gone() -> None:
+    """Of two crashed instances one comes back or is over; the other goes on being a ghost."""
+    scene = Scene(container(item(quantity=2)))
+    first, second = crashed(scene, USER_LIMIT) + crashed(scene, USER_LIMIT)
+    scene.engine.resume(first.session.token_hash, "192.0.2.1", local=False)
+    scene.access(scene.session())
+    assert alive(scene, [first, second]) == [True, False]
+    scene.engine.close(second.session)
+    assert not scene.table.ghosts
+
+
 def test_many_ghosts_that_cannot_help_cost_little() -> None:
     """A client that leaves thousands of handles behind cannot stop the server with each request that is refused.
 

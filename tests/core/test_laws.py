@@ -159,6 +159,36 @@ def _numbers_are_kept(table: Table) -> None:
         assert counted.used == sum(allocation.weight for allocation in counted.allocations.values())
 
 
+def test_a_change_that_does_not_fit_is_rejected_and_alters_nothing() -> None:
+    """A journal of another table, or a bug of a rule, is found at once and not counted."""
+    scene = Scene(container(item(quantity=2)))
+    session, other = scene.session(), scene.session("other")
+    share = scene.access(session, STATION_SHARE)
+    scene.access(session, STATION_SHARE)
+    single = scene.access(other)
+    box = scene.refer(session, HandleKind.CONTAINER)
+    here = booked(share).license.id
+    before = dump(scene.table)
+    for change in (
+        c.Joined(9, session.id, b"key", here, 99, scene.now),
+        c.Joined(9, session.id, b"key", here, booked(single).id, scene.now),
+        c.Allocated(9, 99, b"key", here, 9, USER_LIMIT, scene.now),
+        c.Freed(share.handle, session.id),
+        c.Freed(box.handle, session.id),
+        c.Freed(99, session.id),
+        c.Left(single.handle, other.id),
+        c.Moved(box.handle, session.id, here, 9),
+        c.Used(99, scene.now),
+        c.Reprogrammed(here, None),
+        c.Unplugged(here.container),
+        c.Closed(session.id),
+        c.Detached(99, closed=True),
+    ):
+        with pytest.raises((AssertionError, KeyError)):
+            scene.table.apply(change)
+        assert dump(scene.table) == before, change
+
+
 # The proofs themselves are proven: what they must reject, they reject.
 
 

@@ -65,7 +65,7 @@ WISHES = st.tuples(
     ANY,
     st.sampled_from([AccessMode.STATION_SHARE, *AccessMode]),
     st.sampled_from([14] * 7 + [15]),
-    st.sampled_from([0] * 6 + [0b01, 0b10]),
+    st.sampled_from([0] * 6 + [0b01, 0b10, 0b11]),
     PINS,
     st.sampled_from([None] * 6 + [1, 2]),
 )
@@ -317,6 +317,9 @@ class Server(RuleBasedStateMachine):
 
     def _outcome(self, before: dict[int, Session]) -> model.Outcome:
         """Return what the server made of the accesses that there were."""
+        assert self.last is not None
+        touched = [change.handle for change in self.last.changes if isinstance(change, c.Moved | c.Left | c.Freed)]
+        assert len(touched) == len(set(touched)), "nobody is moved twice, or moved and then ended"
         outcome: model.Outcome = {}
         for handle, session in before.items():
             held = self.engine.table.accesses.get(handle)
