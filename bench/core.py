@@ -83,7 +83,7 @@ def _rows(name: str, rounds: dict[int, list[float]], base: int) -> Iterator[Row]
 
 
 def pairs(engine: Engine, sessions: list[Session], requests: list[Access]) -> float:
-    """Let stations, at random, make these accesses and release each at once; return the processor's microseconds of a pair."""
+    """Let stations, at random, make these accesses and release each at once; return a pair's processor time in µs."""
     visits = list(zip(random.choices(sessions, k=len(requests)), requests, strict=True))
     take, give = engine.access, engine.release
     begin = time.thread_time()

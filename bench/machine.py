@@ -22,7 +22,7 @@ def description(load_before: float) -> str:
     return "\n".join(
         (
             f"- {_processor()}, {len(os.sched_getaffinity(0))} cores, {gigabytes:.0f} GiB; {_pinning()}",
-            f"- {platform.system()} {platform.release()}, load {load_before:.2f} before the run and {load():.2f} at its end",
+            f"- {platform.system()} {platform.release()}, load {load_before:.2f} before and {load():.2f} after the run",
             f"- {', '.join(software)}",
         )
     )

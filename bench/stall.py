@@ -32,8 +32,7 @@ _STALL: Final = 50.0  # milliseconds
 _EMPTY: Final = "stall, empty table"
 _BEAT: Final = 0.001  # seconds
 _POLL: Final = 0.02  # seconds
-_LEFT: Final = 10_000
-"""How many accesses the load makes before the largest dictionaries are made anew: some two seconds' worth."""
+_BESIDE: Final = 10_000_000  # the number of a station that does not lie in the table
 
 
 class Plan(Struct, frozen=True):
@@ -51,9 +50,8 @@ class Lateness(Struct, frozen=True):
     """How late the loop was, in milliseconds: at most, the next time after that, and at the 99.9th percentile.
 
     `processor` is the most processor time between two beats: what else runs on the machine is not in it.
-    `grown` tells whether the largest dictionaries were made anew meanwhile.
     `collections` is how many full garbage collections came by themselves meanwhile, `forced` what one takes that is
-    asked for at the end.
+    asked for at the end. `pair` is the most processor time of one access and release.
     """
 
     most: float
@@ -61,9 +59,9 @@ class Lateness(Struct, frozen=True):
     second: float
     p999: float
     beats: int
-    grown: bool
     collections: int
     forced: float
+    pair: float
 
 
 def measure(plan: Plan) -> Iterator[Row]:
@@ -75,10 +73,10 @@ def measure(plan: Plan) -> Iterator[Row]:
             f"at most {shown(late.processor)} ms of its own processor time; second longest {shown(late.second)} ms"
         )
         remarks += f"; {late.beats:,} beats, {late.collections} full garbage collections"
-        if late.grown:
-            remarks += "; the largest dictionaries were made anew"
         if stations:
             yield judged(f"{what}: the longest", late.most, " ms", _STALL, remarks=remarks)
+            remarks = f"of {stations:,}, in processor time"
+            yield judged(f"{what}: the longest access and release", late.pair, " ms", _STALL, remarks=remarks)
         else:
             yield Row(f"{what}: the longest", f"{shown(late.most)} ms", remarks=remarks)
         yield Row(f"{what}: 99.9th percentile", f"{shown(late.p999)} ms")
@@ -100,8 +98,7 @@ async def _serve(stations: int, each: int, clients: int, seconds: float) -> None
     settle()
     engine = make_engine()
     hold(engine, open_sessions(engine, stations), each)
-    if stations:
-        wear(engine, _LEFT)
+    pair = longest_pair(engine, stations)
     service = make_service(engine)
     with listen_tcp("127.0.0.1", 0) as listener:
         async with trio.open_nursery() as nursery:
@@ -111,10 +108,8 @@ async def _serve(stations: int, each: int, clients: int, seconds: float) -> None
             await _until(lambda: len(service.attached) == clients)
             position = engine.position
             await _until(lambda: engine.position > position + clients)
-            size = largest(engine)
             with _Collections() as full:
                 late, processor = await _beats(seconds)
-            grown = largest(engine) > size
             await _until(lambda: not service.attached)
             nursery.cancel_scope.cancel()
     begin = time.perf_counter()
@@ -122,7 +117,7 @@ async def _serve(stations: int, each: int, clients: int, seconds: float) -> None
     forced = time.perf_counter() - begin
     late.sort()
     most, second, p999 = late[-1] * 1e3, late[-2] * 1e3, late[-1 - len(late) // 1_000] * 1e3
-    say(Lateness(most, processor * 1e3, second, p999, len(late), grown, full.count, forced * 1e3))
+    say(Lateness(most, processor * 1e3, second, p999, len(late), full.count, forced * 1e3, pair * 1e3))
 
 
 async def _until(reached: Callable[[], bool]) -> None:
@@ -130,27 +125,21 @@ async def _until(reached: Callable[[], bool]) -> None:
         await trio.sleep(_POLL)
 
 
-def wear(engine: Engine, left: int) -> None:
-    """Allocate and free until the largest dictionaries are made anew within `left` more, as they are now and then.
+def longest_pair(engine: Engine, count: int) -> float:
+    """Allocate and free so many licenses, one at a time; return the most processor time that one took, in seconds.
 
-    Those are the license's of its allocations and the product's of its stations. CPython's dictionaries fill up to two
-    thirds of a power of two, the places of what was deleted included. So the longest of such pauses lies in the time
-    that is measured.
+    CPython makes a dictionary anew when it is full, and the places of what was deleted count: a dictionary of a million
+    is copied within a million insertions, all at once. After as many as there are allocations, any that pauses so has.
     """
-    table = engine.table
-    allocations = sum(len(counted.allocations) for counted in table.licenses.values())
-    full = 2 ** (allocations * 3 // 2).bit_length() * 2 // 3
-    [session] = open_sessions(engine, 1, first=allocations)
-    while table.next_allocation <= full - left:
-        engine.release(session, Release(engine.access(session, access(os.urandom(16))).handle))
+    [session] = open_sessions(engine, 1, first=_BESIDE)
+    request = access(os.urandom(16))
+    longest = 0.0
+    for _ in range(count):
+        begin = time.thread_time()
+        engine.release(session, Release(engine.access(session, request).handle))
+        longest = max(longest, time.thread_time() - begin)
     engine.close(session)
-
-
-def largest(engine: Engine) -> int:
-    """Return the bytes of the dictionaries that `wear` is about; they change when one is made anew."""
-    table = engine.table
-    dictionaries = [counted.allocations for counted in table.licenses.values()]
-    return sum(map(sys.getsizeof, dictionaries)) + sum(sys.getsizeof(x.holdings) for x in table.products.values())
+    return longest
 
 
 class _Collections:

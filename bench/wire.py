@@ -17,6 +17,9 @@ from bench.servers import NAMES, Server, serving
 GENERATOR_LIMIT: Final = 0.8
 """Of its core: a generator that needs more may be what is measured (decision 32)."""
 
+SATURATED: Final = 0.9
+"""Of its core: a server that gets less waits, for something else that runs on this machine."""
+
 
 class Shape(Struct, frozen=True):
     """How the load comes: so many clients, each with so many requests under way."""
@@ -87,6 +90,8 @@ def _rows(shape: Shape, rounds: list[list[Round]]) -> Iterator[Row]:
         remarks = f"{processor:.1f} µs CPU a request; server {server:.0%} of its core, generator {generator:.0%}"
         if generator >= GENERATOR_LIMIT:
             remarks += ", **generator-bound**"
+        elif shape.clients > 1 and server < SATURATED:
+            remarks += ", **server not saturated**"
         yield Row(f"wire, {shape}: {name}", f"{shown(median(rate))} requests/s", spread(rate), remarks=remarks)
     for name, rate, processor in zip(NAMES[1:], rates[1:], processors[1:], strict=True):
         ratios = [ours / theirs for ours, theirs in zip(rates[0], rate, strict=True)]

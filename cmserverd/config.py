@@ -54,8 +54,8 @@ def count(low: int, high: int, description: str) -> Meta:
     return Meta(ge=low, le=high, description=description)
 
 
-def checked(expected: str, check: Callable[[str], object]) -> Meta:
-    """Describe a text by a check, which raises ValueError, and by what it should be."""
+def checked(expected: str, check: Callable[[Any], object]) -> Meta:
+    """Describe a value by a check, which raises ValueError, and by what it should be."""
     return Meta(extra={"expected": expected, "check": check})
 
 
@@ -74,6 +74,11 @@ def split_address(text: str) -> tuple[str, int]:
             raise ValueError(msg) from None
         host = v6 + (zone or "")
     return host, int(port)
+
+
+def _check_listen(addresses: tuple[str, ...]) -> None:
+    if not addresses or len({split_address(address) for address in addresses}) < len(addresses):
+        raise ValueError(addresses)
 
 
 def _check_run_directory(text: str) -> None:
@@ -96,6 +101,7 @@ class Server(Struct, frozen=True):
     ] = field(default_factory=socket.gethostname)
     listen: Annotated[
         tuple[Address, ...],
+        checked('a list of one address or several different ones, each "host:port" or "[v6]:port"', _check_listen),
         Meta(description='Where clients connect. `"0.0.0.0:22350"` and `"[::]:22350"` are all interfaces.'),
     ] = ("127.0.0.1:22350", "[::1]:22350")
     run_directory: Annotated[
@@ -119,10 +125,10 @@ class Sessions(Struct, frozen=True):
 
     hello_timeout: Annotated[float, seconds(0.1, 300, "A connection that does not greet is closed after this.")] = 10.0
     grace: Annotated[
-        float, seconds(0, 86_400, "A client whose connection was closed keeps its licenses so long, for its return.")
+        float, seconds(0, 86_400, "A client whose connection was closed keeps its licenses this long, for its return.")
     ] = 5.0
     timeout: Annotated[
-        float, seconds(1, 86_400, "A client that is silent so long counts as gone; its licenses are freed.")
+        float, seconds(1, 86_400, "A client that is silent this long counts as gone; its licenses are freed.")
     ] = 120.0
     sweep: Annotated[
         float,
@@ -134,20 +140,20 @@ class Sessions(Struct, frozen=True):
     ] = 10.0
     handles: Annotated[int, count(1, 10_000, "How many handles one client may hold.")] = 1_024
     per_address: Annotated[int, count(1, 1_000_000, "How many clients may come from one address.")] = 10_000
-    stalled: Annotated[float, seconds(0.1, 3_600, "A client that leaves its answers unread so long is cut off.")] = 10.0
+    stalled: Annotated[float, seconds(0.1, 3_600, "A client that leaves answers unread this long is cut off.")] = 10.0
 
 
 class Containers(Struct, frozen=True):
     """How plugging in and out is noticed."""
 
     pull_grace: Annotated[
-        float, seconds(0, 86_400, "The accesses to an unplugged container stand so long, for its return.")
+        float, seconds(0, 86_400, "The accesses to an unplugged container stand this long, for its return.")
     ] = 30.0
     poll: Annotated[
         float, seconds(0.1, 3_600, "How often a driver looks for containers where nothing tells it of a plug.")
     ] = 5.0
     settle: Annotated[
-        float, seconds(0, 60, "One plug is told several times: a driver looks when it has been quiet so long.")
+        float, seconds(0, 60, "One plug is told several times: a driver looks once it has been quiet this long.")
     ] = 0.2
 
 
@@ -185,8 +191,8 @@ def load(path: Path, driver_options: DriverOptions | None = None) -> Config:
     text = _read(path)
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}:{_syntax(text, str(error))}") from None
+    except ValueError as error:  # TOMLDecodeError is one
+        raise ConfigError(f"{path}:{_syntax(text, error)}") from None
     except RecursionError:
         raise ConfigError(f"{path}: has arrays or tables nested too deep; expected a configuration file") from None
     try:
@@ -225,7 +231,7 @@ def _beginning(lines: list[str], length: int) -> tuple[int, Any]:
     while True:
         try:
             return length, tomllib.loads("\n".join(lines[:length]))
-        except tomllib.TOMLDecodeError:
+        except ValueError:
             length -= 1  # the cut is inside a value of several lines: go back to where that starts
 
 
@@ -252,13 +258,14 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}:{line}: is not UTF-8; save the file in that encoding") from None
 
 
-def _syntax(text: str, error: str) -> str:
+def _syntax(text: str, error: ValueError) -> str:
     """Return what the TOML parser says, with the line in front."""
-    what, _, place = error.partition(" (at ")
+    said = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "A number has far too many digits"
+    what, _, place = said.partition(" (at ")
     found = re.search(r"line (\d+), column (\d+)", place)
     if found:
         return f"{found[1]}: is not TOML: {what}, column {found[2]}"
-    # It ran into the end of the file; what it was reading began after all that is sound.
+    # It has no place, or it is the end of the file; what the parser was reading began after all that is sound.
     lines = text.split("\n")
     return f"{_beginning(lines, len(lines))[0] + 1}: is not TOML: {what}"
 
@@ -364,7 +371,10 @@ def _shown(value: object) -> str:
     """Spell a value as the file has it, on one line and not at length."""
     if isinstance(value, dict):
         return "a table"
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    try:
+        text = str(value).lower() if isinstance(value, bool) else repr(value)
+    except ValueError:  # a hexadecimal number may be larger than what Python writes out
+        return "a number too large to show"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -61,6 +61,7 @@ class Connection:
         conversation.heard = trio.current_time()
         conversation.has_input = self._has_input
         conversation.flush = self.flush
+        conversation.hang_up = self._scope.cancel
         try:
             async with trio.open_nursery() as self._nursery:
                 try:
@@ -180,7 +181,11 @@ class Connection:
         if not self._conversation.over or self._how is Detachment.SILENT:
             return
         if self._drained is not None:
-            await self._drained.wait()
+            # A peer that reads a little now and then could make this last for ever.
+            with trio.move_on_after(self._pace.stalled) as patience:
+                await self._drained.wait()
+            if patience.cancelled_caught:
+                return
         with trio.move_on_after(_FAREWELL):
             try:
                 self._sock.shutdown(socket.SHUT_WR)

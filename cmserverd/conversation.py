@@ -25,7 +25,7 @@ from cmserverd.service import Detachment, Service
 from protocol import messages as m
 from protocol import rpc
 from protocol.errors import ErrorNumber, text_of
-from protocol.terms import shown_client
+from protocol.terms import Station, shown_client
 
 REQUESTS: Final = 64
 """How many requests a client may have unanswered. All but a waiting `events` are answered at once."""
@@ -52,7 +52,8 @@ class Waiting(Struct, frozen=True, eq=False):
 class Conversation:
     """The server's end of one connection. Dead once `over` is true: send what is left, then close.
 
-    `heard` is the mover's time of the last bytes; `has_input` asks the mover whether more lie unread.
+    `heard` is the mover's time of the last bytes; `has_input` asks the mover whether more lie unread, `hang_up` has it
+    close.
     """
 
     __slots__ = (
@@ -65,6 +66,7 @@ class Conversation:
         "_turn",
         "flush",
         "greeted",
+        "hang_up",
         "has_input",
         "heard",
         "over",
@@ -92,6 +94,7 @@ class Conversation:
         self.waiting: Waiting | None = None
         self.heard = 0.0
         self.flush: Callable[[], None] = _nothing
+        self.hang_up: Callable[[], None] = _nothing
         self.has_input: Callable[[], bool] = _no_input
         service.conversations.add(self)
 
@@ -176,6 +179,11 @@ class Conversation:
             self.over = True
             self.flush()
 
+    def abandon(self) -> None:
+        """Close without a word, since a bug broke the saying."""
+        self.over = True
+        self.hang_up()
+
     def tell(self, event: m.Event) -> None:
         """Tell the client of something that no request of its asked for."""
         if self.over:
@@ -257,9 +265,8 @@ class Conversation:
         if self.peer.door is not Door.CLIENT:
             return self._greeting(version, 0, "")
         token = secrets.token_hex(32)
-        local = self.peer.here and hello.station.machine == self.service.introduction.machine
-        engine = self.service.engine
-        session = engine.open(_hash(token), hello.client, hello.station, self.peer.address, local)
+        local = self._is_local(hello.station)
+        session = self.service.engine.open(_hash(token), hello.client, hello.station, self.peer.address, local)
         self.session = session
         self.service.attach(self, session)
         return self._greeting(version, session.id, token)
@@ -267,12 +274,13 @@ class Conversation:
     def _resume(self, resume: m.Resume) -> m.Greeting:
         version = _version(resume.versions)
         self._polls = resume.events == "poll"
-        service = self.service
-        known = service.engine.table.tokens.get(_hash(resume.token))
-        local = self.peer.here and known is not None and known.station.machine == service.introduction.machine
-        session = service.engine.resume(_hash(resume.token), self.peer.address, local)
+        engine = self.service.engine
+        token_hash = _hash(resume.token)
+        known = engine.table.tokens.get(token_hash)
+        local = known is not None and self._is_local(known.station)
+        session = engine.resume(token_hash, self.peer.address, local)
         self.session = session
-        service.attach(self, session)
+        self.service.attach(self, session)
         return self._greeting(
             version,
             session.id,
@@ -280,6 +288,10 @@ class Conversation:
             tuple(held.handle for held in session.accesses.values()),
             tuple(m.EndedHandle(gone.handle, ended(gone.cause).body()) for gone in (session.ended or {}).values()),
         )
+
+    def _is_local(self, station: Station) -> bool:
+        """Whether this peer is on the daemon's own machine: by its connection, and by its word (decision 10)."""
+        return self.peer.here and station.machine == self.service.introduction.machine
 
     def _greeting(
         self,
@@ -366,7 +378,7 @@ def _error(number: ErrorNumber, detail: str) -> m.ErrorBody:
 
 
 def _nothing() -> None:
-    """Flush nothing: whoever moves the bytes has not come yet."""
+    """Neither flush nor hang up: whoever moves the bytes has not come yet."""
 
 
 def _no_input() -> bool:

@@ -12,9 +12,10 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 
 import structlog
 import trio
@@ -31,6 +32,7 @@ from cmserverd.notify import Notifier
 from cmserverd.reaper import Patience, Reaper
 from cmserverd.server import CannotListen, Rooms, accept, listen_tcp, listen_unix, shown_address
 from cmserverd.service import Introduction, Service
+from cmserverd.trace import trace
 from cmserverd.watcher import Absences, Intervals, Watcher
 from drivers.driver import Driver
 from protocol import messages, station
@@ -50,13 +52,11 @@ async def run(config: Config, drivers: Mapping[str, Driver]) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises CannotListen, SettingError."""
     notifier = Notifier()
     with ExitStack() as stack:
-        # From here on Ctrl-C is a value that is received, and cannot land in the middle of a grant. The receiver gives
-        # back to the former handlers what it was sent and nobody took: a second signal must not break the stop.
-        for number in _STOPPING:
-            signal.signal(number, signal.SIG_IGN)
-        signals = stack.enter_context(trio.open_signal_receiver(*_STOPPING))
+        signals = _receive_signals(stack)
         listeners = _listen(config, stack)
         engine = Engine(LicenseClock(), _listener_failed, _limits(config))
+        if config.log.level == "debug":
+            engine.listen(trace)
         service = Service(engine, _introduction(config))
         service.listening = tuple(shown_address(listener) for listener, door in listeners if door is Door.CLIENT)
         Clones(engine)
@@ -71,6 +71,7 @@ async def run(config: Config, drivers: Mapping[str, Driver]) -> None:
                 parts.start_soon(_watch, config, drivers, engine)
                 parts.start_soon(_stay_alive, notifier)
                 notifier.ready()
+                notifier.status(f"serving on {', '.join(service.listening)}")
                 _log.info("serving", listening=service.listening, version=cmserverd.__version__)
                 received = await anext(signals)
                 notifier.stopping()
@@ -81,6 +82,25 @@ async def run(config: Config, drivers: Mapping[str, Driver]) -> None:
             connections.cancel_scope.deadline = trio.current_time() + _PARTING
             parts.cancel_scope.cancel()
     _log.info("stopped")
+
+
+def _receive_signals(stack: ExitStack) -> AsyncIterator[int]:
+    """From here on a signal to stop is a value that is received, and Ctrl-C cannot land in the middle of a grant.
+
+    The receiver gives back to the former handlers what it was sent and nobody took, and a second signal must not break
+    the stop: so those do nothing. Signals are held back meanwhile; none is lost between one handler and the next.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    for number in _STOPPING:
+        signal.signal(number, _ignore)  # not SIG_IGN: setting that throws away what is held back
+        stack.callback(signal.signal, number, signal.SIG_IGN)
+    signals = stack.enter_context(trio.open_signal_receiver(*_STOPPING))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    return signals
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing about a signal."""
 
 
 def _listen(config: Config, stack: ExitStack) -> list[tuple[socket.socket, Door]]:
@@ -157,7 +177,9 @@ async def _watch(config: Config, drivers: Mapping[str, Driver], engine: Engine) 
 
 
 async def _stay_alive(notifier: Notifier) -> None:
-    while notifier.watchdog is not None:
+    if notifier.watchdog is None:
+        return
+    while True:
         notifier.alive()
         await trio.sleep(notifier.watchdog)
 

@@ -38,7 +38,6 @@ def configure(level: Level, form: Format, stream: TextIO) -> None:
     else:
         render = render_json
     steps: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.format_exc_info,

@@ -7,6 +7,7 @@ Entries of sessions that ended in another way stay until there are more of them 
 
 from __future__ import annotations
 
+from functools import partial
 from heapq import heapify, heappop, heappush
 from math import inf
 
@@ -15,6 +16,7 @@ import trio
 from msgspec import Struct
 
 from cmserverd.core.terms import Session, SessionState
+from cmserverd.seldom import Seldom
 from cmserverd.service import Service
 
 _log = structlog.get_logger("reaper")
@@ -47,6 +49,7 @@ class Reaper:
         self._since: dict[int, float] = {}  # when a detached session lost its connection
         self._amnesty = -inf
         self._wake = trio.Event()
+        self._losses = Seldom(service.engine.clock.now)
         service.watch = self.watch
 
     def watch(self, session: Session) -> None:
@@ -96,15 +99,20 @@ class Reaper:
             self._plan(number, due)
             return
         self._since.pop(number, None)
-        _log.info(
+        self._say(session)
+        self._service.expired(session)
+
+    def _say(self, session: Session) -> None:
+        """Log a session's end. Strangers can greet and go as often as they like: that is worth no line of the usual."""
+        log = partial(self._losses.say, _log.info) if session.accesses else _log.debug
+        log(
             "session ended: its client did not come back",
-            session=number,
+            session=session.id,
             state=session.state.value,
             address=session.address,
             host=session.client.host,
             accesses=len(session.accesses),
         )
-        self._service.expired(session)
 
     def _due(self, session: Session) -> float:
         conversation = self._service.attached.get(session.id)

@@ -65,8 +65,8 @@ def _why(shown: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         owner = "CodeMeter's own server uses this port too; " if port == 22350 else ""
         return (
-            f"cannot listen on {shown}: another program has the port. {owner}"
-            "stop it, or choose another port with [server] listen"
+            f"cannot listen on {shown}: another program has the port, or another address in [server] listen covers it; "
+            f"{owner}stop the program, or choose another port with [server] listen"
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return f"cannot listen on {shown}: this machine has no such address; correct [server] listen"
@@ -104,6 +104,8 @@ def _clear(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink()
             return
+        except BlockingIOError:
+            pass  # its backlog is full: it is alive
     raise OSError(errno.EADDRINUSE, "in use")
 
 
@@ -158,18 +160,20 @@ async def _accept_one(listener: socket.socket, seldom: Seldom) -> socket.socket:
 
 
 async def _serve_one(sock: socket.socket, service: Service, door: Door, pace: Pace, room: trio.Semaphore) -> None:
+    address = ""  # until it is known
     try:
         with sock:
             try:
                 sock.setblocking(False)
                 peer = peer_of(sock, door)
+                address = peer.address
                 if sock.family != socket.AF_UNIX:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError:
                 return  # gone already
             await Connection(sock, Conversation(service, peer), pace).run()
     except Exception:  # a bug in moving one connection's bytes must not end the others
-        service.report_bug("a connection met a bug", address=peer.address)
+        service.report_bug("a connection met a bug", address=address)
     finally:
         room.release()
 

@@ -47,6 +47,10 @@ class Attached(Protocol):
         """Say goodbye and close."""
         ...
 
+    def abandon(self) -> None:
+        """Close without a word."""
+        ...
+
 
 class Introduction(Struct, frozen=True):
     """How the server presents itself. `machine` is its own station's machine id, `timeout` that of silent clients."""
@@ -157,18 +161,31 @@ class Service:
     def _carry(self, record: Record) -> None:
         for change in record.changes:
             if isinstance(change, c.Left | c.Freed):
-                if change.cause is not None and (conversation := self.attached.get(change.session)):
+                if change.cause is not None:
                     error = ended(change.cause).body()
-                    conversation.tell(m.Event("ended", record.position, change.handle, error))
-            elif type(change) is c.Moved and (conversation := self.attached.get(change.session)):
+                    self._tell(change.session, m.Event("ended", record.position, change.handle, error))
+            elif type(change) is c.Moved:
                 where = change.license
-                conversation.tell(
-                    m.Event(
-                        "rebooked",
-                        record.position,
-                        change.handle,
-                        container=where.container,
-                        item=where.item,
-                        allocation=change.allocation,
-                    )
+                event = m.Event(
+                    "rebooked",
+                    record.position,
+                    change.handle,
+                    container=where.container,
+                    item=where.item,
+                    allocation=change.allocation,
                 )
+                self._tell(change.session, event)
+
+    def _tell(self, session: int, event: m.Event) -> None:
+        """Tell a session's client, if it is attached. A bug in that ends its connection, and the others are told.
+
+        Its session stands and its grace begins: this is called within a passage of the engine, where no other may be.
+        """
+        conversation = self.attached.get(session)
+        if conversation is None:
+            return
+        try:
+            conversation.tell(event)
+        except Exception:
+            self.report_bug("telling a client of an event met a bug; its connection is closed", session=session)
+            conversation.abandon()

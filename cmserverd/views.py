@@ -1,7 +1,7 @@
 """The table as messages: what listings and `info` show. Reads, never changes.
 
-Pages of a moving table go by a cursor: the id of the last row shown. Handles and license ids only ever grow, so a row
-is shown once, whatever happens between two pages (decision 24).
+Pages of a moving table go by a cursor: the number of the last license shown, or the last handle looked at. Both only
+ever grow, so a row is shown once, whatever happens between two pages (decision 24).
 
 A client that is not `local` is shown no entry that does not exist for it: license quantity 0, local only (decision 10).
 """

@@ -84,7 +84,8 @@ class Watcher:
         self._limiter = trio.CapacityLimiter(_THREADS)
         self._hotplug: Hotplug | None = None
         self._open: dict[Dongle, _Open] = {}
-        self._said: dict[Dongle | None, str] = {}  # the last complaint about each device, or about the driver itself
+        self._trouble: str | None = None  # why the driver itself cannot work
+        self._said: dict[Dongle, str] = {}  # the last complaint about each device
         self._log = _log.bind(driver=name)
 
     async def run(self, looked: Callable[[str], None]) -> None:
@@ -134,11 +135,14 @@ class Watcher:
         try:
             found = await self._call(lambda: frozenset(self._driver.scan()))
         except DriverError as error:
-            self._complain(None, error)
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                self._log.error("driver cannot work", **_facts(error))
             return
-        if self._said.pop(None, None) is not None:
+        if self._trouble is not None:
+            self._trouble = None
             self._log.info("driver works again")
-        for dongle in [dongle for dongle in self._said if dongle is not None and dongle not in found]:
+        for dongle in [dongle for dongle in self._said if dongle not in found]:
             del self._said[dongle]
         for dongle in [dongle for dongle in self._open if dongle not in found]:
             await self._unplugged(dongle)
@@ -192,16 +196,12 @@ class Watcher:
                     )
         return True
 
-    def _complain(self, dongle: Dongle | None, error: DriverError) -> None:
+    def _complain(self, dongle: Dongle, error: DriverError) -> None:
         """Say what is wrong, once as long as it stays the same. What just vanished is no complaint."""
         if isinstance(error, Vanished) or self._said.get(dongle) == str(error):
             return
         self._said[dongle] = str(error)
-        facts = {"kind": type(error).__name__, "reason": str(error), "exc_info": _bug(error)}
-        if dongle is None:
-            self._log.error("driver cannot work", **facts)
-        else:
-            self._log.error("container cannot be used", **facts, place=dongle.text)
+        self._log.error("container cannot be used", **_facts(error), place=dongle.text)
 
     async def _close_all(self) -> None:
         for opened in self._open.values():
@@ -228,6 +228,11 @@ class Watcher:
 
 class DriverBug(DriverError):
     """The driver raised what no driver may."""
+
+
+def _facts(error: DriverError) -> dict[str, object]:
+    """Return what the log tells of an error."""
+    return {"kind": type(error).__name__, "reason": str(error), "exc_info": _bug(error)}
 
 
 def _bug(error: DriverError) -> BaseException | None:

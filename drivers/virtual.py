@@ -20,9 +20,15 @@ _KIND: Final = ContainerKind.VIRTUAL
 
 
 class VirtualOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table `[drivers.virtual]`. `files` are paths of TOML files (`drivers.description` has their form)."""
+    """The table `[drivers.virtual]`. `files` are absolute paths of TOML files; `drivers.description` has their form."""
 
     files: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.files:
+            if not name.startswith("/") or "\0" in name:
+                msg = f"{name!r} in files is no absolute path; write it as in '/etc/cmserverd/trial.toml'"
+                raise ValueError(msg)
 
 
 class VirtualDriver:

@@ -147,6 +147,9 @@ def _servers(path: Path) -> tuple[Address, ...]:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         msg = f"{path} is no valid TOML: {error}"
         raise SettingError(msg) from None
+    except (ValueError, RecursionError):  # tomllib lets these through: thousands of digits, thousands of brackets
+        msg = f"{path} has a number that is too long, or nests too deep; a list of servers is enough"
+        raise SettingError(msg) from None
     if not isinstance(servers, list) or not all(isinstance(server, str) for server in servers):
         msg = f'{path}: servers must be a list of texts, as in servers = ["licenses", "10.0.0.7:22350"]'
         raise SettingError(msg)

@@ -318,9 +318,9 @@ class Client:
     def _greet(self, address: Address, params: messages.Hello | messages.Resume) -> None:
         try:
             connection = self._dial(address, self._timeout)
+            link = Link(connection, self._session, self._lock, self._dispatcher, self._timeout)
         except OSError as error:
             raise not_reached(address, error.strerror or error) from None
-        link = Link(connection, self._session, self._lock, self._dispatcher, self._timeout)
         self._link = link
 
         def begin(call: Call[Access]) -> None:

@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from protocol import messages
 from protocol.address import Address, Unix, candidates
-from protocol.errors import ErrorNumber, LicenseError
+from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError
 from protocol.messages import (
     AccessInfo,
     AccessPage,
@@ -274,7 +274,8 @@ class Client:
 
     async def _close(self) -> None:
         if not self._session.broken:
-            with trio.CancelScope(shield=True), suppress(LicenseError):  # bounded: each call has the timeout
+            # Bounded: each call has the timeout. A caller who said goodbye himself has left already.
+            with trio.CancelScope(shield=True), suppress(LicenseError, LocalProtocolError):
                 await self.call(Goodbye())
         self._session.lost("the client was closed")
         if self._link is not None:
@@ -424,6 +425,8 @@ class _Link:
             await trio.sleep(self._session.keep_alive)
             try:
                 await self._client.call(KeepAlive())
+            except LocalProtocolError:
+                return  # a goodbye is on its way: nothing more is asked on this connection
             except LicenseError as error:
                 if error.number == ErrorNumber.NETWORK_FAULT:
                     self._session.lost("the server gives no sign of life")
@@ -458,13 +461,13 @@ async def open_client(
     """
     servers = candidates(server)
     hello = introduction(application, station)
-    failure: Exception | None = None
+    failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         client = Client(servers, hello, timeout=timeout, on_event=on_event, dial=dial, nursery=nursery)
         try:
             await client._open()  # noqa: SLF001
             yield client
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             failure = error  # raised as it is: our nursery is none of the caller's business
         finally:
             await client._close()  # noqa: SLF001

@@ -20,7 +20,7 @@ from protocol.terms import printable
 
 
 class ErrorNumber(IntEnum):
-    """Every number this software gives. The values are the field's and never change."""
+    """The numbers of this protocol; some are given by later versions only. The values are the field's, for ever."""
 
     FIRM_ITEM_INVALID = 21
     PRODUCT_ITEM_INVALID = 23
@@ -80,14 +80,6 @@ def text_of(number: ErrorNumber, detail: str = "") -> str:
     """Return the sentence for people: the table's text, a detail if there is one, and the number at its end."""
     middle = f": {detail}" if detail else ""
     return f"{_TEXTS[number]}{middle}, Error {number.value}."
-
-
-def name_of(number: int) -> str:
-    """Return the name of any number on the wire; a number of a newer server has none and gives `UNKNOWN`."""
-    try:
-        return ErrorNumber(number).name
-    except ValueError:
-        return "UNKNOWN"
 
 
 class LicenseError(Exception):

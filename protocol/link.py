@@ -22,28 +22,48 @@ Dial = Callable[[Address, float], socket.socket]
 
 _log: Final = logging.getLogger(__name__)
 
+_LEAST: Final = 0.001
+"""Seconds for an address when the others took longer than their share; 0 would mean not to wait at all."""
+
 
 def dial(address: Address, timeout: float) -> socket.socket:
-    """Connect within `timeout` seconds (looking up a name may take longer: the system's resolver has its own limits).
+    """Connect within `timeout` seconds. Raises OSError.
 
-    Raises OSError.
+    The addresses of a name are tried one after the other, each for its share of the time that is left. Looking the name
+    up comes on top: the system's resolver has its own limits.
     """
     if isinstance(address, Unix):
-        connection = socket.socket(socket.AF_UNIX)
+        return _connect(socket.AF_UNIX, address.path, timeout)
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    deadline = time.monotonic() + timeout
+    failure = OSError("the name has no address")
+    for tried, (family, _, _, _, place) in enumerate(found):
+        share = (deadline - time.monotonic()) / (len(found) - tried)
         try:
-            connection.settimeout(timeout)
-            connection.connect(address.path)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-    connection = socket.create_connection((address.host, address.port), timeout)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # messages are small, and none may wait
+            connection = _connect(family, place, max(share, _LEAST))
+        except OSError as error:
+            failure = error
+        else:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # messages are small, and none may wait
+            return connection
+    raise failure
+
+
+def _connect(family: int, place: Any, timeout: float) -> socket.socket:
+    connection = socket.socket(family)
+    try:
+        connection.settimeout(timeout)
+        connection.connect(place)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
 class Link:
     """One connection: its socket, and the thread that reads, writes and keeps it alive.
+
+    The socket is the link's from the start: if no link can be made, which raises OSError, it is closed.
 
     Only the thread touches the socket. A caller could send his request himself and save the thread's waking up; but
     then a Ctrl-C between sending and noting what was sent would send it twice.
@@ -57,13 +77,17 @@ class Link:
         dispatcher: Dispatcher | None,
         timeout: float,
     ) -> None:
+        try:
+            self._awaken, self._awakened = socket.socketpair()
+        except OSError:  # no file descriptor is left
+            connection.close()
+            raise
         connection.setblocking(False)
         self._connection = connection
         self._session = session
         self._lock = lock
         self._dispatcher = dispatcher
         self._timeout = timeout
-        self._awaken, self._awakened = socket.socketpair()
         self._awaken.setblocking(False)
         self._awakened.setblocking(False)
         self._next: float | None = None  # when the next sign of life is due

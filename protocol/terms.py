@@ -6,14 +6,10 @@ Plain values, no behaviour beyond spelling themselves. Everything else on the wi
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, NewType
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
-Handle = NewType("Handle", int)
-"""The number of one access on the wire: 1 to 2^53-1, never used twice."""
-
-U16 = Annotated[int, Meta(ge=0, le=2**16 - 1)]
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Text = Annotated[str, Meta(max_length=255)]
 ContainerText = Annotated[str, Meta(min_length=3, max_length=34, pattern=r"^[0-9]{1,5}-[0-9]{1,10}(-[0-9]{1,10})?\Z")]

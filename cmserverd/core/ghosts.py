@@ -50,9 +50,7 @@ def _ghosts(table: Table, session: Session, product: Product) -> Iterator[Access
 
 def _in_conflict(ghosts: dict[int, Access], product: Product, session: Session, mode: AccessMode) -> set[int] | None:
     """Return the ghosts that the request cannot stand beside; None if it cannot stand beside others either."""
-    holding = product.holdings.find(session.station)
-    if holding is None:
-        return set()
+    holding = product.holdings[session.station]  # there is one: the ghosts are of this station
     if mode is EXCLUSIVE:
         return set(ghosts) if len(ghosts) == holding.accesses else None
     exclusive = {handle for handle, held in ghosts.items() if _target(held).mode is EXCLUSIVE}

@@ -66,13 +66,21 @@ def _reprogram(
         if counted.id.container == container and new.get(counted.id) != counted.item
     ]
     harmless = [counted for counted in changed if _serves_all(counted, new.get(counted.id))]
-    leaving = [counted for counted in changed if counted not in harmless]
+    # Those that go come last: what stays has room for their accesses once its own turn is over.
+    leaving = sorted(
+        (counted for counted in changed if counted not in harmless),
+        key=lambda counted: _goes(counted, new.get(counted.id)),
+    )
     for counted in harmless:
         yield c.Reprogrammed(counted.id, new.get(counted.id))
     while leaving:
         yield from _drain(table, leaving, new.get(leaving[0].id), cause)
         yield c.Reprogrammed(leaving[0].id, new.get(leaving[0].id))
         del leaving[0]
+
+
+def _goes(counted: License, item: ProductItem | None) -> bool:
+    return item is None or item.product_code != counted.item.product_code
 
 
 def _serves_all(counted: License, item: ProductItem | None) -> bool:
@@ -117,7 +125,7 @@ def _serves(counted: License, item: ProductItem | None, held: Access, allocation
     """Whether a license with these options serves an access, if there is room."""
     return (
         item is not None
-        and item.product_code == counted.item.product_code
+        and not _goes(counted, item)
         and visible(item, held.session.local)
         and unfit(item, allocation.mode, held.want) is None
     )

@@ -367,6 +367,18 @@ def test_a_gone_item_s_access_moves_to_what_the_same_update_enlarged() -> None:
         assert {place(one) for one in held} == {("3-1", stays)}
 
 
+@pytest.mark.parametrize(("gone", "stays"), [(1, 2), (2, 1)])
+def test_a_gone_item_s_access_moves_to_what_the_same_update_cleared(gone: int, stays: int) -> None:
+    """The entry that stays denies a mode from now on: who used it so has to leave, and then there is room."""
+    scene = Scene(container(item(1), item(2)))
+    free = scene.access(scene.session("b"), USER_LIMIT, item=stays)
+    share = scene.access(scene.session("a"), STATION_SHARE)
+    assert place(share) == ("3-1", gone)
+    scene.engine.plug(reprogrammed(item(stays, flags=QuantityFlag.DENY_USER_LIMIT)))
+    assert place(share) == ("3-1", stays)
+    assert ended(scene, free) is EndCause.REPROGRAMMED
+
+
 def test_a_gone_item_s_access_moves_to_a_new_item() -> None:
     """An update that gives an entry another reference keeps its users."""
     scene = Scene(container(item(1)))

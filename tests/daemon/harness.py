@@ -32,6 +32,7 @@ from cmserverd.connection import Connection, Pace
 from cmserverd.conversation import Conversation
 from cmserverd.core.rules import Limits
 from cmserverd.engine import Engine, Listener
+from cmserverd.logs import Level
 from cmserverd.service import Detachment, Introduction, Service
 from drivers.container import Container, ContainerKind, FirmItem, ProductItem, QuantityFlag, container_id
 from protocol import messages as m
@@ -404,7 +405,13 @@ class Daemon:
     """The command `cmserverd` in a process of its own, with a directory of its own."""
 
     def __init__(
-        self, directory: Path, *, config: str = "", listen: str = "127.0.0.1:0", dongle: str | None = TWO_CHARTS
+        self,
+        directory: Path,
+        *,
+        config: str = "",
+        listen: str = "127.0.0.1:0",
+        dongle: str | None = TWO_CHARTS,
+        level: Level = "info",
     ) -> None:
         self.directory = directory
         self.run_directory = directory / "run"
@@ -414,7 +421,7 @@ class Daemon:
         self.config = directory / "cmserverd.toml"
         self.config.write_text(
             f'[server]\nlisten = ["{listen}"]\nrun_directory = "{self.run_directory}"\n'
-            f'[log]\nformat = "json"\nlevel = "debug"\n[drivers.virtual]\nfiles = ["{self.dongle}"]\n{config}'
+            f'[log]\nformat = "json"\nlevel = "{level}"\n[drivers.virtual]\nfiles = ["{self.dongle}"]\n{config}'
         )
         self.lines: Said = []
         self.unstructured: list[str] = []

@@ -24,6 +24,10 @@ SECTIONS: dict[str, type[Struct]] = {"server": Server, "sessions": Sessions, "co
 
 
 LEVELS = 'c.toml:1: log.level: expected "debug", "info", "warning" or "error", got '
+LISTEN = (
+    "c.toml:1: server.listen: expected a list of one address or several different ones, "
+    'each "host:port" or "[v6]:port", got '
+)
 
 
 @pytest.fixture
@@ -101,8 +105,10 @@ def test_every_key_is_read(write: Path) -> None:
         ("server.name = ''", "c.toml:1: server.name: expected a text of 1 to 255 characters, got ''"),
         (
             "server.listen = 5",
-            'c.toml:1: server.listen: expected a list, each part of it an address as "host:port" or "[v6]:port", got 5',
+            LISTEN + "5",
         ),
+        ("server.listen = []", LISTEN + "[]"),
+        ("server.listen = ['a:1', '[::1]:1', '[::1]:01']", LISTEN + "['a:1', '[::1]:1', '[::1]:01']"),
         ("server = 5", "c.toml:1: server: expected a table, got 5"),
         ("server = ['x']", "c.toml:1: server: expected a table, got ['x']"),
         ("[drivers]\nusb = 1", "c.toml:2: drivers.usb: expected a table, got 1"),
@@ -117,6 +123,11 @@ def test_every_key_is_read(write: Path) -> None:
         ("\nx = tru\ny = 1", "c.toml:2: is not TOML: Invalid value, column 5"),
         ("[log]\n\nlevel = \"\"\"in\nfo\n\n", "c.toml:3: is not TOML: Unterminated string"),
         ("x =", "c.toml:1: is not TOML: Invalid value"),
+        (f"[log]\nx = [\n{'9' * 5_000}]", "c.toml:2: is not TOML: A number has far too many digits"),
+        (
+            f"\nsessions.handles = 0x{'f' * 5_000}",
+            "c.toml:2: sessions.handles: expected a whole number from 1 to 10000, got a number too large to show",
+        ),
         (b"# fine\n# \xe9", "c.toml:2: is not UTF-8; save the file in that encoding"),
         (b"#" * 70_000, "c.toml: is longer than 65536 bytes; expected a configuration file"),
         ("x = " + "[" * 30_000, "c.toml: has arrays or tables nested too deep; expected a configuration file"),
@@ -272,6 +283,10 @@ def test_the_real_registry_gives_the_classes(write: Path) -> None:
     assert refusal(write, "[drivers.virtul]", options).startswith(
         "c.toml:1: drivers.virtul: There is no driver 'virtul'"
     )
+    said = (
+        "c.toml:2: drivers.virtual: 'a.toml' in files is no absolute path; write it as in '/etc/cmserverd/trial.toml'"
+    )
+    assert refusal(write, "\n[drivers.virtual]\nfiles = ['/a', 'a.toml']", options) == said
     said = "c.toml:3: drivers.virtual.file: there is no such key; did you mean files?"
     assert refusal(write, "[drivers.virtual]\n\nfile = ['x']", options) == said
 

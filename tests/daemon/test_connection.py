@@ -263,6 +263,7 @@ async def test_a_goodbye_waits_for_replies_before_it(autojump_clock: MockClock) 
     async with rig(make_service(charts()), Pace(stalled=1000)) as server:
         client = await server.client()
         await client.ask(access())
+        client.inbox.order.clear()
         asked = range(1000, 3000)
         await client.send(b"".join(rpc.encode_request(number, m.Info(1)) for number in asked))
         await wait_all_tasks_blocked()
@@ -270,13 +271,30 @@ async def test_a_goodbye_waits_for_replies_before_it(autojump_clock: MockClock) 
         await trio.sleep(500)
         farewell = await client.until_closed()
         assert farewell is not None
-        assert client.inbox.replies.keys() == set(asked) & client.inbox.replies.keys()
-        assert len(client.inbox.replies) > 100
-        assert client.inbox.order[-1] == rpc.Notification("goodbye", [{"error": _body(farewell)}])
+        *replies, last = client.inbox.order
+        answered = [reply.msgid for reply in replies if isinstance(reply, rpc.Response)]
+        assert answered == list(asked)[: len(replies)]
+        assert len(answered) > 100
+        assert last == rpc.Notification("goodbye", [{"error": _body(farewell)}])
 
 
 def _body(error: m.ErrorBody) -> dict[str, Any]:
     return {"number": error.number, "name": error.name, "text": error.text}
+
+
+async def test_a_goodbye_does_not_wait_for_ever(autojump_clock: MockClock) -> None:
+    """A client that reads just enough not to count as dead has as long for its last replies as one that reads none."""
+    async with rig(make_service(charts()), PACE) as server:
+        client = await server.client()
+        await client.ask(access())
+        await client.send(b"".join(rpc.encode_request(number, m.Info(1)) for number in range(1000, 5000)))
+        await wait_all_tasks_blocked()
+        server.service.stop()
+        started = trio.current_time()
+        while server.service.conversations:
+            assert await client.sock.recv(4096)
+            await trio.sleep(1)
+        assert trio.current_time() - started == pytest.approx(PACE.stalled, abs=1.5)
 
 
 async def test_a_stop_is_told_to_everybody(autojump_clock: MockClock) -> None:
@@ -389,6 +407,25 @@ def meets_a_bug(*_: object) -> NoReturn:
     """Be a function with a bug."""
     msg = "planted"
     raise RuntimeError(msg)
+
+
+async def test_a_bug_in_telling_a_client_closes_its_connection(autojump_clock: MockClock) -> None:
+    """Its session is detached, as if the client had let go, and it can come back."""
+    service = make_service(charts())
+    async with rig(service) as server:
+        unlucky = server.connect()
+        token = (await unlucky.ask(hello(events="push"))).token
+        await unlucky.ask(access())
+        conversation = service.attached[1]
+        assert isinstance(conversation, Conversation)
+        conversation.flush = meets_a_bug
+        with capture_logs():
+            service.engine.unplug(ContainerId("3-1"))
+        assert states(server) == [SessionState.ATTACHED]
+        await passing(lambda: not service.conversations)
+        assert states(server) == [SessionState.CLOSED]
+        again = server.connect()
+        assert [gone.handle for gone in (await again.ask(m.Resume((1, 1), token))).ended] == [1]
 
 
 async def test_a_bug_in_one_session_does_not_hurt_the_others(

@@ -37,7 +37,6 @@ def _restored() -> Iterator[None]:
     root.handlers[:], root.level = handlers, level
     logging.captureWarnings(capture=False)
     structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
 
 
 def configured(form: logs.Format, level: logs.Level = "info", stream: io.StringIO | None = None) -> io.StringIO:
@@ -126,13 +125,12 @@ def test_a_traceback_cannot_forge_a_line() -> None:
 
 
 def test_bound_context_is_in_every_line() -> None:
-    """What is bound to a logger, or to the task, comes along."""
+    """What is bound to a logger comes along."""
     stream = configured("json")
-    structlog.contextvars.bind_contextvars(task=1)
     log = structlog.get_logger().bind(session=7)
     log.info("a")
     log.info("b")
-    assert [(line["task"], line["session"]) for line in map(json.loads, stream.getvalue().splitlines())] == [(1, 7)] * 2
+    assert [line["session"] for line in map(json.loads, stream.getvalue().splitlines())] == [7, 7]
 
 
 def test_what_is_below_the_level_is_not_even_built() -> None:

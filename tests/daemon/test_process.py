@@ -33,7 +33,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 def seconds_to_stop(daemon: Daemon) -> float:
-    """Return how long the stop took, by the log."""
+    """Return how long the stop took, by the log: it may be two seconds, whatever clients do."""
     begin, end = (datetime.fromisoformat(daemon.said(event)["time"]) for event in ("stopping", "stopped"))
     return (end - begin).total_seconds()
 
@@ -75,7 +75,7 @@ def test_a_signal_stops_it_in_good_order(number: signal.Signals, daemon: Daemon)
         assert farewell is not None
         assert "the server stops" in farewell.text
     assert daemon.exited() == 0
-    assert seconds_to_stop(daemon) < 1.0  # what clients that do not close are waited for
+    assert seconds_to_stop(daemon) < 2.0
     assert list(daemon.run_directory.iterdir()) == []
     assert daemon.unstructured == []
 
@@ -108,6 +108,36 @@ def test_a_second_signal_does_not_break_the_stop(daemon: Daemon) -> None:
     assert daemon.exited() == 0
     assert list(daemon.run_directory.iterdir()) == []
     assert daemon.unstructured == []
+
+
+@pytest.mark.parametrize("call", ["signal.signal", "trio.open_signal_receiver"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_begins_to_listen_for_signals_is_not_lost(
+    number: signal.Signals, call: str, tmp_path: Path
+) -> None:
+    """One that comes just before either step stops it as soon as it serves."""
+    owner, name = call.split(".")
+    daemon = Daemon(tmp_path)
+    program = f"""
+import os, signal, sys, trio
+from cmserverd import daemon, main
+
+def first_the_signal(*given):
+    {call} = real
+    os.kill(os.getpid(), {int(number)})
+    return real(*given)
+
+async def run(*given, run=daemon.run):
+    global real
+    real, {owner}.{name} = {call}, first_the_signal
+    await run(*given)
+
+daemon.run = run
+sys.exit(main.main(["--config", {str(daemon.config)!r}]))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert f'"stopping", "signal": "{number.name}"' in ended.stderr
 
 
 def test_after_a_kill_it_starts_again_in_the_same_directory(daemon: Daemon) -> None:
@@ -143,7 +173,7 @@ def test_the_local_sockets_are_for_the_group(daemon: Daemon) -> None:
 def test_what_clients_call_themselves_cannot_forge_the_log(daemon: Daemon) -> None:
     """A host name with line ends and escape sequences is in its place in one line, and every line is JSON."""
     evil = 'pc\x1b[31m\r\n{"event": "forged", "level": "error"}\u2028'
-    again = Daemon(daemon.directory, config="[sessions]\ngrace = 0\n")
+    again = Daemon(daemon.directory, config="[sessions]\ngrace = 0\n", level="debug")
     daemon.stop()
     with ending(again):
         again.serve()
@@ -168,13 +198,17 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def test_ready_means_that_clients_can_connect(manager: socket.socket, tmp_path: Path) -> None:
-    """At READY=1 a connection is served, and not before; STOPPING=1 comes with the stop; in between it is alive."""
+    """At READY=1 a connection is served, and not before; STOPPING=1 comes with the stop; in between it is alive.
+
+    `systemctl status` shows where it serves.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     daemon = Daemon(tmp_path, listen=f"127.0.0.1:{port}")
     with ending(daemon):
         daemon.start(environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"})
         assert manager.recv(4096) == b"READY=1"
+        assert manager.recv(4096) == f"STATUS=serving on 127.0.0.1:{port}".encode()
         with Caller(("127.0.0.1", port)) as caller:
             caller.ask(hello())
         assert [manager.recv(4096) for _ in range(3)] == [b"WATCHDOG=1"] * 3
@@ -208,8 +242,8 @@ def test_a_port_in_use_is_one_clear_sentence(tmp_path: Path) -> None:
         with ending(daemon):
             assert daemon.start().exited() == os.EX_UNAVAILABLE
     (sentence,) = daemon.unstructured
-    assert sentence.startswith(f"cmserverd: cannot listen on {address}: another program has the port. ")
-    assert sentence.endswith("stop it, or choose another port with [server] listen")
+    assert sentence.startswith(f"cmserverd: cannot listen on {address}: another program has the port, ")
+    assert sentence.endswith("stop the program, or choose another port with [server] listen")
     assert list(daemon.run_directory.iterdir()) == []
 
 

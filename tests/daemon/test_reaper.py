@@ -245,6 +245,23 @@ async def test_a_bug_that_one_session_meets_does_not_keep_the_others(autojump_cl
         assert list(service.engine.table.sessions) == [1]
 
 
+async def test_only_sessions_that_held_licenses_are_worth_a_line(autojump_clock: MockClock) -> None:
+    """Strangers come and go unsaid but to `debug`; of those who lose something the first few are told."""
+    service = make_service(charts(quantity=100))
+    async with reaping(service):
+        for number in range(100):
+            talk = Talk(service, greeting=hello(number))
+            if number % 2:
+                talk.ask(access())
+            talk.cut()
+        with capture_logs() as said:
+            await trio.sleep(10)
+    held = [line["accesses"] for line in said if line["log_level"] == "info"]
+    assert held == [1] * 10
+    assert [line["accesses"] for line in said if line["log_level"] == "debug"] == [0] * 50
+    assert len(said) == 60
+
+
 async def test_the_token_of_an_ended_session_is_worth_nothing(autojump_clock: MockClock) -> None:
     """Who comes back too late is told to greet anew."""
     service = make_service(charts())

@@ -211,6 +211,33 @@ async def test_a_connection_that_is_gone_before_it_is_accepted_is_no_matter() ->
         await until(lambda: not service.conversations)
 
 
+class Nobodys(socket.socket):
+    """A listening socket whose first connection comes from an address that is none."""
+
+    come = False
+
+    def accept(self) -> tuple[socket.socket, object]:
+        accepted, address = super().accept()
+        if self.come:
+            return accepted, address
+        self.come = True
+        named = Named(fileno=accepted.detach())
+        named.name = ("no address", 0)
+        return named, address
+
+
+async def test_a_bug_before_the_peer_is_known_does_not_hurt_the_others() -> None:
+    """It is logged, and the next connection is served."""
+    listener = Nobodys(fileno=listen_tcp("127.0.0.1", 0).detach())
+    with capture_logs() as said:
+        async with accepting(make_service(), listener):
+            unlucky, other = connected(listener), connected(listener)
+            assert await unlucky.until_closed() is None
+            await other.ask(hello())
+            other.close()
+    assert [(line["event"], line["address"]) for line in said] == [("a connection met a bug", "")]
+
+
 class Tried(socket.socket):
     """A listening socket that counts how often it was tried to accept from it."""
 
@@ -358,7 +385,7 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> Non
     for client in crowd:
         client.setblocking(False)
         client.connect_ex(os.fspath(path))
-    with pytest.raises(CannotListen):
+    with pytest.raises(CannotListen, match="another cmserverd is running there"):
         listen_unix(path)
     first.setblocking(True)
     first.accept()[0].close()

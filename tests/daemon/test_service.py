@@ -86,6 +86,27 @@ def test_events_reach_the_session_that_they_concern_and_no_other() -> None:
     assert one.inbox.events == []
 
 
+def test_a_bug_in_telling_one_client_does_not_keep_events_from_the_others() -> None:
+    """It is reported with its session, whose connection is over; those after it are told, then and later."""
+    service = make_service(charts(1, 2), charts(2, 1))
+    unlucky, lucky, later = (Talk(service, greeting=hello(number, events="push")) for number in range(3))
+    for talk in (unlucky, lucky, later):
+        talk.ask(access())
+
+    def meets_a_bug() -> None:
+        msg = "planted"
+        raise RuntimeError(msg)
+
+    unlucky.conversation.flush = meets_a_bug
+    with capture_logs() as said:
+        service.engine.unplug(ContainerId("3-1"))
+        service.engine.unplug(ContainerId("3-2"))
+    assert [(line["log_level"], line["session"]) for line in said] == [("error", 1)]
+    assert unlucky.conversation.over
+    assert [len(talk.inbox.events) for talk in (lucky, later)] == [1, 1]
+    assert len(service.engine.table.sessions) == 3
+
+
 def test_an_application_that_is_started_again_supersedes_its_ghost() -> None:
     """The ghost has no connection that could be told; when it resumes after all, it learns what ended."""
     service = make_service(charts(quantity=1))

@@ -12,6 +12,7 @@ import pytest
 
 from cmserverd import main
 from cmserverd.config import Config
+from protocol.station import Surroundings
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNIT = SYSTEMD / "cmserverd.service"
@@ -100,6 +101,17 @@ def test_the_run_directory_is_the_daemons(unit: dict[str, list[str]]) -> None:
     assert f"/run/{unit['RuntimeDirectory'][0]}" == Config().server.run_directory
     assert unit["RuntimeDirectoryMode"] == ["0750"]
     assert unit["StateDirectoryMode"] == ["0700"]
+
+
+def test_what_the_daemon_keeps_is_in_its_state_directory(
+    unit: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All else is read-only, so the id that it makes on a machine that has none lies there."""
+    (variable,) = unit["Environment"]
+    name, _, value = variable.partition("=")
+    assert value == "%S"  # of the system's services it is this:
+    monkeypatch.setenv(name, "/var/lib")
+    assert Surroundings().state == Path("/var/lib") / unit["StateDirectory"][0]
 
 
 def test_the_users_and_groups_agree(unit: dict[str, list[str]]) -> None:

@@ -184,6 +184,16 @@ def test_what_it_cannot_do_is_unsupported(path: Path) -> None:
 
 def test_options_refuse_what_they_do_not_know() -> None:
     """The table of the configuration is checked by its class."""
-    assert msgspec.convert({"files": ["a.toml"]}, VirtualOptions).files == ("a.toml",)
+    assert msgspec.convert({"files": ["/a.toml"]}, VirtualOptions).files == ("/a.toml",)
     with pytest.raises(msgspec.ValidationError, match="unknown field `file`"):
-        msgspec.convert({"file": ["a.toml"]}, VirtualOptions)
+        msgspec.convert({"file": ["/a.toml"]}, VirtualOptions)
+
+
+@pytest.mark.parametrize("name", ["", "a.toml", "./a.toml", "~/a.toml", "/a\0.toml"])
+def test_a_path_that_is_not_absolute_is_refused(name: str) -> None:
+    """A daemon's directory is no one's choice, so such a path would lead anywhere; what is right is in the sentence."""
+    with pytest.raises(
+        ValueError, match=r"is no absolute path; write it as in '/etc/cmserverd/trial\.toml'"
+    ) as refused:
+        VirtualOptions(files=("/sound.toml", name))
+    assert str(refused.value).startswith(repr(name))

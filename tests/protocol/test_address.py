@@ -117,6 +117,8 @@ def test_a_bad_argument_or_variable_is_not_passed_over() -> None:
     [
         (b"servers = [", "is no valid TOML"),
         (b"servers = ['\xff']", "is no valid TOML"),
+        (b"servers = " + b"1" * 5_000, "has a number that is too long, or nests too deep"),
+        (b"servers = " + b"[" * 5_000, "has a number that is too long, or nests too deep"),
         (b"servers = 'a'", "servers must be a list of texts"),
         (b"servers = [1]", "servers must be a list of texts"),
         (b"servers = ['a', 'b:x']", "servers: 'b:x' has no valid port"),

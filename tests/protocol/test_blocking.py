@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import inspect
 import logging
@@ -14,11 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from msgspec import structs
 
-from protocol import blocking
+from protocol import blocking, link
 from protocol import client as trio_client
 from protocol import messages as m
 from protocol.address import Address, Tcp, Unix
@@ -297,6 +299,7 @@ def test_a_grant_that_comes_too_late_is_given_back(host: ThreadHost) -> None:
         with pytest.raises(LicenseError, match="no answer"):
             client.access(600010, 14)
         client._timeout = PATIENCE
+        host.wait_for(lambda: host.server.asked(m.Access) == 1)
         assert len(host.server.session.handles) == 1
         host.server.let_go()
         host.wait_for(lambda: not host.server.session.handles)
@@ -427,10 +430,12 @@ def test_keep_alive() -> None:
 def test_a_server_without_a_sign_of_life() -> None:
     """A keep-alive that is not answered ends the connection: calls fail at once from then on."""
     host = ThreadHost(FakeServer(keep_alive=0.01))
+    host.server.kept_back = {m.KeepAlive}
     with connected(host) as client:
-        host.server.kept_back = {m.KeepAlive}
         assert client._link is not None
-        client._link._timeout = SHORT
+        with client._lock:
+            client._link._timeout = SHORT
+            client._link._deadline = None  # of a keep-alive that is on its way already
         finish(client._link._thread)
         with pytest.raises(LicenseError, match=r"no sign of life, Error 100\.$"):
             client.containers()
@@ -620,12 +625,70 @@ def test_a_server_that_does_not_greet(host: ThreadHost) -> None:
     host.wait_for(lambda: not host.server.connections)
 
 
-def test_a_server_that_does_not_answer_goodbye(host: ThreadHost) -> None:
+def test_a_server_that_does_not_answer_goodbye(host: ThreadHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaving takes the timeout at most."""
+
+    class Unanswered(Future[object]):
+        """A waiting call whose time begins when its request has arrived."""
+
+        def result(self, timeout: float | None = None) -> object:
+            host.wait_for(lambda: host.server.asked(m.Goodbye) == 1)
+            return super().result(timeout)
+
     with connected(host) as client:
         host.server.kept_back = {m.Goodbye}
         client._timeout = SHORT
+        monkeypatch.setattr(blocking, "Future", Unanswered)
+    host.wait_for(lambda: not host.server.connections)
+
+
+def test_a_goodbye_of_ones_own(host: ThreadHost) -> None:
+    """Who has said goodbye himself leaves the block quietly: it is not said twice."""
+    with connected(host) as client:
+        client.call(m.Goodbye())
     assert host.server.asked(m.Goodbye) == 1
+
+
+def test_no_sign_of_life_behind_a_goodbye() -> None:
+    """A keep-alive that falls due while the goodbye waits for its answer is not sent, and harms nobody."""
+    host = ThreadHost(FakeServer(keep_alive=0.01))
+    host.server.kept_back = {m.Goodbye}
+    with connected(host) as client:
+        thread = in_thread(lambda: client.call(m.Goodbye()))
+        host.wait_for(lambda: host.server.asked(m.Goodbye) == 1)
+        assert client._link is not None
+        due = client._link._next
+        asked = host.server.asked(m.KeepAlive)
+        deadline = time.monotonic() + PATIENCE
+        while client._link._next == due:
+            assert time.monotonic() < deadline
+        host.server.let_go()
+        finish(thread)
+        assert client.broken is None
+        assert host.server.asked(m.KeepAlive) == asked
+    host.close()
+
+
+def test_no_file_descriptor_is_left(host: ThreadHost) -> None:
+    """A connection that was made, but cannot be used, is closed again; the one sentence says why."""
+    connections = []
+
+    def fail() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with pytest.MonkeyPatch.context() as patched:
+
+        def dial_last(address: Address, timeout: float) -> socket.socket:
+            connections.append(host.dial(address, timeout))
+            patched.setattr(socket, "socketpair", fail)
+            return connections[-1]
+
+        client = Client("fake", station="desk-4", dial=dial_last)
+        with pytest.raises(LicenseError, match=r"fake:22350: Too many open files, Error 101\.$"):
+            client.open()
+    (connection,) = connections
+    assert connection.fileno() == -1
+    host.wait_for(lambda: not host.server.connections)
 
 
 def test_more_than_the_socket_takes(host: ThreadHost) -> None:
@@ -704,3 +767,32 @@ def test_real_sockets(tmp_path: Path) -> None:
         dial(Unix(str(tmp_path / "x.sock")), PATIENCE).close()
     with pytest.raises(OSError, match="No such file"):
         dial(Unix(str(tmp_path / "y.sock")), PATIENCE)
+
+
+def test_the_addresses_of_a_name_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many addresses a name has, and whatever each takes, connecting takes the timeout at most."""
+    now = 0.0
+    dead: list[str] = []
+    refusing = {"192.0.2.2"}
+
+    class Unanswered(socket.socket):
+        """A socket whose connections nobody answers: time passes, or a refusal comes at once."""
+
+        def connect(self, place: tuple[str, int]) -> None:  # type: ignore[override]  # of the few that are used here
+            nonlocal now
+            dead.append(place[0])
+            if place[0] in refusing:
+                raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+            now += self.gettimeout() or PATIENCE
+            raise TimeoutError("timed out")
+
+    def found(host: str, port: int, **_: object) -> list[object]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"192.0.2.{last}", port)) for last in (1, 2, 3)]
+
+    monkeypatch.setattr(socket, "socket", Unanswered)
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    monkeypatch.setattr(link, "time", SimpleNamespace(monotonic=lambda: now))
+    with pytest.raises(TimeoutError):
+        dial(Tcp("licenses"), 9.0)
+    assert dead == ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+    assert now == pytest.approx(9.0)

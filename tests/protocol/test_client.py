@@ -651,6 +651,23 @@ async def test_what_the_block_raises_comes_out_as_it_is(host: TrioHost) -> None:
     assert host.server.asked(m.Goodbye) == 1
 
 
+@pytest.mark.parametrize("end", [SystemExit(3), KeyboardInterrupt()], ids=["sys.exit", "Ctrl-C"])
+async def test_the_end_of_the_program_comes_out_as_it_is(host: TrioHost, end: BaseException) -> None:
+    """So a program that ends within the block ends with its own exit code, after a goodbye."""
+    with pytest.raises(type(end)) as ended:
+        async with connected(host):
+            raise end
+    assert ended.value is end
+    assert host.server.asked(m.Goodbye) == 1
+
+
+async def test_a_goodbye_of_ones_own(host: TrioHost) -> None:
+    """Who has said goodbye himself leaves the block quietly: it is not said twice."""
+    async with connected(host) as client:
+        await client.call(m.Goodbye())
+    assert host.server.asked(m.Goodbye) == 1
+
+
 async def test_a_cancelled_block_says_goodbye(host: TrioHost, autojump_clock: MockClock) -> None:
     """Cancelling the block does not leave the server with a session to wait for, and takes no time."""
     with trio.CancelScope() as scope:
@@ -668,6 +685,15 @@ async def test_a_server_that_does_not_answer_goodbye(host: TrioHost, autojump_cl
     async with connected(host):
         host.server.kept_back = {m.Goodbye}
     assert autojump_clock.current_time() == pytest.approx(10)
+
+
+async def test_no_sign_of_life_behind_a_goodbye(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A keep-alive that falls due while the goodbye waits for its answer is not sent, and harms nobody."""
+    host = TrioHost(FakeServer(keep_alive=4), nursery)
+    async with connected(host):
+        host.server.kept_back = {m.Goodbye}
+    assert autojump_clock.current_time() == pytest.approx(10)
+    assert [params.method for params in host.server.seen] == ["hello", "goodbye"]
 
 
 async def test_real_sockets(tmp_path: Path) -> None:

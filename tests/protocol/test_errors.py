@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from protocol.errors import ErrorNumber, LicenseError, name_of, text_of
+from protocol.errors import ErrorNumber, LicenseError, text_of
 from protocol.messages import ErrorBody, Reason
 
 
@@ -15,12 +15,6 @@ def test_every_number_has_a_sentence(number: ErrorNumber) -> None:
     """Each number has a text of one line, which ends as the field's texts do."""
     assert text_of(number).endswith(f", Error {number.value}.")
     assert text_of(number).isprintable()
-    assert name_of(number.value) == number.name
-
-
-def test_an_unknown_number_has_a_name_too() -> None:
-    """A newer server's number is no reason to fail."""
-    assert name_of(4711) == "UNKNOWN"
 
 
 def test_detail() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
@@ -25,6 +25,8 @@ from tests.protocol.test_page import PAGE, section
 KEY = m.AccessKey(bytes(range(0xA0, 0xB0)))
 OTHER_KEY = m.AccessKey(bytes(16))
 NO_SUCH_CONTAINER = "9-9"
+WITHOUT_REASONS = {105, 107, 200, 201}
+"""The numbers that are about no entry."""
 
 
 def refusal(talk: Talk, params: m.Params[Any]) -> m.ErrorBody:
@@ -37,8 +39,11 @@ def refusal(talk: Talk, params: m.Params[Any]) -> m.ErrorBody:
 # --- why an access is refused -------------------------------------------------------------------------------------
 
 
-def test_the_order_of_refusals() -> None:
-    """One request after the other breaks one rule less, from the first on: the numbers come in the page's order."""
+def refusals_in_turn(*, starting: bool) -> Iterator[tuple[int, m.ErrorBody]]:
+    """Give the number that the page's order says, and the refusal, of one request after the other.
+
+    From one to the next one more rule is broken, from the page's last rule to its first.
+    """
     steps = re.findall(r"^\d\. .+(?:\n   .+)*", section("### Why an access is refused"), re.MULTILINE)
     numbers = [[int(number) for number in re.findall(r"\b(\d{2,3})\b(?:: | \()", step)] for step in steps]
     before, own = [number for step in numbers[:4] for number in step], numbers[4]
@@ -59,6 +64,7 @@ def test_the_order_of_refusals() -> None:
           for serial, items in ((1, here), (2, gone))),
         limits=Limits(handles=6),
     )  # fmt: skip
+    service.engine.table.starting = starting
     service.engine.miss(container_id(3, 2))
     other = Talk(service, greeting=hello(2))
     for number, product in enumerate((223, 29, 30, 212)):  # none of them has anything free
@@ -67,20 +73,62 @@ def test_the_order_of_refusals() -> None:
     talk.ask(m.Access(KEY, FIRM, 213))
 
     for product in (70, 23, 223, 29, 30, 212):
-        error = refusal(talk, m.Access(OTHER_KEY, FIRM, product, feature_code=2))
-        assert (error.number, [reason.number for reason in error.reasons]) == (product, [product])
-
-    exclusive = m.Access(OTHER_KEY, FIRM, 213, AccessMode.EXCLUSIVE, feature_code=2)
-    error = refusal(talk, exclusive)
-    assert (error.number, [reason.number for reason in error.reasons]) == (213, [213])
-    unknown_item = m.Access(OTHER_KEY, FIRM, 213, AccessMode.EXCLUSIVE, feature_code=2, item=99)
-    assert refusal(talk, unknown_item).number == 200
-    unknown_container = m.Access(OTHER_KEY, FIRM, 213, AccessMode.EXCLUSIVE, container=NO_SUCH_CONTAINER, item=99)
-    assert refusal(talk, unknown_container).number == 201
+        yield product, refusal(talk, m.Access(OTHER_KEY, FIRM, product, feature_code=2))
+    yield 213, refusal(talk, m.Access(OTHER_KEY, FIRM, 213, AccessMode.EXCLUSIVE, feature_code=2))
+    yield 200, refusal(talk, m.Access(OTHER_KEY, FIRM, 213, AccessMode.EXCLUSIVE, feature_code=2, item=99))
+    unknown = m.Access(OTHER_KEY, FIRM, 213, AccessMode.EXCLUSIVE, container=NO_SUCH_CONTAINER, item=99)
+    yield 201, refusal(talk, unknown)
     for number in range(1, 6):
         talk.ask(m.Access(m.AccessKey(bytes([number] * 16)), kind=HandleKind.SUBSYSTEM))
-    assert refusal(talk, unknown_container).number == 107
-    assert refusal(talk, m.Access(KEY, FIRM, 213, AccessMode.EXCLUSIVE, container=NO_SUCH_CONTAINER)).number == 105
+    yield 107, refusal(talk, unknown)
+    yield 105, refusal(talk, m.Access(KEY, FIRM, 213, AccessMode.EXCLUSIVE, container=NO_SUCH_CONTAINER))
+
+
+def test_the_order_of_refusals() -> None:
+    """Each request is refused with the number of the first rule that it breaks; entries give it as their reason too."""
+    for number, error in refusals_in_turn(starting=False):
+        assert error.number == number
+        assert [reason.number for reason in error.reasons] == ([] if number in WITHOUT_REASONS else [number])
+
+
+def test_refusals_of_a_starting_server() -> None:
+    """It gives the numbers that the page excepts, and 238 in place of all others; the reasons stay what they are."""
+    found = re.search(r"answers 238 in place of every number but\s+([\d, ]+ and \d+)\.", PAGE)
+    assert found is not None
+    excepted = {int(number) for number in re.findall(r"\d+", found[1])}
+    assert excepted == {105, 106, 107, 213}
+    for number, error in refusals_in_turn(starting=True):
+        assert error.number == (number if number in excepted else ErrorNumber.SERVER_STARTING)
+        assert [reason.number for reason in error.reasons] == ([] if number in WITHOUT_REASONS else [number])
+
+
+def test_a_key_of_an_ended_access_while_the_server_is_starting() -> None:
+    """The last of the exceptions: what has ended does not come back with a container that may still come."""
+    service = make_service(charts())
+    talk = Talk(service, greeting=hello())
+    talk.ask(m.Access(KEY, FIRM, CHARTS))
+    service.engine.unplug(container_id(3, 1))
+    service.engine.table.starting = True
+    assert refusal(talk, m.Access(KEY, FIRM, CHARTS)).number == ErrorNumber.INVALID_HANDLE
+
+
+@pytest.mark.parametrize("kind", [HandleKind.FIRM_ITEM, HandleKind.CONTAINER])
+@pytest.mark.parametrize("starting", [False, True])
+def test_refusals_of_other_kinds(kind: HandleKind, starting: bool) -> None:
+    """Firm item and container handles: the page's three numbers, and 238 in place of each from a starting server."""
+    sentence = r"238\s+in place of ([\d, ]+ and \d+) while the server is starting"
+    found = re.search(sentence, section("## What an access means"))
+    assert found is not None
+    numbers = [int(number) for number in re.findall(r"\d+", found[1])]
+    service = make_service(charts())
+    service.engine.table.starting = starting
+    talk = Talk(service, greeting=hello())
+    wrong_firm_code = refusal(talk, m.Access(KEY, 1, kind=kind))
+    wrong_container = refusal(talk, m.Access(KEY, FIRM, kind=kind, container=NO_SUCH_CONTAINER))
+    service.engine.miss(container_id(3, 1))
+    unplugged = refusal(talk, m.Access(KEY, FIRM, kind=kind))
+    given = [unplugged.number, wrong_firm_code.number, wrong_container.number]
+    assert given == ([ErrorNumber.SERVER_STARTING] * 3 if starting else numbers)
 
 
 # --- the key ------------------------------------------------------------------------------------------------------
@@ -143,7 +191,7 @@ def test_faulty_params_are_answered() -> None:
     assert len(examples) == 5
     limits = rpc.FROM_CLIENT
     examples += [
-        [{"handle": -1}],
+        [{"wait": -1}],
         [{"x": [0] * (limits.array + 1)}],
         [dict.fromkeys(map(str, range(limits.map + 1)), 0)],
         [{"x": "x" * (limits.text + 1)}],
@@ -152,9 +200,9 @@ def test_faulty_params_are_answered() -> None:
     ]
     talk = Talk(make_service(), greeting=hello())
     for msgid, params in enumerate(examples, 100):
-        talk.send(msgpack.packb([0, msgid, "keep_alive", params]))
+        talk.send(msgpack.packb([0, msgid, "events", params]))
         with pytest.raises(LicenseError) as refused:
-            talk.inbox.take(msgid, m.KeepAlive())
+            talk.inbox.take(msgid, m.Events())
         assert number_of(refused.value) == ErrorNumber.INVALID_PARAMETER
     assert not talk.conversation.over
 

@@ -1,0 +1,159 @@
+"""The table as messages: what listings show, page by page, and to whom."""
+
+from __future__ import annotations
+
+import pytest
+
+from cmserverd import views
+from cmserverd.core.terms import Access, Session
+from drivers.container import ContainerId, QuantityFlag
+from protocol import messages as m
+from protocol.terms import HandleKind
+from tests.core.scene import EXCLUSIVE, NO_USER_LIMIT, STATION_SHARE, USER_LIMIT, Scene, container, item
+
+
+def pages(scene: Scene, request: m.NetUsers, only: Session | None = None, local: bool = True) -> list[list[int]]:
+    """Return the handles of all pages of a listing."""
+    found = []
+    while True:
+        page = views.access_page(scene.table, request, 7, scene.now, local=local, only=only)
+        assert (page.position, page.time) == (7, scene.now)
+        found.append([row.handle for row in page.accesses])
+        if page.next is None:
+            return found
+        request = m.NetUsers(
+            request.container, request.firm_code, request.product_code, request.relevant, page.next, request.limit
+        )
+
+
+def many(scene: Scene, count: int) -> list[Access]:
+    """Return so many accesses, which count nothing."""
+    session = scene.session()
+    return [scene.access(session, NO_USER_LIMIT) for _ in range(count)]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 6, 7])
+def test_every_access_is_on_one_page(limit: int) -> None:
+    """In the order of the handles, and the last page is known as such."""
+    scene = Scene(container(item()))
+    handles = [held.handle for held in many(scene, 6)]
+    found = pages(scene, m.NetUsers(limit=limit))
+    assert [handle for page in found for handle in page] == handles
+    assert len(found) == -(-6 // limit)
+
+
+def test_a_table_that_moves_between_pages_shows_nobody_twice() -> None:
+    """What was released is left out, what came later comes last; the page that a cursor names need not be there."""
+    scene = Scene(container(item()))
+    held = many(scene, 6)
+    first = views.access_page(scene.table, m.NetUsers(limit=3), 0, 0, local=True, only=None)
+    assert first.next == held[2].handle
+    scene.release(held[2])
+    scene.release(held[3])
+    late = many(scene, 1)[0]
+    rest = views.access_page(scene.table, m.NetUsers(cursor=first.next, limit=9), 0, 0, local=True, only=None)
+    assert [row.handle for row in rest.accesses] == [held[4].handle, held[5].handle, late.handle]
+
+
+def test_a_page_looks_at_so_many_rows_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filter that finds little gives short pages, even empty ones, with a cursor to go on."""
+    monkeypatch.setattr(views, "ROWS_LOOKED_AT", 2)
+    scene = Scene(container(item(1), item(2, product=15)))
+    session = scene.session()
+    for _ in range(5):
+        scene.access(session, NO_USER_LIMIT)
+    wanted = scene.access(session, NO_USER_LIMIT, product=15)
+    assert pages(scene, m.NetUsers(product_code=15)) == [[], [], [wanted.handle]]
+
+
+def test_only_what_is_relevant_to_licensing() -> None:
+    """The filter leaves out handles on containers, firm items and the subsystem, and nothing else (behaviour 28)."""
+    scene = Scene(container(item()))
+    session = scene.session()
+    box = scene.refer(session, HandleKind.CONTAINER)
+    free = scene.access(session, NO_USER_LIMIT)
+    assert pages(scene, m.NetUsers()) == [[box.handle, free.handle]]
+    assert pages(scene, m.NetUsers(relevant=True)) == [[free.handle]]
+
+
+def test_filters_are_joined_by_and() -> None:
+    """Container, firm code and product code each narrow the listing, of other kinds of handle too."""
+    scene = Scene(container(item(), id="3-1", firm=7), container(item(), id="3-2", firm=8))
+    session = scene.session()
+    seven = scene.access(session, NO_USER_LIMIT, firm_code=7)
+    eight = scene.access(session, NO_USER_LIMIT, firm_code=8)
+    box = scene.refer(session, HandleKind.CONTAINER, firm_code=0, container="3-2")
+    assert pages(scene, m.NetUsers(firm_code=7)) == [[seven.handle]]
+    assert pages(scene, m.NetUsers(container="3-2")) == [[eight.handle, box.handle]]
+    assert pages(scene, m.NetUsers(container="3-1", firm_code=8)) == [[]]
+    assert pages(scene, m.NetUsers(container="3-2", product_code=14)) == [[eight.handle]]
+
+
+def test_one_session_only() -> None:
+    """With the policy *own* a client is shown what it holds itself."""
+    scene = Scene(container(item(quantity=2)))
+    mine, theirs = scene.access(scene.session("a")), scene.access(scene.session("b"))
+    assert pages(scene, m.NetUsers(), only=mine.session) == [[mine.handle]]
+    assert pages(scene, m.NetUsers()) == [[mine.handle, theirs.handle]]
+
+
+def test_the_counts_of_a_license() -> None:
+    """Used and free make the total; each mode has its allocations, so a share of four counts once."""
+    scene = Scene(container(item(quantity=9)))
+    scene.access(scene.session("a"), USER_LIMIT)
+    scene.access(scene.session("b"), EXCLUSIVE)
+    scene.access(scene.session("c"), NO_USER_LIMIT)
+    for _ in range(4):
+        scene.access(scene.session("d"), STATION_SHARE)
+    (row,) = views.license_page(scene.table, m.NetCluster(), 0, 0, local=True).licenses
+    assert (row.quantity, row.total, row.used, row.free) == (9, 9, 3, 6)
+    assert (row.user_limit, row.exclusive, row.no_user_limit, row.station_share) == (1, 1, 1, 1)
+
+
+def test_an_unplugged_container_offers_nothing_more() -> None:
+    """What is used stands; the rest cannot be had just now, so the total is what is used."""
+    scene = Scene(container(item(quantity=5)))
+    scene.access(scene.session())
+    scene.engine.miss(ContainerId("3-1"))
+    (row,) = views.license_page(scene.table, m.NetCluster(), 0, 0, local=True).licenses
+    assert (row.present, row.quantity, row.total, row.used, row.free) == (False, 5, 1, 1, 0)
+
+
+def test_what_does_not_exist_for_a_client_is_not_shown_to_it() -> None:
+    """License quantity 0 and local-only entries are for clients on the server's own machine (behaviour 9)."""
+    scene = Scene(container(item(1, 0), item(2, flags=QuantityFlag.LOCAL_ONLY), item(3)))
+    here = scene.session("here", local=True)
+    hidden = [scene.access(here, item=number) for number in (1, 2)]
+    shown = scene.access(here, item=3)
+    assert pages(scene, m.NetUsers()) == [[*(held.handle for held in hidden), shown.handle]]
+    assert pages(scene, m.NetUsers(), local=False) == [[shown.handle]]
+    plugged = scene.table.containers[ContainerId("3-1")]
+    for local, items in ((True, [1, 2, 3]), (False, [3])):
+        licenses = views.license_page(scene.table, m.NetCluster(), 0, 0, local=local).licenses
+        assert [row.item for row in licenses] == items
+        (firm_item,) = views.contents(plugged, 0, local=local).firm_items
+        assert [entry.item for entry in firm_item.entries] == items
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4])
+def test_every_license_is_on_one_page(limit: int) -> None:
+    """By a cursor too, so that a table of any size can be read."""
+    scene = Scene(container(item(1), item(2), item(3)))
+    found: list[int] = []
+    cursor: int | None = 0
+    while cursor is not None:
+        page = views.license_page(scene.table, m.NetCluster(cursor=cursor, limit=limit), 0, 0, local=True)
+        found += [row.item for row in page.licenses]
+        cursor = page.next
+    assert found == [1, 2, 3]
+
+
+def test_an_entry_with_its_options() -> None:
+    """Denied modes are named as in requests; quantity 0 is local only without a flag."""
+    flags = QuantityFlag.DENY_EXCLUSIVE | QuantityFlag.DENY_NO_USER_LIMIT
+    scene = Scene(container(item(1, 2, flags=flags, feature_map=5), item(2, 0)))
+    plugged = scene.table.containers[ContainerId("3-1")]
+    (firm_item,) = views.contents(plugged, 0, local=True).firm_items
+    denying, zero = firm_item.entries
+    assert (denying.denied, denying.local_only, denying.feature_map) == (("no_user_limit", "exclusive"), False, 5)
+    assert (zero.denied, zero.local_only, zero.feature_map) == ((), True, None)

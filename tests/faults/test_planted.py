@@ -1,0 +1,70 @@
+"""The list of faults does not rot, and what a fault must leave unharmed works: the first grant."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from drivers import image
+from drivers.driver import never_cancelled
+from drivers.virtual import VirtualDriver, VirtualOptions
+from protocol.messages import Release
+from tests.daemon.harness import Talk, access, hello, make_service
+from tests.faults.planted import ROOT, Fault, all_faults
+
+FAULTS = all_faults()
+
+DONGLE = """
+id = "3-1"
+[[firm_items]]
+firm_code = 600010
+[[firm_items.products]]
+item = 1
+product_code = 14
+quantity = 2
+"""
+
+
+def test_the_first_grant(tmp_path: Path) -> None:
+    """A container is read, a client greets, gets a license and gives it back: the way that no fault may block."""
+    path = tmp_path / "dongle.toml"
+    path.write_text(DONGLE)
+    driver = VirtualDriver(VirtualOptions(files=(str(path),)), never_cancelled)
+    (dongle,) = driver.scan()
+    service = make_service(image.decode(driver.open(dongle).read()))
+    client = Talk(service, greeting=hello())
+    granted = client.ask(access())
+    assert (granted.handle, granted.container, granted.item) == (1, "3-1", 1)
+    client.ask(Release(granted.handle))
+    assert not service.engine.table.accesses
+
+
+def test_there_are_faults_of_every_kind() -> None:
+    """The list is no mere beginning, and no two faults have one name."""
+    assert len(FAULTS) >= 30
+    assert max(Counter(fault.name for fault in FAULTS).values()) == 1
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_still_fits(fault: Fault, tmp_path: Path) -> None:
+    """Its old text stands exactly once where it is to be planted, the result is Python, and its test is there."""
+    copy = tmp_path / fault.file
+    copy.parent.mkdir(parents=True)
+    copy.write_text((ROOT / fault.file).read_text(encoding="utf-8"), encoding="utf-8")
+    fault.plant(tmp_path)
+    if copy.suffix == ".py":
+        before, after = (ast.dump(ast.parse((root / fault.file).read_text())) for root in (ROOT, tmp_path))
+        assert before != after, "the fault changes nothing but comments"
+    test_file, function = fault.test.split("[")[0].split("::")
+    assert f"def {function}(" in (ROOT / test_file).read_text(encoding="utf-8")
+
+
+def test_a_fault_that_does_not_fit_is_told(tmp_path: Path) -> None:
+    """A fault whose text is not there, or twice, or changes nothing, is no fault."""
+    (tmp_path / "some.py").write_text("one = 1\ntwo = 1\n")
+    for old, new in (("three", "four"), ("= 1", "= 2"), ("one", "one")):
+        with pytest.raises(ValueError, match=r"a slip: its old text is . times in some.py"):
+            Fault("a slip", "some.py", old, new, "test").plant(tmp_path)
