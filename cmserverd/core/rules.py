@@ -228,7 +228,7 @@ def detach(session: Session, closed: bool) -> Rule[None]:
 
 def resume(table: Table, token_hash: bytes, address: str, local: bool) -> Rule[Session]:
     """Take a session up again, or over from a connection that is still there (decision 14)."""
-    session = table.tokens.get(token_hash)
+    session = table.tokens.find(token_hash)
     if session is None:
         raise Refused(ErrorNumber.INVALID_HANDLE, "there is no such session any more; greet anew with hello")
     yield c.Resumed(session.id, address, local)

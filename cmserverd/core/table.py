@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Final
 
 from cmserverd.core import changes as c
-from cmserverd.core.blocks import Numbered
+from cmserverd.core.blocks import Numbered, Spread
 from cmserverd.core.terms import (
     EXCLUSIVE,
     STATION_SHARE,
@@ -60,8 +60,8 @@ class Table:
         self.containers: dict[ContainerId, PluggedContainer] = {}
         self.licenses: dict[LicenseId, License] = {}
         self.products: dict[tuple[int, int], Product] = {}
-        self.sessions: dict[int, Session] = {}
-        self.tokens: dict[bytes, Session] = {}
+        self.sessions: Numbered[Session] = Numbered()
+        self.tokens: Spread[bytes, Session] = Spread()
         self.addresses: dict[str, int] = {}
         self.ghosts: dict[tuple[Station, str], dict[int, Session]] = {}
         self.accesses: Numbered[Access] = Numbered()
@@ -150,8 +150,8 @@ class Table:
             client=change.client,
             address=change.address,
         )
-        self.sessions[session.id] = session
-        self.tokens[session.token_hash] = session
+        self.sessions.add(session.id, session)
+        self.tokens.add(session.token_hash, session)
         self.addresses[session.address] = self.addresses.get(session.address, 0) + 1
         self.next_session = session.id + 1
 
@@ -175,8 +175,8 @@ class Table:
         assert not session.accesses
         self._no_ghost(session)
         self._leave_address(session.address)
-        del self.sessions[session.id]
-        del self.tokens[session.token_hash]
+        self.sessions.remove(session.id)
+        self.tokens.remove(session.token_hash)
 
     def _no_ghost(self, session: Session) -> None:
         if session.state is SessionState.CLOSED:

@@ -237,7 +237,7 @@ def _spoil_ghosts(scene: Scene) -> None:
 
 
 def _spoil_token(scene: Scene) -> None:
-    scene.table.tokens.clear()
+    scene.table.tokens.remove(next(iter(scene.table.tokens)))
 
 
 def _spoil_reference(scene: Scene) -> None:
