@@ -16,10 +16,13 @@ from cmserverd.core.table import Table
 from cmserverd.core.terms import Access, Allocation, License, PluggedContainer, Session, SessionState
 from drivers.container import FirmItem, ProductItem, QuantityFlag
 from protocol import messages as m
-from protocol.terms import AccessMode, HandleKind, Station, shown_client
+from protocol.terms import AccessMode, Client, HandleKind, Station, shown_client
 
 ROWS_LOOKED_AT: Final = 20_000
 """How many rows a page may pass over to find those that its filters want: some 5 ms. The next page goes on there."""
+
+PAGE_BYTES: Final = 512 * 1024
+"""About how many bytes a page may have, whatever clients call themselves: what clients read, they bound."""
 
 _DENIALS: Final = (
     (QuantityFlag.DENY_USER_LIMIT, AccessMode.USER_LIMIT),
@@ -86,16 +89,24 @@ def access_page(
     With `only`, those of that session.
     """
     rows: list[m.AccessInfo] = []
+    size = 0
     last = request.cursor
     accesses = table.accesses.after(request.cursor)
     for held in islice(accesses, ROWS_LOOKED_AT):
         last = held.handle
         if (only is None or held.session is only) and _wants_access(request, held) and (local or _exists(held)):
             rows.append(_access(held))
-            if len(rows) == request.limit:
+            size += _size(held.session.client)
+            if len(rows) == request.limit or size > PAGE_BYTES:
                 break
     more = next(accesses, None) is not None
     return m.AccessPage(position, now, tuple(rows), last if more else None)
+
+
+def _size(client: Client) -> int:
+    """Return about how many bytes an access of a client takes in a page, rather too many than too few."""
+    texts = 2 * (len(client.host) + len(client.user)) + len(client.application)
+    return 600 + 4 * texts  # a character may take four bytes
 
 
 def _container(container: PluggedContainer) -> m.ContainerInfo:

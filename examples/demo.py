@@ -205,7 +205,7 @@ def serve_on(daemon: Daemon) -> None:
         f"   .venv/bin/cmu -n --server unix:{daemon.monitor}"
     )
     while True:
-        time.sleep(3600)
+        time.sleep(1)  # a Ctrl-C that comes just before it begins is noticed when it ends
 
 
 def expect(daemon: Daemon, *, used: int, accesses: int, clients: int) -> None:

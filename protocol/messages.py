@@ -95,6 +95,8 @@ class EndCause(StrEnum):
     CONTAINER_GONE = "container_gone"
     REPROGRAMMED = "reprogrammed"
     """The container's contents were changed, and do not serve the access any more."""
+    NOT_LOCAL = "not_local"
+    """Its session came back from another machine, and the license is for the server's own only."""
     SUPERSEDED = "superseded"
     """A newer session of the same application took its place after the old one had closed."""
 

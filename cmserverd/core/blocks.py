@@ -16,6 +16,9 @@ V = TypeVar("V")
 _BITS: Final = 10
 """A block has the entries of 2^10 numbers in a row."""
 
+_SPARSE: Final = (0, 4, 64)
+"""A block that shrinks to so few entries is made anew, since dictionaries keep the room that they once had."""
+
 _SHARDS: Final = 255
 """One less than the number of blocks over which hashed keys are spread."""
 
@@ -62,8 +65,11 @@ class Numbered(_Blocks[int, V]):
         """Remove a number. Raises KeyError."""
         block = self._blocks[number >> _BITS]
         del block[number]
-        if not block:
-            del self._blocks[number >> _BITS]
+        if len(block) in _SPARSE:
+            if block:
+                self._blocks[number >> _BITS] = dict(block)
+            else:
+                del self._blocks[number >> _BITS]
         self._count -= 1
 
     def after(self, number: int) -> Iterator[V]:

@@ -6,21 +6,31 @@ refused only because of ghosts of the same station and application ends them fir
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 from cmserverd.core.fitting import unusable
 from cmserverd.core.table import Table
 from cmserverd.core.terms import EXCLUSIVE, Access, Allocation, Product, Session, Want, weight
 from protocol.terms import AccessMode
 
+LOOKED_AT: Final = 1_024
+"""More accesses than this no crashed application leaves behind; whoever does has to wait until their grace is over.
+
+Each refused request looks at all of them, so their number bounds what a refusal costs.
+"""
+
 
 def in_the_way(table: Table, session: Session, product: Product, mode: AccessMode, want: Want) -> list[int]:
     """Return the handles of the ghosts whose end would let a request through; none if none would.
 
     First those that the request cannot stand beside (213), then, if no unit is free without them, the oldest allocation
-    of ghosts alone. Takes time in proportion to the ghosts, whatever they hold.
+    of ghosts alone.
     """
-    ghosts = {held.handle: held for held in _ghosts(table, session, product)}
+    sessions = table.ghosts.get((session.station, session.client.application), {}).values()
+    if sum(len(ghost.accesses) for ghost in sessions) > LOOKED_AT:
+        return []
+    ghosts = {held.handle: held for held in _ghosts(sessions, product)}
     if not ghosts:
         return []
     leaving = _in_conflict(ghosts, product, session, mode)
@@ -41,8 +51,8 @@ def in_the_way(table: Table, session: Session, product: Product, mode: AccessMod
     return []
 
 
-def _ghosts(table: Table, session: Session, product: Product) -> Iterator[Access]:
-    for ghost in table.ghosts.get((session.station, session.client.application), {}).values():
+def _ghosts(sessions: Iterable[Session], product: Product) -> Iterator[Access]:
+    for ghost in sessions:
         for held in ghost.accesses.values():
             if isinstance(held.target, Allocation) and held.target.license.product is product:
                 yield held

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from cmserverd.core import changes as c
 from cmserverd.core.fitting import can_join, has_room, unfit, unusable, visible
 from cmserverd.core.rules import Rule, end
 from cmserverd.core.table import Table
-from cmserverd.core.terms import STATION_SHARE, Access, Allocation, License, LicenseId, Reference, weight
+from cmserverd.core.terms import STATION_SHARE, Access, Allocation, License, LicenseId, Product, Reference, Want, weight
 from drivers.container import Container, ContainerId, ProductItem
 from protocol.messages import EndCause
-from protocol.terms import HandleKind
+from protocol.terms import AccessMode, HandleKind
 
 
 def started() -> Rule[None]:
@@ -65,18 +65,23 @@ def _reprogram(
         for counted in table.licenses.values()
         if counted.id.container == container and new.get(counted.id) != counted.item
     ]
-    harmless = [counted for counted in changed if _serves_all(counted, new.get(counted.id))]
+    leaving: dict[License, None] = {}
+    for counted in changed:
+        if _serves_all(counted, new.get(counted.id)):
+            yield c.Reprogrammed(counted.id, new.get(counted.id))
+        else:
+            leaving[counted] = None
+    refuges = Refuges(table, leaving)
     # Those that go come last: what stays has room for their accesses once its own turn is over.
-    leaving = sorted(
-        (counted for counted in changed if counted not in harmless),
-        key=lambda counted: _goes(counted, new.get(counted.id)),
-    )
-    for counted in harmless:
+    going = [counted for counted in leaving if _goes(counted, new.get(counted.id))]
+    for counted in [counted for counted in leaving if not _goes(counted, new.get(counted.id))]:
+        yield from _drain(counted, new.get(counted.id), refuges, cause)
         yield c.Reprogrammed(counted.id, new.get(counted.id))
-    while leaving:
-        yield from _drain(table, leaving, new.get(leaving[0].id), cause)
-        yield c.Reprogrammed(leaving[0].id, new.get(leaving[0].id))
-        del leaving[0]
+        refuges.open(counted)
+    for counted in going:
+        yield from _drain(counted, new.get(counted.id), refuges, cause)
+    for counted in going:
+        yield c.Reprogrammed(counted.id, new.get(counted.id))
 
 
 def _goes(counted: License, item: ProductItem | None) -> bool:
@@ -90,30 +95,29 @@ def _serves_all(counted: License, item: ProductItem | None) -> bool:
     )
 
 
-def _drain(table: Table, leaving: list[License], item: ProductItem | None, cause: EndCause) -> Rule[None]:
-    """Book away from the first of the leaving licenses what it cannot serve once it has these options.
+def _drain(counted: License, item: ProductItem | None, refuges: Refuges, cause: EndCause) -> Rule[None]:
+    """Book away from a license what it cannot serve once it has these options.
 
     First goes what does not fit, then, the newest allocations first, what has no room. An allocation that can move as a
     whole does so before another one has to end.
     """
-    counted = leaving[0]
     for allocation in list(counted.allocations.values()):
         for held in list(allocation.accesses.values()):
             if not _serves(counted, item, held, allocation):
-                yield _elsewhere(table, held, leaving) or end(held, cause)
+                yield refuges.move(held) or end(held, cause)
     if item is None:
         return
     lacking = _room_lacks(counted, item)
     for allocation in _weighty(counted, item):
         # A share moves as a whole: a part of it frees no unit.
         accesses = list(allocation.accesses.values())
-        if lacking > 0 and (refuge := _refuge(table, allocation, accesses, leaving)):
+        if lacking > 0 and (refuge := refuges.find(allocation, accesses)):
             for held in accesses:
                 yield c.Moved(held.handle, held.session.id, *refuge)
             lacking -= 1
     for allocation in _weighty(counted, item)[: max(lacking, 0)]:
         for held in list(allocation.accesses.values()):
-            yield _elsewhere(table, held, leaving) or end(held, cause)
+            yield refuges.move(held) or end(held, cause)
 
 
 def _weighty(counted: License, item: ProductItem) -> list[Allocation]:
@@ -138,30 +142,58 @@ def _room_lacks(counted: License, item: ProductItem | None) -> int:
     return sum(weight(item, allocation.mode) for allocation in counted.allocations.values()) - item.quantity
 
 
-def _elsewhere(table: Table, held: Access, leaving: Collection[License]) -> c.Moved | None:
-    """Decide where else an access can be booked: on another share of its station, else where a unit is free."""
-    allocation = held.target
-    assert isinstance(allocation, Allocation)
-    refuge = _refuge(table, allocation, [held], leaving)
-    return None if refuge is None else c.Moved(held.handle, held.session.id, *refuge)
+class Refuges:
+    """Finds where else accesses can be booked: not on licenses that others have to leave.
 
+    While nothing but rebooking happens, a license that could not take an access cannot take a later one that asks for
+    the same either; so each search goes on where the last of its kind ended.
+    """
 
-def _refuge(
-    table: Table, allocation: Allocation, accesses: list[Access], leaving: Collection[License]
-) -> tuple[LicenseId, int] | None:
-    """Decide on which allocation these accesses of an allocation can be booked together, which may be a new one."""
-    product, mode = allocation.license.product, allocation.mode
-    if mode is STATION_SHARE:
-        for share in product.holdings[allocation.station].shares:
-            if share.license not in leaving and all(
-                can_join(share.license, mode, held.want, held.session.local) for held in accesses
+    def __init__(self, table: Table, leaving: dict[License, None]) -> None:
+        self._table = table
+        self._leaving = leaving
+        self._passed: dict[tuple[Product, AccessMode, Want, bool], int] = {}
+
+    def open(self, counted: License) -> None:
+        """A license has its new options, and may take accesses again."""
+        del self._leaving[counted]
+        self._passed.clear()
+
+    def move(self, held: Access) -> c.Moved | None:
+        """Decide where else an access can be booked."""
+        assert isinstance(held.target, Allocation)
+        refuge = self.find(held.target, [held])
+        return None if refuge is None else c.Moved(held.handle, held.session.id, *refuge)
+
+    def find(self, allocation: Allocation, accesses: list[Access]) -> tuple[LicenseId, int] | None:
+        """Decide on which allocation these accesses of an allocation can be booked together.
+
+        That is another share of their station, else a new allocation where a unit is free.
+        """
+        product, mode = allocation.license.product, allocation.mode
+        if mode is STATION_SHARE:
+            for share in product.holdings[allocation.station].shares:
+                if share.license not in self._leaving and all(
+                    can_join(share.license, mode, held.want, held.session.local) for held in accesses
+                ):
+                    return share.license.id, share.id
+        free = self._free(product, mode, accesses)
+        return None if free is None else (free.id, self._table.next_allocation)
+
+    def _free(self, product: Product, mode: AccessMode, accesses: list[Access]) -> License | None:
+        kinds = {(held.want, held.session.local) for held in accesses}
+        alike = (product, mode, *next(iter(kinds))) if len(kinds) == 1 else None
+        start = self._passed.get(alike, 0) if alike else 0
+        for place in range(start, len(product.licenses)):
+            counted = product.licenses[place]
+            if (
+                has_room(counted, mode)
+                and counted not in self._leaving
+                and all(unusable(counted, mode, want, local) is None for want, local in kinds)
             ):
-                return share.license.id, share.id
-    for counted in product.licenses:
-        if (
-            counted not in leaving
-            and has_room(counted, mode)
-            and all(unusable(counted, mode, held.want, held.session.local) is None for held in accesses)
-        ):
-            return counted.id, table.next_allocation
-    return None
+                if alike:
+                    self._passed[alike] = place
+                return counted
+        if alike:
+            self._passed[alike] = len(product.licenses)
+        return None

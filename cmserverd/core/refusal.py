@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from cmserverd.core.fitting import pins_fit, unusable, visible
 from cmserverd.core.table import Table
 from cmserverd.core.terms import License, Session, Want
 from protocol.errors import ErrorNumber, text_of
 from protocol.messages import EndCause, ErrorBody, Reason
 from protocol.terms import AccessMode
+
+REASONS: Final = 64
+"""How many entries a refusal tells of, the first ones: more help nobody, and a product may have thousands."""
 
 
 class Refused(Exception):
@@ -35,6 +40,7 @@ _BECAUSE = {
     EndCause.ADMINISTRATOR: "an administrator removed it",
     EndCause.CONTAINER_GONE: "its container is gone, and no other license could take its place",
     EndCause.REPROGRAMMED: "its license was changed, and no other license could take its place",
+    EndCause.NOT_LOCAL: "it is for the server's own machine only, and the session came back from elsewhere",
     EndCause.SUPERSEDED: "the application was started again after its connection had closed",
 }
 
@@ -61,9 +67,9 @@ def no_license(
     holding = product.holdings.find(session.station)
     if holding is not None and (holding.exclusives or mode is AccessMode.EXCLUSIVE):
         conflict = ErrorNumber.EXCLUSIVE_CONFLICT
-        return Refused(conflict, reasons=tuple(_reason(counted, conflict) for counted in candidates))
+        return Refused(conflict, reasons=tuple(_reason(counted, conflict) for counted in candidates[:REASONS]))
     numbers = [unusable(counted, mode, want, session.local) or ErrorNumber.NO_MORE_LICENSES for counted in candidates]
-    reasons = tuple(map(_reason, candidates, numbers))
+    reasons = tuple(map(_reason, candidates[:REASONS], numbers))
     if ErrorNumber.NO_MORE_LICENSES in numbers:
         number = ErrorNumber.NO_MORE_LICENSES
     else:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from cmserverd.core import changes as c
 from cmserverd.core import ghosts
-from cmserverd.core.fitting import can_join, has_room, unusable
+from cmserverd.core.fitting import can_join, has_room, unusable, visible
 from cmserverd.core.refusal import Refused, ended, no_license, unless_starting
 from cmserverd.core.table import Table
 from cmserverd.core.terms import (
@@ -227,16 +227,22 @@ def detach(session: Session, closed: bool) -> Rule[None]:
 
 
 def resume(table: Table, token_hash: bytes, address: str, local: bool) -> Rule[Session]:
-    """Take a session up again, or over from a connection that is still there (decision 14)."""
+    """Take a session up again, or over from a connection that is still there (decision 14).
+
+    What is for local clients only ends if it comes back from elsewhere.
+    """
     session = table.tokens.find(token_hash)
     if session is None:
         raise Refused(ErrorNumber.INVALID_HANDLE, "there is no such session any more; greet anew with hello")
     yield c.Resumed(session.id, address, local)
+    for held in list(session.accesses.values()):
+        if isinstance(held.target, Allocation) and not visible(held.target.license.item, local):
+            yield end(held, EndCause.NOT_LOCAL)
     return session
 
 
 def close(session: Session) -> Rule[None]:
     """End a session and all it holds."""
-    while session.accesses:
-        yield end(next(iter(session.accesses.values())), None)
+    for held in list(session.accesses.values()):
+        yield end(held, None)
     yield c.Closed(session.id)

@@ -88,15 +88,18 @@ class Table:
         else:
             known.contents = contents
             known.present = True
+        touched: dict[Product, None] = {}
         for place, (firm_code, item) in enumerate(_items(contents)):
             license_id = LicenseId(contents.id, firm_code, item.reference)
             counted = self.licenses.get(license_id)
             if counted is None:
-                self._add_license(license_id, (*known.turn, place), item)
+                counted = self._new_license(license_id, (*known.turn, place), item)
             else:
                 counted.present = True
                 counted.turn = (*known.turn, place)
-                counted.product.licenses.sort(key=_turn)
+            touched[counted.product] = None
+        for product in touched:
+            product.licenses.sort(key=_turn)
 
     def _missing(self, change: c.Missing) -> None:
         container = self.containers[change.container]
@@ -116,7 +119,8 @@ class Table:
             if not product.licenses:
                 del self.products[product.firm_code, product.product_code]
             if item is not None:
-                self._add_license(change.license, counted.turn, item)
+                added = self._new_license(change.license, counted.turn, item)
+                added.product.licenses.sort(key=_turn)
             return
         counted.item = item
         counted.used = 0
@@ -128,7 +132,7 @@ class Table:
         assert not self.containers[change.container].references
         del self.containers[change.container]
 
-    def _add_license(self, license_id: LicenseId, turn: tuple[int, int, int], item: ProductItem) -> None:
+    def _new_license(self, license_id: LicenseId, turn: tuple[int, int, int], item: ProductItem) -> License:
         codes = (license_id.firm_code, item.product_code)
         product = self.products.get(codes)
         if product is None:
@@ -137,7 +141,7 @@ class Table:
         self.next_license += 1
         self.licenses[license_id] = counted
         product.licenses.append(counted)
-        product.licenses.sort(key=_turn)
+        return counted
 
     # sessions
 

@@ -348,6 +348,13 @@ class Model:
         """Return a session."""
         return next(client for client in self.clients if client.number == number)
 
+    def resumed(self, client: Client, address: str, local: bool) -> None:
+        """Take in that a client is back; from elsewhere it may not keep what is for the server's machine only."""
+        client.state, client.address, client.local = "attached", address, local
+        for hold in [hold for hold in self.holds if hold.client is client]:
+            if hold.entry is not None and self.hidden(hold.entry, hold.request, client):
+                self.end(hold, EndCause.NOT_LOCAL)
+
     def crowded(self, address: str) -> bool:
         """Whether an address has as many sessions as it may."""
         return len([client for client in self.clients if client.address == address]) >= self.sessions_per_address

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cmserverd.core import rules
+from cmserverd.core import ghosts, rules
 from cmserverd.core.refusal import Refused
 from cmserverd.core.terms import Access, Session
 from drivers.container import QuantityFlag
@@ -203,12 +203,12 @@ def test_many_ghosts_that_cannot_help_cost_little() -> None:
     little more than eight times the work, and not sixty-four times.
     """
 
-    def work(ghosts: int) -> int:
+    def work(count: int) -> int:
         scene = Scene(container(item()))
         scene.checking = False
         scene.access(scene.session("other"))
         client = scene.session()
-        crashed(scene, *[NO_USER_LIMIT] * ghosts)
+        crashed(scene, *[NO_USER_LIMIT] * count)
         asked = scene.request()
         asking = rules.access(scene.table, client, asked, scene.now, rules.Limits())
         with pytest.raises(Refused) as refusal, counted_steps() as steps:
@@ -217,3 +217,13 @@ def test_many_ghosts_that_cannot_help_cost_little() -> None:
         return steps[0]
 
     assert work(400) < work(50) * 16
+
+
+def test_of_too_many_ghosts_none_is_looked_at() -> None:
+    """Each refused request looks at all of them, so their number is bounded; they go when their grace is over."""
+    scene = Scene(container(item()))
+    scene.checking = False
+    crashed(scene, USER_LIMIT)
+    crashed(scene, *[NO_USER_LIMIT] * ghosts.LOOKED_AT)
+    client = scene.session()
+    assert scene.refused(client).number is ErrorNumber.NO_MORE_LICENSES

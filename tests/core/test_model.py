@@ -162,7 +162,7 @@ class Server(RuleBasedStateMachine):
         if session is not None:
             assert session.id == number
             client = self.model.client(session.id)
-            client.state, client.address, client.local = "attached", address, local
+            self.model.resumed(client, address, local)
 
     # accesses
 

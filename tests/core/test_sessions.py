@@ -7,7 +7,9 @@ import pytest
 from cmserverd.core.refusal import Refused
 from cmserverd.core.rules import Limits
 from cmserverd.core.terms import Session, SessionState
+from drivers.container import QuantityFlag
 from protocol.errors import ErrorNumber
+from protocol.messages import EndCause
 from protocol.terms import HandleKind
 from tests.core.scene import EXCLUSIVE, NO_USER_LIMIT, STATION_SHARE, USER_LIMIT, Scene, container, item
 
@@ -102,3 +104,16 @@ def test_sessions_are_numbered_for_ever() -> None:
     first = scene.session()
     scene.engine.close(first)
     assert scene.session().id > first.id
+
+
+def test_what_is_for_the_server_s_machine_ends_when_its_session_comes_back_from_elsewhere() -> None:
+    """License quantity 0 and local-only entries do not exist for others; whatever else it holds stands."""
+    scene = Scene(container(item(1, 0), item(2, flags=QuantityFlag.LOCAL_ONLY), item(3)))
+    here = scene.session("here", local=True)
+    kept = scene.access(here, item=3)
+    ended = [scene.access(here, item=number) for number in (1, 2)]
+    scene.engine.resume(here.token_hash, "192.0.2.1", local=False)
+    assert list(here.accesses.values()) == [kept]
+    assert [scene.gone(held).cause for held in ended] == [EndCause.NOT_LOCAL] * 2
+    scene.engine.resume(here.token_hash, "127.0.0.1", local=True)
+    assert scene.table.accesses.find(kept.handle) is kept

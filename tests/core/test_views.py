@@ -8,7 +8,8 @@ from cmserverd import views
 from cmserverd.core.terms import Access, Session
 from drivers.container import ContainerId, QuantityFlag
 from protocol import messages as m
-from protocol.terms import HandleKind
+from protocol import rpc
+from protocol.terms import Client, HandleKind, Station
 from tests.core.scene import EXCLUSIVE, NO_USER_LIMIT, STATION_SHARE, USER_LIMIT, Scene, container, item
 
 
@@ -157,3 +158,16 @@ def test_an_entry_with_its_options() -> None:
     denying, zero = firm_item.entries
     assert (denying.denied, denying.local_only, denying.feature_map) == (("no_user_limit", "exclusive"), False, 5)
     assert (zero.denied, zero.local_only, zero.feature_map) == ((), True, None)
+
+
+def test_a_page_is_bounded_in_bytes() -> None:
+    """The longest texts, in characters of four bytes, make short pages: whoever bounds what it reads can go on."""
+    longest = "\U0001f600" * 255
+    scene = Scene(container(item()))
+    client = Client(longest, longest, 1, longest)
+    session = scene.engine.open(b"x", client, Station("pc"), "192.0.2.1", local=False)
+    for _ in range(300):
+        scene.access(session, NO_USER_LIMIT)
+    page = views.access_page(scene.table, m.NetUsers(limit=1000), 0, 0, local=True, only=None)
+    assert len(rpc.encode_result(1, page)) < 2 * views.PAGE_BYTES < rpc.FROM_SERVER.total
+    assert sum(len(found) for found in pages(scene, m.NetUsers(limit=1000))) == 300
