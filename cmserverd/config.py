@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 import socket
+import stat
 import tomllib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get
 import msgspec
 from msgspec import Meta, Struct, field
 
+from drivers import toml
 from drivers.driver import DriverError
 
 T = TypeVar("T", bound=Struct)
@@ -82,7 +84,7 @@ def _check_listen(addresses: tuple[str, ...]) -> None:
 
 
 def _check_run_directory(text: str) -> None:
-    if not text.startswith("/") or len(os.fsencode(f"{text}/control.sock")) > SOCKET_PATH_LIMIT:
+    if not text.startswith("/") or "\0" in text or len(os.fsencode(f"{text}/control.sock")) > SOCKET_PATH_LIMIT:
         raise ValueError(text)
 
 
@@ -190,8 +192,8 @@ def load(path: Path, driver_options: DriverOptions | None = None) -> Config:
     """
     text = _read(path)
     try:
-        raw = tomllib.loads(text)
-    except ValueError as error:  # TOMLDecodeError is one
+        raw = toml.loads(text)
+    except ValueError as error:
         raise ConfigError(f"{path}:{_syntax(text, error)}") from None
     except RecursionError:
         raise ConfigError(f"{path}: has arrays or tables nested too deep; expected a configuration file") from None
@@ -208,13 +210,11 @@ def load(path: Path, driver_options: DriverOptions | None = None) -> Config:
 def line_of(text: str, key: Key) -> int:
     """Return the line, from 1, on which the statement begins that brings a key into a valid TOML text.
 
-    The parser itself is asked: the beginning of a valid text, up to the end of any statement, is a valid text too. So
-    the statement ends with the shortest beginning that has the key, and starts after the longest one that has not.
+    The parser itself is asked: the beginning of a valid text, up to the end of any statement, is a valid text too.
     """
-    lines = text.split("\n")
 
-    def has_key(length: int) -> bool:
-        value = _beginning(lines, length)[1]
+    def has_key(beginning: str) -> bool:
+        value: Any = tomllib.loads(beginning)
         try:
             for part in key:
                 value = value[part]
@@ -222,17 +222,15 @@ def line_of(text: str, key: Key) -> int:
             return False
         return True
 
-    end = bisect_left(range(len(lines)), True, lo=1, key=has_key)
-    return _beginning(lines, end - 1)[0] + 1
+    return _statement(text, has_key)
 
 
-def _beginning(lines: list[str], length: int) -> tuple[int, Any]:
-    """Return the longest beginning that can be parsed and has at most `length` lines: its lines and its value."""
-    while True:
-        try:
-            return length, tomllib.loads("\n".join(lines[:length]))
-        except ValueError:
-            length -= 1  # the cut is inside a value of several lines: go back to where that starts
+def _statement(text: str, holds: Callable[[str], bool]) -> int:
+    """Return the line, from 1, of the first statement with which something holds for the text up to its end."""
+    lines = text.split("\n")
+    ends = toml.ends(text)
+    found = bisect_left(ends, True, lo=1, hi=len(ends) - 1, key=lambda end: holds("\n".join(lines[:end])))
+    return ends[found - 1] + 1
 
 
 class _Fault(Exception):
@@ -245,6 +243,9 @@ class _Fault(Exception):
 
 def _read(path: Path) -> str:
     try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait; of a directory open tells
+            raise ConfigError(f"{path}: is no regular file; expected a configuration file")
         with path.open("rb") as file:
             data = file.read(FILE_LIMIT + 1)
     except OSError as error:
@@ -260,14 +261,20 @@ def _read(path: Path) -> str:
 
 def _syntax(text: str, error: ValueError) -> str:
     """Return what the TOML parser says, with the line in front."""
-    said = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "A number has far too many digits"
-    what, _, place = said.partition(" (at ")
+    what, _, place = str(error).partition(" (at ")
     found = re.search(r"line (\d+), column (\d+)", place)
     if found:
         return f"{found[1]}: is not TOML: {what}, column {found[2]}"
-    # It has no place, or it is the end of the file; what the parser was reading began after all that is sound.
-    lines = text.split("\n")
-    return f"{_beginning(lines, len(lines))[0] + 1}: is not TOML: {what}"
+    # It has no place, or it is the end of the file: the fault is in the first statement that is not sound.
+    return f"{_statement(text, _is_unsound)}: is not TOML: {what}"
+
+
+def _is_unsound(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except ValueError:
+        return True
+    return False
 
 
 def _driver_options(name: str, driver_options: DriverOptions) -> type[Struct]:

@@ -118,13 +118,13 @@ class Engine:
         """A container is here, new, again, or with other contents."""
         self._pass(self.clock.now(), 0, None, plugging.plug(self.table, contents))
 
-    def miss(self, container: ContainerId) -> None:
-        """A container was unplugged; its grace begins."""
-        self._pass(self.clock.now(), 0, None, plugging.miss(self.table, container))
-
     def unplug(self, container: ContainerId) -> None:
-        """A container is gone for good."""
+        """A container was unplugged; its grace begins."""
         self._pass(self.clock.now(), 0, None, plugging.unplug(self.table, container))
+
+    def remove(self, container: ContainerId) -> None:
+        """A container is gone for good."""
+        self._pass(self.clock.now(), 0, None, plugging.remove(self.table, container))
 
     def _pass(self, now: int, session: int, request: messages.Params | None, rule: rules.Rule[T]) -> T:
         changes: list[Change] = []

@@ -3,6 +3,9 @@
 Deadlines are instants of trio's clock, which the system clock cannot move, and they live here only: the table holds
 none. Each session has one entry in a heap; a sign of life does not touch it, the entry is looked at when it comes up.
 Entries of sessions that ended in another way stay until there are more of them than of others.
+
+A process that was paused heard nobody, and may have been spoken to all the same. The reaper notices by how much later
+than it asked it is woken; how long its own work takes is no part of that.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from functools import partial
 from heapq import heapify, heappop, heappush
 from math import inf
+from time import perf_counter
 
 import structlog
 import trio
@@ -24,13 +28,21 @@ _log = structlog.get_logger("reaper")
 _SPARE = 1_000
 """So many entries of ended sessions are no matter."""
 
+_SLICE = 0.005
+"""For how many seconds sessions are judged before others have their turn: so many may die at once."""
+
+_BEAT = 1.0
+"""Every so many seconds the reaper is woken at least; by more than that it is not late without a pause."""
+
+_HEARING = 1.0
+"""How many seconds after a pause nobody is judged: what came meanwhile is heard first, new connections too."""
+
 
 class Patience(Struct, frozen=True):
     """How long a session may be gone, in seconds.
 
-    `grace`: after its connection was closed; `timeout`: without a word; `sweep`: how often the reaper looks at the
-    clock, and how late it may be before it takes its process for having been paused, and grants everybody the full
-    time again.
+    `grace`: after its connection was closed; `timeout`: without a word; `sweep`: how long the process may have been
+    paused before everybody is granted the full time again.
     """
 
     grace: float = 5.0
@@ -63,25 +75,40 @@ class Reaper:
     async def run(self) -> None:
         """End sessions when they are due, for ever."""
         while True:
-            planned = trio.current_time() + self._patience.sweep
+            now = trio.current_time()
+            asked = now + _BEAT
             if self._heap:
-                planned = min(planned, self._heap[0][0])
-            with trio.move_on_at(planned):
+                asked = max(now, min(asked, self._heap[0][0]))
+            with trio.move_on_at(asked):
                 await self._wake.wait()
             self._wake = trio.Event()
-            now = trio.current_time()
-            if now - planned > self._patience.sweep:
-                self._amnesty = now
-                _log.warning(
-                    "the process was paused; every client has its full time again", seconds=round(now - planned, 1)
-                )
-            while self._heap and self._heap[0][0] <= now:
-                entry, number = heappop(self._heap)
-                try:
-                    self._judge(entry, number, now)
-                except Exception:  # a bug that one session meets must not let the others hold their licenses for ever
-                    _log.exception("ending a session met a bug", session=number)
-                await trio.lowlevel.checkpoint()  # a thousand sessions may die at once; grants go on between them
+            if self._late(asked) > _BEAT:
+                asked = trio.current_time() + _HEARING
+                await trio.sleep_until(asked)
+                self._late(asked)
+            self._judge_some()
+
+    def _late(self, asked: float) -> float:
+        """Return how much later it is than asked for. After a long pause everybody has the full time again."""
+        now = trio.current_time()
+        late = now - asked
+        if late > self._patience.sweep:
+            self._amnesty = now
+            _log.warning("the process was paused; every client has its full time again", seconds=round(late, 1))
+        return late
+
+    def _judge_some(self) -> None:
+        """Judge those who are due, for a slice of time at most."""
+        now = trio.current_time()
+        ends = perf_counter() + _SLICE
+        while self._heap and self._heap[0][0] <= now:
+            planned, number = heappop(self._heap)
+            try:
+                self._judge(planned, number, now)
+            except Exception:  # a bug that one session meets must not let the others hold their licenses for ever
+                _log.exception("ending a session met a bug", session=number)
+            if perf_counter() >= ends:
+                return
 
     def _judge(self, planned: float, number: int, now: float) -> None:
         if self._entry.get(number) != planned:

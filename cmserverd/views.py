@@ -13,7 +13,7 @@ from typing import Final
 
 from cmserverd.core.fitting import visible
 from cmserverd.core.table import Table
-from cmserverd.core.terms import Access, Allocation, License, PluggedContainer, Session, SessionState
+from cmserverd.core.terms import Access, Allocation, License, KnownContainer, Session, SessionState
 from drivers.container import FirmItem, ProductItem, QuantityFlag
 from protocol import messages as m
 from protocol.terms import AccessMode, Client, HandleKind, Station, shown_client
@@ -37,7 +37,7 @@ def containers(table: Table, position: int) -> m.ContainerList:
     return m.ContainerList(position, tuple(map(_container, table.containers.values())))
 
 
-def contents(container: PluggedContainer, position: int, *, local: bool) -> m.ContainerContents:
+def contents(container: KnownContainer, position: int, *, local: bool) -> m.ContainerContents:
     """Show one container's firm items and product items."""
     firm_items = tuple(_firm_item(firm_item, local) for firm_item in container.contents.firm_items)
     return m.ContainerContents(position, _container(container), firm_items)
@@ -109,7 +109,7 @@ def _size(client: Client) -> int:
     return 600 + 4 * texts  # a character may take four bytes
 
 
-def _container(container: PluggedContainer) -> m.ContainerInfo:
+def _container(container: KnownContainer) -> m.ContainerInfo:
     contents = container.contents
     return m.ContainerInfo(contents.id, contents.kind, contents.text, container.present, len(contents.firm_items))
 

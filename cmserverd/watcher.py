@@ -53,7 +53,7 @@ class Absences:
 
     def begin(self, container: ContainerId) -> None:
         """A container was pulled out."""
-        self._engine.miss(container)
+        self._engine.unplug(container)
         scope = self._running[container] = trio.CancelScope()
         self._nursery.start_soon(self._wait, container, scope)
 
@@ -69,7 +69,7 @@ class Absences:
         if self._running.get(container) is scope:
             del self._running[container]
             _log.warning("container is gone for good; its accesses are moved or ended", container=container)
-            self._engine.unplug(container)
+            self._engine.remove(container)
 
 
 class Watcher:

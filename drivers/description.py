@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import re
 import stat
-import tomllib
 from collections import Counter
 from difflib import get_close_matches
 from pathlib import Path
@@ -32,6 +31,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from drivers import toml
 from drivers.container import (
     Container,
     ContainerKind,
@@ -44,7 +44,7 @@ from drivers.container import (
 )
 from drivers.driver import Faulty, NoPermission, Vanished
 
-FILE_LIMIT: Final = 1024 * 1024
+FILE_LIMIT: Final = 256 * 1024
 """The most bytes of a file that is read at all: several images, generously commented."""
 
 _U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
@@ -159,8 +159,8 @@ def parse(octets: bytes, source: str, kind: ContainerKind) -> tuple[Container, .
     Raises Faulty, with what would be right, if the description is wrong.
     """
     try:
-        table = tomllib.loads(octets.decode())
-    except ValueError as error:  # a TOMLDecodeError, a UnicodeDecodeError, or a number of thousands of digits
+        table = toml.loads(octets.decode())
+    except ValueError as error:  # UnicodeDecodeError is one
         msg = f"{source} is not TOML: {error}."
         raise Faulty(msg) from None
     except RecursionError:

@@ -1,7 +1,8 @@
 """Virtual containers: TOML files instead of dongles, for trying things out and for tests (decision 7).
 
 A file that appears is a plug, one that is removed an unplug, and one that is edited both. Every scan reads the files
-anew, since a change within a clock tick and of the same length shows in no stat.
+anew, since a change within a clock tick and of the same length shows in no stat. Only scans do: what is opened and read
+is what the last scan found.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from drivers.container import ContainerKind
 from drivers.driver import CheckCancelled, Dongle, DriverError, ReadOnly, Vanished
 
 _KIND: Final = ContainerKind.VIRTUAL
+
+_Contents = dict[Dongle, bytes | DriverError]
 
 
 class VirtualOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,22 +41,25 @@ class VirtualDriver:
     Options = VirtualOptions
 
     def __init__(self, options: VirtualOptions, check_cancelled: CheckCancelled) -> None:
-        self._files = [_File(Path(name)) for name in dict.fromkeys(options.files)]
+        paths = [Path(name) for name in options.files]
+        self._files = {str(path): _File(path) for path in paths}  # by the beginning of their dongles' keys
         self._check_cancelled = check_cancelled
 
     def scan(self) -> frozenset[Dongle]:
         """Return one dongle for each container that a file describes, and one for each file that is wrong."""
-        return frozenset(dongle for file in self._files for dongle in file.contents())
+        for file in self._files.values():
+            file.look()
+        return frozenset(dongle for file in self._files.values() for dongle in file.contents)
 
     def open(self, dongle: Dongle) -> VirtualDevice:
-        """Return the device. Raises Vanished if its file changed or is gone, any DriverError if the file is wrong."""
+        """Return the device. Raises Vanished if the last scan did not find it, any DriverError if its file is wrong."""
         self._check_cancelled()
-        for file in self._files:
-            if dongle in file.contents():
-                device = VirtualDevice(file, dongle)
-                device.read()
-                return device
-        raise _gone(dongle)
+        file = self._files.get(dongle.key.rpartition("#")[0])
+        if file is None:
+            raise _gone(dongle)
+        device = VirtualDevice(file, dongle)
+        device.read()
+        return device
 
     def hotplug(self) -> None:
         """Return None: files give no hints, the daemon's scans find them."""
@@ -63,32 +69,39 @@ class VirtualDriver:
 
 
 class _File:
-    """One file, and what it described when it was last looked at.
+    """One file, and what the last scan took it to describe.
 
-    The last look saves parsing what has not changed. It is one assignment of one value, so threads may share it.
+    Who saves a file may empty it first and write it in pieces, and a piece may be sound TOML that has fewer licenses.
+    So bytes that changed are believed once two scans in a row have found them. `contents` is one assignment of one
+    value, so threads may share it.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._last: tuple[bytes, dict[Dongle, bytes | DriverError]] = (b"", {})
+        self.contents: _Contents = {}
+        self._path = path
+        self._believed: tuple[bytes, _Contents] | None = None
+        self._doubted: bytes | None = None
 
-    def contents(self) -> dict[Dongle, bytes | DriverError]:
-        """Return each dongle of this file with its image, or with the error that opening it shall give."""
+    def look(self) -> None:
+        """Read the file, and have in `contents` each dongle with its image, or the error that opening it shall give."""
         try:
-            octets = description.read(self.path)
+            octets = description.read(self._path)
         except Vanished:
-            return {}
+            self._doubted, self.contents = None, {}
+            return
         except DriverError as error:
-            return {self._dongle("unreadable", str(error).encode()): error}
-        before, contents = self._last
-        if octets != before or not contents:
-            contents = self._parsed(octets)
-            self._last = (octets, contents)
-        return contents
+            self._doubted, self.contents = None, {self._dongle("unreadable", str(error).encode()): error}
+            return
+        if self._believed is None or octets == self._doubted:
+            self._believed = octets, self._parsed(octets)
+        elif octets != self._believed[0]:
+            self._doubted = octets
+            return
+        self._doubted, self.contents = None, self._believed[1]
 
-    def _parsed(self, octets: bytes) -> dict[Dongle, bytes | DriverError]:
+    def _parsed(self, octets: bytes) -> _Contents:
         try:
-            containers = description.parse(octets, str(self.path), _KIND)
+            containers = description.parse(octets, str(self._path), _KIND)
             images = {container.id: image.encode(container) for container in containers}
         except DriverError as error:
             return {self._dongle("wrong", octets): error}
@@ -100,7 +113,7 @@ class _File:
         A CRC would not do: the parts of an image end with their own, so that the CRC of the whole is always the same.
         """
         digest = blake2b(octets, digest_size=8).hexdigest()
-        return Dongle("virtual", f"{self.path}#{name}@{digest}", f"virtual container {name} in {self.path}")
+        return Dongle("virtual", f"{self._path}#{name}@{digest}", f"virtual container {name} in {self._path}")
 
 
 class VirtualDevice(ReadOnly):
@@ -112,11 +125,11 @@ class VirtualDevice(ReadOnly):
         self._closed = False
 
     def read(self) -> bytes:
-        """Return the image. Raises Vanished if the file changed or is gone, any DriverError if it is wrong."""
+        """Return the image. Raises Vanished if the last scan did not find it, any DriverError if its file is wrong."""
         if self._closed:
             msg = "The virtual container is closed; open it again."
             raise DriverError(msg)
-        content = self._file.contents().get(self._dongle)
+        content = self._file.contents.get(self._dongle)
         if content is None:
             raise _gone(self._dongle)
         if isinstance(content, DriverError):

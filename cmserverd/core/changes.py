@@ -23,7 +23,7 @@ class Plugged(Struct, frozen=True, gc=False, tag=True):
     container: Container
 
 
-class Missing(Struct, frozen=True, gc=False, tag=True):
+class Unplugged(Struct, frozen=True, gc=False, tag=True):
     """A container was unplugged; its grace begins."""
 
     container: ContainerId
@@ -39,7 +39,7 @@ class Reprogrammed(Struct, frozen=True, gc=False, tag=True):
     item: ProductItem | None
 
 
-class Unplugged(Struct, frozen=True, gc=False, tag=True):
+class Removed(Struct, frozen=True, gc=False, tag=True):
     """A container is gone for good; none of its licenses is left."""
 
     container: ContainerId
@@ -148,9 +148,9 @@ class Freed(Struct, frozen=True, gc=False, tag=True):
 Change = (
     Started
     | Plugged
-    | Missing
-    | Reprogrammed
     | Unplugged
+    | Reprogrammed
+    | Removed
     | Opened
     | Detached
     | Resumed

@@ -39,18 +39,18 @@ def plug(table: Table, contents: Container) -> Rule[None]:
             yield end(held, EndCause.REPROGRAMMED)
 
 
-def miss(table: Table, container: ContainerId) -> Rule[None]:
+def unplug(table: Table, container: ContainerId) -> Rule[None]:
     """A container was unplugged just now: what is allocated stands for a grace."""
     if table.containers[container].present:
-        yield c.Missing(container)
+        yield c.Unplugged(container)
 
 
-def unplug(table: Table, container: ContainerId) -> Rule[None]:
+def remove(table: Table, container: ContainerId) -> Rule[None]:
     """A container is gone: its accesses are rebooked on other fitting licenses, or ended."""
     yield from _reprogram(table, container, {}, EndCause.CONTAINER_GONE)
     for held in list(table.containers[container].references.values()):
         yield end(held, EndCause.CONTAINER_GONE)
-    yield c.Unplugged(container)
+    yield c.Removed(container)
 
 
 def _reprogram(

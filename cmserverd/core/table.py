@@ -20,9 +20,9 @@ from cmserverd.core.terms import (
     Allocation,
     Ended,
     Holding,
+    KnownContainer,
     License,
     LicenseId,
-    PluggedContainer,
     Product,
     Session,
     SessionState,
@@ -57,7 +57,7 @@ class Table:
 
     def __init__(self) -> None:
         self.starting = True
-        self.containers: dict[ContainerId, PluggedContainer] = {}
+        self.containers: dict[ContainerId, KnownContainer] = {}
         self.licenses: dict[LicenseId, License] = {}
         self.products: dict[tuple[int, int], Product] = {}
         self.sessions: Numbered[Session] = Numbered()
@@ -83,7 +83,7 @@ class Table:
         contents = change.container
         known = self.containers.get(contents.id)
         if known is None:
-            known = self.containers[contents.id] = PluggedContainer(mask_and_serial(contents.id), contents)
+            known = self.containers[contents.id] = KnownContainer(mask_and_serial(contents.id), contents)
             self.containers = dict(sorted(self.containers.items(), key=lambda entry: entry[1].turn))
         else:
             known.contents = contents
@@ -101,7 +101,7 @@ class Table:
         for product in touched:
             product.licenses.sort(key=_turn)
 
-    def _missing(self, change: c.Missing) -> None:
+    def _unplugged(self, change: c.Unplugged) -> None:
         container = self.containers[change.container]
         container.present = False
         for counted in self.licenses.values():
@@ -128,7 +128,7 @@ class Table:
             allocation.weight = weight(item, allocation.mode)
             counted.used += allocation.weight
 
-    def _unplugged(self, change: c.Unplugged) -> None:
+    def _removed(self, change: c.Removed) -> None:
         assert not self.containers[change.container].references
         del self.containers[change.container]
 
@@ -328,9 +328,9 @@ class Table:
     _APPLY: ClassVar[dict[type[Any], Callable[[Any, Any], None]]] = {
         c.Started: _started,
         c.Plugged: _plugged,
-        c.Missing: _missing,
-        c.Reprogrammed: _reprogrammed,
         c.Unplugged: _unplugged,
+        c.Reprogrammed: _reprogrammed,
+        c.Removed: _removed,
         c.Opened: _opened,
         c.Detached: _detached,
         c.Resumed: _resumed,

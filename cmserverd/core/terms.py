@@ -162,7 +162,7 @@ class Session(Struct, eq=False, gc=False):
     state: SessionState = SessionState.ATTACHED
 
 
-class PluggedContainer(Struct, eq=False, gc=False):
+class KnownContainer(Struct, eq=False, gc=False):
     """A container that the table knows. Not `present`: unplugged, and its grace is running (decision 6).
 
     `turn` is mask and serial: containers are drawn on in this order, whichever was plugged in or read first.

@@ -33,7 +33,7 @@ _INTERFACE_CLASS: Final = (0xFF, 0x43, 0x01)
 class UsbOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table `[drivers.usb]`.
 
-    `embedded` gives a dongle inside the daemon in place of the real ones; `embedded_container` is the path of the
+    `embedded` gives a dongle inside the daemon in place of the real ones; `embedded_container` is the absolute path of the
     TOML file that describes its container, by default there is a demo in it. `timeout` is how long a dongle may take
     to answer, in seconds.
     """
@@ -43,8 +43,14 @@ class UsbOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timeout: Annotated[float, Meta(gt=0, le=60)] = 2.0
 
     def __post_init__(self) -> None:
-        if self.embedded_container is not None and not self.embedded:
+        path = self.embedded_container
+        if path is None:
+            return
+        if not self.embedded:
             msg = "embedded_container has no effect without embedded = true; add that, or leave it out"
+            raise ValueError(msg)
+        if not path.startswith("/") or "\0" in path:
+            msg = f"embedded_container {path!r} is no absolute path; write it as in '/etc/cmserverd/trial.toml'"
             raise ValueError(msg)
 
 

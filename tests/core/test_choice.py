@@ -247,7 +247,7 @@ def test_a_handle_on_an_absent_firm_item_is_70_wherever_the_container_stands(abs
     """If the container with the firm item is unplugged just now the number is 70, not 200, in either order."""
     with_it, without = container(item(), id="3-1", firm=7), container(item(), id="3-2")
     scene = Scene(*((with_it, without) if absent_first else (without, with_it)))
-    scene.engine.miss(with_it.id)
+    scene.engine.unplug(with_it.id)
     refusal = scene.refused(scene.session(), kind=HandleKind.FIRM_ITEM, firm_code=7)
     assert refusal.number is ErrorNumber.BOX_LOST
     scene.engine.plug(with_it)

@@ -56,7 +56,7 @@ def test_a_short_absence_ends_nothing() -> None:
     user, other = scene.session("a"), scene.session("b")
     held, reference = scene.access(user), scene.refer(user, HandleKind.CONTAINER)
     allocation = booked(held)
-    scene.engine.miss(ONE.id)
+    scene.engine.unplug(ONE.id)
     assert live(scene, held)
     assert scene.used() == 1
     assert scene.refused(other).number is ErrorNumber.BOX_LOST
@@ -74,7 +74,7 @@ def test_what_is_held_can_be_used_and_released_while_its_container_is_away() -> 
     """An absence is no matter to the holder."""
     scene = Scene(ONE)
     held = scene.access(scene.session())
-    scene.engine.miss(ONE.id)
+    scene.engine.unplug(ONE.id)
     scene.now += 5
     assert scene.use(held.session, held.handle).last == scene.now
     scene.release(held)
@@ -85,7 +85,7 @@ def test_a_share_is_joined_while_its_container_is_away() -> None:
     """Who holds a share that satisfies him is never refused (law 3), not in the grace either."""
     scene = Scene(container(item(quantity=2)), TWO)
     scene.access(scene.session("pc"), STATION_SHARE)
-    scene.engine.miss(ContainerId("3-1"))
+    scene.engine.unplug(ContainerId("3-1"))
     assert place(scene.access(scene.session("pc"), STATION_SHARE)) == ("3-1", 1)
     assert place(scene.access(scene.session("other"), STATION_SHARE)) == ("3-2", 1)
 
@@ -93,7 +93,7 @@ def test_a_share_is_joined_while_its_container_is_away() -> None:
 def test_an_absent_container_is_passed_over() -> None:
     """New accesses go to what is there; when that is exhausted the want of a unit outranks the absence."""
     scene = Scene(ONE, TWO)
-    scene.engine.miss(ONE.id)
+    scene.engine.unplug(ONE.id)
     assert place(scene.access(scene.session())) == ("3-2", 1)
     refusal = scene.refused(scene.session())
     assert refusal.number is ErrorNumber.NO_MORE_LICENSES
@@ -103,9 +103,9 @@ def test_an_absent_container_is_passed_over() -> None:
 def test_missing_twice_is_missing_once() -> None:
     """A container that is away already cannot go."""
     scene = Scene(ONE)
-    scene.engine.miss(ONE.id)
+    scene.engine.unplug(ONE.id)
     position = scene.engine.position
-    scene.engine.miss(ONE.id)
+    scene.engine.unplug(ONE.id)
     assert scene.engine.position == position
 
 
@@ -117,8 +117,8 @@ def test_a_gone_container_s_accesses_are_rebooked(mode: AccessMode) -> None:
     """When the grace is over an access goes on with the same handle on another fitting license."""
     scene = Scene(ONE, TWO)
     held = scene.access(scene.session(), mode)
-    scene.engine.miss(ONE.id)
     scene.engine.unplug(ONE.id)
+    scene.engine.remove(ONE.id)
     assert live(scene, held)
     assert place(held) == ("3-2", 1)
     assert booked(held).mode is mode
@@ -132,7 +132,7 @@ def test_what_finds_no_other_place_ends_with_its_cause(mode: AccessMode) -> None
     """Without another license the access ends; its holder hears 106 and why, and others may start elsewhere."""
     scene = Scene(ONE)
     held = scene.access(scene.session(), mode)
-    scene.engine.unplug(ONE.id)
+    scene.engine.remove(ONE.id)
     assert ended(scene, held) is EndCause.CONTAINER_GONE
     assert not held.session.accesses
     assert scene.refused(held.session).number is ErrorNumber.ENTRY_NOT_FOUND
@@ -153,7 +153,7 @@ def test_rebooking_keeps_to_what_was_asked() -> None:
     feature = scene.access(session, feature_code=2)
     pinned_item = scene.access(session, item=1)
     pinned_here = scene.access(session, container="3-1")
-    scene.engine.unplug(ContainerId("3-1"))
+    scene.engine.remove(ContainerId("3-1"))
     assert place(plain) == ("3-2", 2)
     assert place(feature) == ("3-3", 1)
     assert place(pinned_item) == ("3-3", 1)
@@ -164,7 +164,7 @@ def test_rebooking_keeps_a_share_together() -> None:
     """The accesses of one station go to one license and take one unit there."""
     scene = Scene(ONE, container(item(quantity=2), id="3-2"))
     instances = [scene.access(scene.session("pc"), STATION_SHARE) for _ in range(3)]
-    scene.engine.unplug(ONE.id)
+    scene.engine.remove(ONE.id)
     assert len({booked(held).id for held in instances}) == 1
     assert (scene.used("3-2"), scene.license("3-2").station_share) == (1, 1)
 
@@ -176,7 +176,7 @@ def test_rebooking_joins_the_station_s_own_share() -> None:
     here, there = (scene.access(pc, STATION_SHARE, container=where) for where in ("3-1", "3-2"))
     free = scene.access(pc, STATION_SHARE)
     assert booked(free) is booked(here)
-    scene.engine.unplug(ONE.id)
+    scene.engine.remove(ONE.id)
     assert booked(free) is booked(there)
     assert ended(scene, here) is EndCause.CONTAINER_GONE
     assert scene.used("3-2") == 1
@@ -186,7 +186,7 @@ def test_rebooking_takes_no_more_than_there_is() -> None:
     """Of three accesses two find a place, one ends, and nothing is counted above the quantity."""
     scene = Scene(container(item(quantity=3)), container(item(quantity=2), id="3-2"))
     held = [scene.access(scene.session(name)) for name in "abc"]
-    scene.engine.unplug(ContainerId("3-1"))
+    scene.engine.remove(ContainerId("3-1"))
     stay = [one for one in held if live(scene, one)]
     assert [place(one) for one in stay] == [("3-2", 1), ("3-2", 1)]
     assert [ended(scene, one) for one in held if one not in stay] == [EndCause.CONTAINER_GONE]
@@ -198,7 +198,7 @@ def test_rebooking_never_goes_to_what_leaves_too() -> None:
     scene = Scene(container(item(1), item(2, 9)), container(item(quantity=9), id="3-2"))
     held = [scene.access(scene.session("a")) for _ in range(2)]
     assert [place(one) for one in held] == [("3-1", 1), ("3-1", 2)]
-    scene.engine.unplug(ContainerId("3-1"))
+    scene.engine.remove(ContainerId("3-1"))
     assert [place(one) for one in held] == [("3-2", 1), ("3-2", 1)]
     assert moved(scene) == 2
 
@@ -212,8 +212,8 @@ def test_a_share_is_never_rebooked_on_a_share_that_leaves_too() -> None:
     assert place(blocker) == ("3-1", 2)
     scene.release(blocker)
     held.append(scene.access(pc, STATION_SHARE, item=2))
-    scene.engine.miss(ContainerId("3-1"))
     scene.engine.unplug(ContainerId("3-1"))
+    scene.engine.remove(ContainerId("3-1"))
     assert moved(scene) == 1
     assert place(held[0]) == ("3-2", 1)
     assert ended(scene, held[1]) is EndCause.CONTAINER_GONE
@@ -223,8 +223,8 @@ def test_a_missing_container_takes_no_rebooking() -> None:
     """What is unplugged just now takes no new allocation, of rebooking neither."""
     scene = Scene(ONE, TWO)
     held = scene.access(scene.session())
-    scene.engine.miss(TWO.id)
-    scene.engine.unplug(ONE.id)
+    scene.engine.unplug(TWO.id)
+    scene.engine.remove(ONE.id)
     assert ended(scene, held) is EndCause.CONTAINER_GONE
 
 
@@ -236,7 +236,7 @@ def test_references_end_with_their_container() -> None:
     firm_item = scene.refer(session, HandleKind.FIRM_ITEM)
     other = scene.refer(session, HandleKind.CONTAINER, container="3-2")
     subsystem = scene.refer(session, HandleKind.SUBSYSTEM)
-    scene.engine.unplug(ONE.id)
+    scene.engine.remove(ONE.id)
     assert ended(scene, box) is EndCause.CONTAINER_GONE
     assert ended(scene, firm_item) is EndCause.CONTAINER_GONE
     assert live(scene, other)
@@ -459,7 +459,7 @@ def test_changed_while_away() -> None:
     """A container that comes back with other contents is treated like one that was changed in place."""
     scene = Scene(container(item(1), item(2, product=15)))
     first, second = scene.access(scene.session()), scene.access(scene.session(), product=15)
-    scene.engine.miss(ContainerId("3-1"))
+    scene.engine.unplug(ContainerId("3-1"))
     scene.engine.plug(reprogrammed(item(1)))
     assert live(scene, first)
     assert ended(scene, second) is EndCause.REPROGRAMMED

@@ -100,7 +100,7 @@ def test_a_repeated_request_is_no_new_grant_after_rebooking() -> None:
     scene = scene_of_one()
     session = scene.session()
     held = scene.access(session, key=1)
-    scene.engine.unplug(ContainerId("3-1"))
+    scene.engine.remove(ContainerId("3-1"))
     assert scene.access(session, key=1) is held
     assert scene.used("3-2") == 1
 
@@ -120,7 +120,7 @@ def test_the_key_of_an_access_that_the_server_ended_says_so() -> None:
     scene = Scene(container(item()))
     session = scene.session()
     scene.access(session, key=1)
-    scene.engine.unplug(ContainerId("3-1"))
+    scene.engine.remove(ContainerId("3-1"))
     scene.engine.plug(container(item()))
     refusal = scene.refused(session, key=1)
     assert (refusal.number, refusal.cause) == (ErrorNumber.INVALID_HANDLE, EndCause.CONTAINER_GONE)
@@ -132,7 +132,7 @@ def test_releasing_an_ended_handle_says_why_it_ended() -> None:
     """An ended handle answers every use with its cause, for the session's life."""
     scene = Scene(container(item()))
     held = scene.access(scene.session())
-    scene.engine.unplug(ContainerId("3-1"))
+    scene.engine.remove(ContainerId("3-1"))
     for _ in range(2):
         with pytest.raises(Refused) as refusal:
             scene.release(held)
@@ -148,7 +148,7 @@ def test_endings_are_forgotten_in_the_end() -> None:
     for _ in range(REMEMBERED_ENDINGS + 2):
         scene.engine.plug(container(item()))
         held.append(scene.access(session))
-        scene.engine.unplug(ContainerId("3-1"))
+        scene.engine.remove(ContainerId("3-1"))
     assert len(session.ended or {}) == REMEMBERED_ENDINGS
     assert [scene.gone(one).cause for one in held[:3]] == [None, None, EndCause.CONTAINER_GONE]
     assert scene.gone(held[-1]).cause is EndCause.CONTAINER_GONE

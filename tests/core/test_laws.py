@@ -57,9 +57,9 @@ def eventful() -> Scene:
     scene.engine.detach(pc, closed=False)
     scene.engine.resume(pc.token_hash, "192.0.2.7", local=False)
     scene.engine.plug(container(item(1, 1, feature_map=1), item(2, 1, product=15), id="3-1"))
-    scene.engine.miss(ContainerId("3-1"))
-    scene.access(pc, STATION_SHARE)
     scene.engine.unplug(ContainerId("3-1"))
+    scene.access(pc, STATION_SHARE)
+    scene.engine.remove(ContainerId("3-1"))
     scene.engine.plug(container(item(4, 4), item(5, product=16), id="3-3"))
     scene.engine.close(other)
     return scene
@@ -98,7 +98,7 @@ def test_law_3_who_holds_a_share_that_satisfies_is_never_refused() -> None:
     scene = Scene(container(item(quantity=1)))
     scene.access(scene.session("pc"), STATION_SHARE)
     scene.access(scene.session("pc"), STATION_SHARE)
-    scene.engine.miss(ContainerId("3-1"))
+    scene.engine.unplug(ContainerId("3-1"))
     scene.access(scene.session("pc"), STATION_SHARE)
 
 
@@ -110,7 +110,7 @@ def test_law_4_nobody_is_refused_while_a_unit_is_free_to_him() -> None:
         container(item(1, 9), id="3-3"),
         container(item(1, 1), item(2, 2), id="3-4"),
     )
-    scene.engine.miss(ContainerId("3-3"))
+    scene.engine.unplug(ContainerId("3-3"))
     granted = [scene.access(scene.session(f"pc{number}"), STATION_SHARE) for number in range(4)]
     assert [place(held) for held in granted] == [("3-2", 1), ("3-4", 1), ("3-4", 2), ("3-4", 2)]
     assert scene.refused(scene.session("late"), STATION_SHARE).number is ErrorNumber.NO_MORE_LICENSES
@@ -180,7 +180,7 @@ def test_a_change_that_does_not_fit_is_rejected_and_alters_nothing() -> None:
         c.Moved(box.handle, session.id, here, 9),
         c.Used(99, scene.now),
         c.Reprogrammed(here, None),
-        c.Unplugged(here.container),
+        c.Removed(here.container),
         c.Closed(session.id),
         c.Detached(99, closed=True),
     ):

@@ -279,11 +279,11 @@ class Server(RuleBasedStateMachine):
         """A container is pulled out, or is gone for good."""
         name = self._one(list(self.model.boxes), which)
         if how == "missing":
-            self.engine.miss(ContainerId(name))
+            self.engine.unplug(ContainerId(name))
             self.model.missed(name)
         else:
             before = self._handles()
-            self.engine.unplug(ContainerId(name))
+            self.engine.remove(ContainerId(name))
             self.model.unplugged(name, self._outcome(before))
 
     @precondition(lambda self: not all(box.present for box in self.model.boxes.values()))

@@ -115,7 +115,7 @@ def test_an_unplugged_container_offers_nothing_more() -> None:
     """What is used stands; the rest cannot be had just now, so the total is what is used."""
     scene = Scene(container(item(quantity=5)))
     scene.access(scene.session())
-    scene.engine.miss(ContainerId("3-1"))
+    scene.engine.unplug(ContainerId("3-1"))
     (row,) = views.license_page(scene.table, m.NetCluster(), 0, 0, local=True).licenses
     assert (row.present, row.quantity, row.total, row.used, row.free) == (False, 5, 1, 1, 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import tomllib
@@ -123,6 +124,7 @@ def test_every_key_is_read(write: Path) -> None:
         ("\nx = tru\ny = 1", "c.toml:2: is not TOML: Invalid value, column 5"),
         ("[log]\n\nlevel = \"\"\"in\nfo\n\n", "c.toml:3: is not TOML: Unterminated string"),
         ("x =", "c.toml:1: is not TOML: Invalid value"),
+        (f"[log]\n x{'.x' * 17} = 1", "c.toml:2: is not TOML: A key has more than 16 dots, column 2"),
         (f"[log]\nx = [\n{'9' * 5_000}]", "c.toml:2: is not TOML: A number has far too many digits"),
         (
             f"\nsessions.handles = 0x{'f' * 5_000}",
@@ -184,7 +186,9 @@ def test_the_run_directory_must_have_room_for_a_socket(write: Path) -> None:
     with socket.socket(socket.AF_UNIX) as unbound, pytest.raises(FileNotFoundError):
         unbound.bind(f"{longest}/control.sock")  # not "path too long"
     assert "expected an absolute path of at most 94 bytes" in refusal(write, f"server.run_directory = '{longest}r'")
-    assert "expected an absolute path of at most 94 bytes" in refusal(write, "server.run_directory = 'run'")
+    for text in ("'run'", '"/run\\u0000x"'):
+        said = refusal(write, f"server.run_directory = {text}")
+        assert "expected an absolute path of at most 94 bytes" in said
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
@@ -193,6 +197,13 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         load(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         load(tmp_path)
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    """Nobody may ever write to it: opening it would wait for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="pipe: is no regular file; expected a configuration file"):
+        load(tmp_path / "pipe")
 
 
 # --- drivers ------------------------------------------------------------------------------------------------------
@@ -367,6 +378,22 @@ y = 1
 def test_a_key_is_found_where_its_statement_begins(key: config.Key, line: int) -> None:
     """Tables, dotted and quoted keys, arrays of tables; and texts that look like keys are not taken for them."""
     assert line_of(TRICKY, key) == line
+
+
+@pytest.mark.parametrize("wrong", ["x = 1", "x = " + "9" * 5_000])
+def test_a_line_is_found_with_few_parses(write: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    """A list of a thousand lines, and lines by the thousand, are not parsed anew for each of them."""
+    parses: list[str] = []
+    parse = tomllib.loads
+
+    def counted(text: str) -> dict[str, object]:
+        parses.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(tomllib, "loads", counted)
+    text = f"[drivers.usb]\nlong = [\n{'1,' * 3}\n" + "1,\n" * 1_000 + f"]\n[log]\n{wrong}\n" + "# and on\n" * 1_000
+    assert refusal(write, text).startswith("c.toml:1006: ")
+    assert len(parses) <= 20
 
 
 def test_a_key_is_found_in_the_last_line_too() -> None:

@@ -360,7 +360,7 @@ async def test_a_wait_for_events_ends_with_one(autojump_clock: MockClock) -> Non
         waiting = await client.begin(m.Events(wait=60))
         await wait_all_tasks_blocked()
         started = trio.current_time()
-        service.engine.unplug(ContainerId("3-1"))
+        service.engine.remove(ContainerId("3-1"))
         await client.until(lambda: waiting in client.inbox.replies)
         assert trio.current_time() == started
         # The wait is answered; its time running out is nothing any more, and does not end the next one early.
@@ -420,7 +420,7 @@ async def test_a_bug_in_telling_a_client_closes_its_connection(autojump_clock: M
         assert isinstance(conversation, Conversation)
         conversation.flush = meets_a_bug
         with capture_logs():
-            service.engine.unplug(ContainerId("3-1"))
+            service.engine.remove(ContainerId("3-1"))
         assert states(server) == [SessionState.ATTACHED]
         await passing(lambda: not service.conversations)
         assert states(server) == [SessionState.CLOSED]

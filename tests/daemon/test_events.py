@@ -27,7 +27,7 @@ def test_events_are_pushed_to_who_wants_them_so() -> None:
     service = make_service(charts())
     talk = Talk(service, greeting=hello(events="push"))
     handle = talk.ask(access()).handle
-    service.engine.unplug(ContainerId("3-1"))
+    service.engine.remove(ContainerId("3-1"))
     (event,) = talk.inbox.events
     assert (event.event, event.handle, event.position) == ("ended", handle, service.engine.position)
     assert event.error is not None
@@ -42,7 +42,7 @@ def test_a_move_to_another_container_is_an_event() -> None:
     service = make_service(charts(1, 1), charts(2, 1))
     talk = Talk(service, greeting=hello(events="push"))
     handle = talk.ask(access()).handle
-    service.engine.unplug(ContainerId("3-1"))
+    service.engine.remove(ContainerId("3-1"))
     (event,) = talk.inbox.events
     assert (event.event, event.handle, event.container, event.item) == ("rebooked", handle, "3-2", 1)
     assert talk.ask(m.Info(handle)).container is not None
@@ -55,7 +55,7 @@ def test_an_event_never_precedes_the_reply_that_gave_its_handle() -> None:
     talk.conversation.flush = lambda: None  # what is sent waits, as with a slow client
     talk.conversation.receive(rpc.encode_request(50, access()))
     talk.conversation.work()
-    service.engine.unplug(ContainerId("3-1"))
+    service.engine.remove(ContainerId("3-1"))
     talk.inbox.order.clear()
     talk.collect()
     reply, event = talk.inbox.order
@@ -68,7 +68,7 @@ def test_events_are_kept_for_who_polls() -> None:
     service = make_service(charts())
     talk = Talk(service, greeting=hello())
     handles = [talk.ask(access()).handle for _ in range(2)]
-    service.engine.unplug(ContainerId("3-1"))
+    service.engine.remove(ContainerId("3-1"))
     events = talk.ask(m.Events()).events
     assert sorted(event.handle for event in events) == handles
     assert talk.ask(m.Events()).events == ()
@@ -83,7 +83,7 @@ def test_a_wait_ends_with_the_first_event() -> None:
     waiting = talk.begin(m.Events(wait=60))
     assert waiting not in talk.inbox.replies
     talk.ask(m.KeepAlive())  # meanwhile other requests are answered
-    service.engine.unplug(ContainerId("3-1"))
+    service.engine.remove(ContainerId("3-1"))
     assert [event.handle for event in talk.inbox.take(waiting, m.Events()).events] == [handle]
     assert talk.conversation.waiting is None
 
@@ -93,7 +93,7 @@ def test_a_wait_is_needless_when_there_are_events() -> None:
     service = make_service(charts())
     talk = Talk(service, greeting=hello())
     talk.ask(access())
-    service.engine.unplug(ContainerId("3-1"))
+    service.engine.remove(ContainerId("3-1"))
     assert len(talk.ask(m.Events(wait=60)).events) == 1
 
 
@@ -114,7 +114,7 @@ def test_a_second_wait_answers_the_first() -> None:
     first = talk.begin(m.Events(wait=60))
     second = talk.begin(m.Events(wait=60))
     assert talk.inbox.take(first, m.Events()).events == ()
-    service.engine.unplug(ContainerId("3-1"))
+    service.engine.remove(ContainerId("3-1"))
     assert len(talk.inbox.take(second, m.Events()).events) == 1
 
 
@@ -143,7 +143,7 @@ def move_to_and_fro(service: Service, times: int) -> None:
     for _ in range(times):
         (gone,) = service.engine.table.containers
         service.engine.plug(charts(2 if gone == "3-1" else 1, 1))
-        service.engine.unplug(gone)
+        service.engine.remove(gone)
 
 
 def test_events_that_nobody_fetches_are_bounded() -> None:

@@ -250,7 +250,7 @@ def test_resuming_an_attached_session_takes_it_over() -> None:
     old.send(rpc.encode_request(99, m.Release(handle)))
     old.cut()
     assert new.ask(m.Info(handle)).handle == handle
-    service.engine.unplug(ContainerId("3-1"))
+    service.engine.remove(ContainerId("3-1"))
     assert len(new.inbox.events) == 1
     assert old.inbox.events == []
 
@@ -296,10 +296,10 @@ def test_what_ended_is_told_with_the_greeting(before_the_cut: bool) -> None:
     first = Talk(service, greeting=hello())
     handle = first.ask(access()).handle
     if before_the_cut:
-        service.engine.unplug(ContainerId("3-1"))
+        service.engine.remove(ContainerId("3-1"))
     first.cut()
     if not before_the_cut:
-        service.engine.unplug(ContainerId("3-1"))
+        service.engine.remove(ContainerId("3-1"))
     second = Talk(service, greeting=m.Resume((1, 1), first.token))
     assert second.greeting is not None
     (gone,) = second.greeting.ended

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from itertools import count
 
 import pytest
 import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from cmserverd import reaper
 from cmserverd.core.terms import Session
 from cmserverd.reaper import Patience, Reaper
 from cmserverd.service import Detachment, Service
@@ -24,10 +26,10 @@ PATIENCE = Patience(grace=5, timeout=120, sweep=10)
 @asynccontextmanager
 async def reaping(service: Service, patience: Patience = PATIENCE) -> AsyncGenerator[Reaper]:
     """Run a reaper until the end of the block."""
-    reaper = Reaper(service, patience)
+    made = Reaper(service, patience)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(reaper.run)
-        yield reaper
+        nursery.start_soon(made.run)
+        yield made
         nursery.cancel_scope.cancel()
 
 
@@ -132,7 +134,7 @@ async def test_a_reaper_that_comes_late_grants_the_full_time_again(mock_clock: M
         with capture_logs() as said:
             mock_clock.jump(3_600)
             await wait_all_tasks_blocked()
-        assert [line["seconds"] for line in said] == [3_595.0]
+        assert [line["seconds"] for line in said] == [3_599.0]
         assert len(service.engine.table.sessions) == 2
         mock_clock.jump(5.1)
         await wait_all_tasks_blocked()
@@ -159,14 +161,37 @@ async def test_a_pause_is_noticed_though_nobody_was_due(mock_clock: MockClock) -
         assert not service.engine.table.sessions
 
 
-async def test_a_little_late_is_no_pause(mock_clock: MockClock) -> None:
-    """Up to one sweep the reaper takes for its own slowness."""
-    service = make_service(charts())
+async def test_after_a_short_pause_who_came_back_meanwhile_is_heard_first(mock_clock: MockClock) -> None:
+    """His resume may lie unread, his connection not be accepted yet; who did not come back has no more than that."""
+    service = make_service(charts(quantity=2))
     async with reaping(service):
-        greeted(service).cut()
+        back, gone = greeted(service, 1), greeted(service, 2)
+        back.cut()
+        gone.cut()
         await wait_all_tasks_blocked()
-        mock_clock.jump(5 + 9)
+        mock_clock.jump(10)
         await wait_all_tasks_blocked()
+        Talk(service).ask(m.Resume((1, 1), back.token))
+        mock_clock.jump(1.1)
+        await wait_all_tasks_blocked()
+        assert [session.id for session in service.engine.table.sessions.values()] == [1]
+
+
+async def test_the_reapers_own_work_is_no_pause(mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are due, and however slow the others make it: those who are next are ended all the same."""
+    monkeypatch.setattr(reaper, "perf_counter", count(0, reaper._SLICE).__next__)  # one session, one slice
+    service = make_service()
+    async with reaping(service):
+        for number in range(40):
+            Talk(service, greeting=hello(number)).cut()
+        await wait_all_tasks_blocked()
+        with capture_logs() as said:
+            mock_clock.jump(5.5)
+            for _ in range(60):
+                await trio.lowlevel.checkpoint()
+                mock_clock.jump(0.5)
+            await wait_all_tasks_blocked()
+        assert not [line for line in said if line["log_level"] == "warning"]
         assert not service.engine.table.sessions
 
 
@@ -184,19 +209,22 @@ async def test_input_that_lies_unread_may_be_a_sign_of_life(autojump_clock: Mock
         assert await gone_at(service) == pytest.approx(500, abs=2)
 
 
-async def test_a_thousand_that_die_at_once_do_not_hold_the_loop(mock_clock: MockClock) -> None:
-    """Between two of them the others have their turn."""
-    service = make_service(charts())
+async def test_a_thousand_that_die_at_once_do_not_hold_the_loop(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two slices of time the others have their turn; in each, as many are ended as it has time for."""
+    monkeypatch.setattr(reaper, "perf_counter", count(0, reaper._SLICE / 9.5).__next__)  # ten sessions, one slice
+    service = make_service()
     async with reaping(service):
         for number in range(1000):
             Talk(service, greeting=hello(number)).cut()
         await wait_all_tasks_blocked()
         mock_clock.jump(6)
-        left = []
+        left = {1000}
         while service.engine.table.sessions:
-            left.append(len(service.engine.table.sessions))
+            left.add(len(service.engine.table.sessions))
             await trio.lowlevel.checkpoint()
-        assert len(left) >= 1000
+        assert sorted(left) == list(range(10, 1001, 10))
 
 
 @pytest.mark.parametrize("end", [Service.closed, Service.expired])
@@ -205,12 +233,12 @@ async def test_sessions_that_end_otherwise_leave_nothing_behind(
 ) -> None:
     """A million that came and went within the timeout cost no memory, however long that is."""
     service = make_service()
-    async with reaping(service, Patience(timeout=86_400)) as reaper:
+    async with reaping(service, Patience(timeout=86_400)) as made:
         stays = greeted_without_license(service, 0)
         for number in range(1, 10_000):
             end(service, greeted_without_license(service, number))
-            assert len(reaper._heap) < 2_000
-        assert len(reaper._entry) < 2_000
+            assert len(made._heap) < 2_000
+        assert len(made._entry) < 2_000
         await trio.sleep(86_399)
         assert list(service.engine.table.sessions.values()) == [stays]
         await trio.sleep(2)

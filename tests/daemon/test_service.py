@@ -80,7 +80,7 @@ def test_events_reach_the_session_that_they_concern_and_no_other() -> None:
     service = make_service(charts(1, 1), charts(2, 1))
     one, two = Talk(service, greeting=hello(1, events="push")), Talk(service, greeting=hello(2, events="push"))
     first, second = one.ask(access()).handle, two.ask(access()).handle
-    service.engine.unplug(ContainerId("3-2"))
+    service.engine.remove(ContainerId("3-2"))
     assert (one.inbox.events, [event.handle for event in two.inbox.events]) == ([], [second])
     one.ask(m.Release(first))
     assert one.inbox.events == []
@@ -99,8 +99,8 @@ def test_a_bug_in_telling_one_client_does_not_keep_events_from_the_others() -> N
 
     unlucky.conversation.flush = meets_a_bug
     with capture_logs() as said:
-        service.engine.unplug(ContainerId("3-1"))
-        service.engine.unplug(ContainerId("3-2"))
+        service.engine.remove(ContainerId("3-1"))
+        service.engine.remove(ContainerId("3-2"))
     assert [(line["log_level"], line["session"]) for line in said] == [("error", 1)]
     assert unlucky.conversation.over
     assert [len(talk.inbox.events) for talk in (lucky, later)] == [1, 1]

@@ -135,7 +135,7 @@ def test_a_file_that_is_too_long_is_not_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "long.toml"
     with path.open("wb") as file:
         file.truncate(2**30)
-    with pytest.raises(Faulty, match="more than 1048576 bytes"):
+    with pytest.raises(Faulty, match="more than 262144 bytes"):
         description.read(path)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from drivers import image
+from drivers import description, image
 from drivers.checks import check_driver
 from drivers.container import ContainerKind
 from drivers.driver import Dongle, DriverError, Faulty, Unsupported, Vanished, never_cancelled
@@ -41,6 +41,12 @@ def only(driver: VirtualDriver) -> Dongle:
     return dongle
 
 
+def settled(driver: VirtualDriver) -> Dongle:
+    """Return the one dongle that is there once an edit is believed, after a second scan."""
+    driver.scan()
+    return only(driver)
+
+
 def test_it_conforms(path: Path) -> None:
     """The virtual driver does what the daemon relies on in every driver."""
     check_driver(
@@ -67,7 +73,7 @@ def test_an_edit_is_an_unplug_and_a_plug(path: Path) -> None:
     before = only(driver)
     device = driver.open(before)
     path.write_text(ONE.replace("One", "Two"))
-    after = only(driver)
+    after = settled(driver)
     assert after.key != before.key
     with pytest.raises(Vanished):
         device.read()
@@ -84,7 +90,55 @@ def test_an_edit_of_the_same_length_at_the_same_time_is_seen(path: Path) -> None
     before = only(driver)
     path.write_text(ONE.replace("One", "Two"))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert only(driver) != before
+    assert settled(driver) != before
+
+
+def test_what_is_half_written_ends_nothing(path: Path) -> None:
+    """A file that is saved in pieces: what one scan finds between is not believed, and the device goes on."""
+    path.write_text(TWO)
+    driver = make(path)
+    before = driver.scan()
+    devices = [driver.open(dongle) for dongle in before]
+    for piece in ("", TWO[: len(TWO) // 2], ONE):
+        path.write_text(piece)
+        assert driver.scan() == before
+        assert all(device.read() for device in devices)
+    path.write_text(TWO)
+    assert driver.scan() == before
+    path.write_text(ONE)
+    assert driver.scan() == before, "it was found before, but not in a row"
+    assert len(driver.scan() - before) == 1
+
+
+def test_what_comes_back_changed_is_not_believed_at_once(path: Path) -> None:
+    """A file that is removed and written anew may be half there just as well; the one it was is known again."""
+    path.write_text(TWO)
+    driver = make(path)
+    before = driver.scan()
+    path.unlink()
+    assert driver.scan() == frozenset()
+    path.write_text(ONE)
+    assert driver.scan() == frozenset()
+    path.write_text(TWO)
+    assert driver.scan() == before
+
+
+def test_a_file_is_read_once_a_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening reads no file: with a thousand of them, a start would read a million."""
+    paths = [tmp_path / f"{number}.toml" for number in range(1, 6)]
+    for number, path in enumerate(paths, 1):
+        path.write_text(f'id = "3-{number}"')
+    looked_at: list[Path] = []
+
+    def read(path: Path) -> bytes:
+        looked_at.append(path)
+        return path.read_bytes()
+
+    monkeypatch.setattr(description, "read", read)
+    driver = make(*paths)
+    images = [image.decode(driver.open(dongle).read()) for dongle in driver.scan()]
+    assert sorted(container.id for container in images) == [f"3-{number}" for number in range(1, 6)]
+    assert looked_at == paths
 
 
 @pytest.mark.parametrize("touch", [Path.touch, lambda path: path.write_text("# a comment\n" + ONE)])
@@ -95,7 +149,7 @@ def test_what_changes_nothing_unplugs_nothing(path: Path, touch: Callable[[Path]
     before = only(driver)
     device = driver.open(before)
     touch(path)
-    assert only(driver) == before
+    assert only(driver) == settled(driver) == before
     assert image.decode(device.read()).text == "One"
 
 
@@ -105,6 +159,7 @@ def test_one_edited_container_leaves_its_neighbours(path: Path) -> None:
     driver = make(path)
     before = driver.scan()
     path.write_text(TWO + 'text = "changed"\n')
+    driver.scan()
     assert len(before & driver.scan()) == 1
 
 
@@ -128,9 +183,9 @@ def test_a_wrong_file_is_an_error_at_open(path: Path) -> None:
         with pytest.raises(Faulty, match=r"one\.toml, id: expected `str`, got `int`"):
             driver.open(wrong)
     path.write_text("id = 4")
-    assert only(driver) != wrong
+    assert settled(driver) != wrong
     path.write_text(ONE)
-    assert image.decode(driver.open(only(driver)).read()).id == "3-1"
+    assert image.decode(driver.open(settled(driver)).read()).id == "3-1"
 
 
 def test_a_file_that_is_none_is_an_error_at_open(path: Path) -> None:

@@ -120,7 +120,7 @@ def conversation() -> list[Line]:
         "The same handle: nothing more is taken.",
     )
     talk.say("It gives the second one back.", m.Release(2), "Done.")
-    talk.engine.unplug(container_id(3, 3448482))
+    talk.engine.remove(container_id(3, 3448482))
     talk.hear("Somebody has pulled the dongle for good. The server tells it at once.")
     talk.say(
         "It uses the handle all the same.",

@@ -16,8 +16,10 @@ from cmserverd import config
 from cmserverd.connection import Pace
 from cmserverd.conversation import EVENTS, REQUESTS
 from cmserverd.core import rules
+from cmserverd.core.refusal import REASONS
 from cmserverd.core.table import REMEMBERED_ENDINGS
 from cmserverd.reaper import Patience
+from cmserverd.views import PAGE_BYTES
 from examples import minimal
 from protocol import messages as m
 from protocol import rpc, station
@@ -155,6 +157,8 @@ def test_the_figures_of_the_server() -> None:
         f"sessions from your address, {limits.sessions_per_address:,} by default",
         f"*server* ended (the last {REMEMBERED_ENDINGS:,} are kept)",
         f"`resume` tells of the last {REMEMBERED_ENDINGS:,} again",
+        f"`reasons` lists them, at most the first {REASONS}",
+        f"or because it has some {PAGE_BYTES // 1024} KiB already",
         f"The last {EVENTS:,} events are kept",
         f"too many pushed events unread ({EVENTS:,}, or",
         f"unplugged for good ({config.Containers().pull_grace:g} seconds by default)",

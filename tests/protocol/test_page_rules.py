@@ -65,7 +65,7 @@ def refusals_in_turn(*, starting: bool) -> Iterator[tuple[int, m.ErrorBody]]:
         limits=Limits(handles=6),
     )  # fmt: skip
     service.engine.table.starting = starting
-    service.engine.miss(container_id(3, 2))
+    service.engine.unplug(container_id(3, 2))
     other = Talk(service, greeting=hello(2))
     for number, product in enumerate((223, 29, 30, 212)):  # none of them has anything free
         other.ask(m.Access(m.AccessKey(bytes([number] * 16)), FIRM, product, AccessMode.STATION_SHARE))
@@ -107,7 +107,7 @@ def test_a_key_of_an_ended_access_while_the_server_is_starting() -> None:
     service = make_service(charts())
     talk = Talk(service, greeting=hello())
     talk.ask(m.Access(KEY, FIRM, CHARTS))
-    service.engine.unplug(container_id(3, 1))
+    service.engine.remove(container_id(3, 1))
     service.engine.table.starting = True
     assert refusal(talk, m.Access(KEY, FIRM, CHARTS)).number == ErrorNumber.INVALID_HANDLE
 
@@ -125,7 +125,7 @@ def test_refusals_of_other_kinds(kind: HandleKind, starting: bool) -> None:
     talk = Talk(service, greeting=hello())
     wrong_firm_code = refusal(talk, m.Access(KEY, 1, kind=kind))
     wrong_container = refusal(talk, m.Access(KEY, FIRM, kind=kind, container=NO_SUCH_CONTAINER))
-    service.engine.miss(container_id(3, 1))
+    service.engine.unplug(container_id(3, 1))
     unplugged = refusal(talk, m.Access(KEY, FIRM, kind=kind))
     given = [unplugged.number, wrong_firm_code.number, wrong_container.number]
     assert given == ([ErrorNumber.SERVER_STARTING] * 3 if starting else numbers)
@@ -175,7 +175,7 @@ def test_a_key_of_an_ended_access_answers_its_ending() -> None:
     service = make_service(charts())
     talk = Talk(service, greeting=hello())
     talk.ask(m.Access(KEY, FIRM, CHARTS))
-    service.engine.unplug(container_id(3, 1))
+    service.engine.remove(container_id(3, 1))
     error = refusal(talk, m.Access(KEY, FIRM, 99, AccessMode.EXCLUSIVE))
     assert (error.number, error.cause) == (106, m.EndCause.CONTAINER_GONE)
 

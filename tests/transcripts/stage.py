@@ -102,9 +102,9 @@ class Stage:
             case "plug":
                 self._engine.plug(CONTAINERS[ContainerId(step.name)])
             case "miss":
-                self._engine.miss(ContainerId(step.name))
-            case "unplug":
                 self._engine.unplug(ContainerId(step.name))
+            case "unplug":
+                self._engine.remove(ContainerId(step.name))
             case "started":
                 self._engine.started()
             case unknown:

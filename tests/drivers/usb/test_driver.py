@@ -455,6 +455,13 @@ def test_options_are_checked() -> None:
         msgspec.convert({"embeded": True}, UsbOptions)
 
 
+@pytest.mark.parametrize("path", ["", "a.toml", "./a.toml", "~/a.toml", "/a\0.toml"])
+def test_an_embedded_container_without_an_absolute_path_is_refused(path: str) -> None:
+    """As for virtual containers: a daemon's directory is no one's choice."""
+    with pytest.raises(ValueError, match=r"is no absolute path; write it as in '/etc/cmserverd/trial\.toml'"):
+        UsbOptions(embedded=True, embedded_container=path)
+
+
 def test_without_libusb(monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence says what to install; the search, which starts compilers, is done once."""
     searches: list[None] = []
