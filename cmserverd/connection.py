@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import math
 import socket
 import struct
 import termios
@@ -127,8 +126,10 @@ class Connection:
             conversation.failed()
             return False
         self.flush()
-        if conversation.greeted and self._scope.deadline != math.inf:
-            self._scope.deadline = math.inf
+        if conversation.greeted:
+            deadline = conversation.heard + conversation.patience
+            if deadline != self._scope.deadline:
+                self._scope.deadline = deadline
         if conversation.waiting is not self._timed:
             self._time(conversation.waiting)
         return more

@@ -14,6 +14,8 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from hashlib import sha256
+from math import inf
+from time import perf_counter
 from typing import Final
 
 from msgspec import Struct
@@ -34,7 +36,12 @@ OUTBOX: Final = 256 * 1024
 """How many bytes may wait for a client that reads slowly; no request of it is looked at meanwhile."""
 
 TURN: Final = 256
-"""How many requests are answered before other clients have their turn: some 5 ms. A listing takes a turn of its own."""
+"""How many requests are answered at most before other clients have their turn: some 5 ms. A listing takes a turn of its
+own."""
+
+ROUND: Final = 0.02
+"""How many seconds the turns take together of all that have more to ask than one turn has time for; so many connections
+do not have others wait much longer than one does. Each is answered one request at least."""
 
 EVENTS: Final = 1_024
 """How many events are kept for a client that polls: one for each handle that it holds by default. Older ones are
@@ -52,12 +59,14 @@ class Waiting(Struct, frozen=True, eq=False):
 class Conversation:
     """The server's end of one connection. Dead once `over` is true: send what is left, then close.
 
-    `heard` is the mover's time of the last bytes; `has_input` asks the mover whether more lie unread, `hang_up` has it
-    close.
+    `heard` is the mover's time of the last bytes; `patience` is for how many seconds after them a greeted peer may be
+    silent that has no session, and so no reaper to judge that; `has_input` asks the mover whether more lie unread,
+    `hang_up` has it close.
     """
 
     __slots__ = (
         "_events",
+        "_has_more",
         "_offers",
         "_out",
         "_polls",
@@ -70,6 +79,7 @@ class Conversation:
         "has_input",
         "heard",
         "over",
+        "patience",
         "peer",
         "pending",
         "service",
@@ -86,6 +96,7 @@ class Conversation:
         self._polls = False
         self._pushed = 0
         self._turn = 0
+        self._has_more = False
         self.peer = peer
         self.session: Session | None = None
         self.greeted = False
@@ -93,6 +104,7 @@ class Conversation:
         self.pending = 0
         self.waiting: Waiting | None = None
         self.heard = 0.0
+        self.patience = inf
         self.flush: Callable[[], None] = _nothing
         self.hang_up: Callable[[], None] = _nothing
         self.has_input: Callable[[], bool] = _no_input
@@ -108,14 +120,16 @@ class Conversation:
     def work(self) -> bool:
         """Answer some of what has come. Return whether there may be more: call again once the outbox has room."""
         self._turn = TURN
+        ends = perf_counter() + ROUND / (self.service.busy or 1)
         while not self.over:
-            if self.pending >= OUTBOX or self._turn <= 0:
+            if self.pending >= OUTBOX:
+                self._has(more=False)  # it takes no turn until its peer has read
                 return True
             self._turn -= 1
             try:
                 message = self._reader.next()
                 if message is None:
-                    return False
+                    break
                 if type(message) is rpc.Request:
                     self._answer(message)
                 elif type(message) is rpc.Response:
@@ -125,7 +139,17 @@ class Conversation:
                     self._refuse(fault.msgid, _error(ErrorNumber.INVALID_PARAMETER, str(fault)))
             except rpc.CodecError as fault:
                 self._violated(str(fault))
+            if self._turn <= 0 or perf_counter() >= ends:
+                self._has(more=True)
+                return True
+        self._has(more=False)
         return False
+
+    def _has(self, *, more: bool) -> None:
+        """Be counted, or not, among those whose turn was too short."""
+        if more is not self._has_more:
+            self._has_more = more
+            self.service.busy += 1 if more else -1
 
     def take(self) -> bytes:
         """Return the bytes to send, and forget them."""
@@ -143,13 +167,17 @@ class Conversation:
     def lost(self, detachment: Detachment) -> None:
         """The connection is gone, and how."""
         self.over = True
+        self._has(more=False)
         self.service.conversations.discard(self)
         if self.session is not None:
             self.service.detached(self, self.session, detachment)
             self.session = None
 
     def late(self, seconds: float) -> None:
-        """The greeting did not come in this time."""
+        """The greeting did not come in this time, or after it no sign of life in that which there is."""
+        if self.greeted:
+            self.end(ErrorNumber.NETWORK_FAULT, "nothing was heard of the client for too long")
+            return
         self._violated(f"no greeting came within {seconds:g} s")
 
     def complain(self, event: str, **facts: object) -> None:
@@ -263,6 +291,7 @@ class Conversation:
         version = _version(hello.versions)
         self._polls = hello.events == "poll"
         if self.peer.door is not Door.CLIENT:
+            self.patience = self.service.introduction.timeout
             return self._greeting(version, 0, "")
         token = secrets.token_hex(32)
         local = self._is_local(hello.station)

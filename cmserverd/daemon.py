@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import socket
+import stat
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -125,10 +126,17 @@ def _listen(config: Config, stack: ExitStack) -> list[tuple[socket.socket, Door]
 def _claim(directory: Path) -> int:
     """Lock the run directory for as long as the descriptor is open. Raises CannotListen.
 
-    Without this, two daemons that start at once could each take the other's new socket for a stale one.
+    Without this, two daemons that start at once could each take the other's new socket for a stale one. What is locked
+    is a file that nobody else may open, for whoever can open a file can lock it. It stays: were it removed, one daemon
+    could lock the old file and another one the new.
     """
     try:
-        claim = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        if directory.stat().st_mode & stat.S_IWOTH:
+            raise CannotListen(
+                f"anybody may put files into {directory}; choose a [server] run_directory of this user's own, "
+                f"or take the permission away: chmod o-w {directory}"
+            )
+        claim = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise CannotListen(f"cannot use {directory}: {error.strerror}; correct [server] run_directory") from error
     try:

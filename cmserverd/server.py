@@ -29,8 +29,9 @@ _log = structlog.get_logger("server")
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _BACKLOG = 4096
 
-_LOCAL = 64
-"""How many connections the two local sockets have together; so the operator can always look at what goes on."""
+_LOCAL = 32
+"""How many connections each of the two local sockets has; so the operator can always look at what goes on, and those
+who may only look cannot keep out who acts."""
 
 _OWN = 64
 """How many file descriptors are left for the daemon's own purposes."""
@@ -46,8 +47,9 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise CannotListen(f"cannot listen on {shown}: {error.strerror or error}; correct [server] listen") from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name that could be looked up
+        reason = getattr(error, "strerror", None) or error
+        raise CannotListen(f"cannot listen on {shown}: {reason}; correct [server] listen") from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -80,8 +82,11 @@ def listen_unix(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _clear(path)
-        sock.bind(os.fspath(path))
-        path.chmod(0o660)
+        before = os.umask(0o117)  # rather than a chmod, which could be led to another file
+        try:
+            sock.bind(os.fspath(path))
+        finally:
+            os.umask(before)
         sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
@@ -116,16 +121,20 @@ def shown_address(listener: socket.socket) -> str:
 
 
 class Rooms:
-    """How many connections there may be: of clients, and over the two local sockets."""
+    """How many connections there may be: of clients, and over each of the two local sockets."""
 
     def __init__(self, files: int) -> None:
         """`files` is how many file descriptors the process may have."""
-        self._clients = trio.Semaphore(max(files - _LOCAL - _OWN, files // 4))
-        self._local = trio.Semaphore(min(_LOCAL, files // 4))
+        local = min(_LOCAL, files // 8)
+        self._rooms = {
+            Door.CLIENT: trio.Semaphore(max(files - 2 * _LOCAL - _OWN, files // 4)),
+            Door.MONITOR: trio.Semaphore(local),
+            Door.CONTROL: trio.Semaphore(local),
+        }
 
     def of(self, door: Door) -> trio.Semaphore:
         """Return what each connection at a door takes one of."""
-        return self._clients if door is Door.CLIENT else self._local
+        return self._rooms[door]
 
 
 async def accept(

@@ -64,7 +64,8 @@ class Introduction(Struct, frozen=True):
 class Service:
     """Sessions and their conversations: all that are open, and by session number those that speak for one.
 
-    `watch` is told of each session whose connection came or went; `listening` are the addresses clients can use.
+    `watch` is told of each session whose connection came or went; `listening` are the addresses clients can use;
+    `busy` is how many conversations had more to do at the end of their last turn.
     """
 
     def __init__(self, engine: Engine, introduction: Introduction) -> None:
@@ -73,6 +74,7 @@ class Service:
         self.listening: tuple[str, ...] = ()
         self.conversations: set[Attached] = set()
         self.attached: dict[int, Attached] = {}
+        self.busy = 0
         self.watch: Callable[[Session], None] = lambda _: None
         self._started = engine.clock.now()
         self._complaints = Seldom(engine.clock.now)

@@ -13,7 +13,7 @@ from typing import Final
 
 from cmserverd.core.fitting import visible
 from cmserverd.core.table import Table
-from cmserverd.core.terms import Access, Allocation, License, KnownContainer, Session, SessionState
+from cmserverd.core.terms import Access, Allocation, KnownContainer, License, Session, SessionState
 from drivers.container import FirmItem, ProductItem, QuantityFlag
 from protocol import messages as m
 from protocol.terms import AccessMode, Client, HandleKind, Station, shown_client

@@ -27,7 +27,7 @@ _TOKEN: Final = re.compile(
 
 
 def loads(text: str) -> dict[str, Any]:
-    """Return what a text says. Raises ValueError, in the parser's words, and RecursionError if it is nested too deep."""
+    """Return what a text says. Raises ValueError, in the parser's words, RecursionError if it nests too deep."""
     for token in _TOKEN.finditer(text):
         if token.lastgroup == "long":
             line, column = text.count("\n", 0, token.start()) + 1, token.start() - text.rfind("\n", 0, token.start())

@@ -33,7 +33,7 @@ _INTERFACE_CLASS: Final = (0xFF, 0x43, 0x01)
 class UsbOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table `[drivers.usb]`.
 
-    `embedded` gives a dongle inside the daemon in place of the real ones; `embedded_container` is the absolute path of the
+    `embedded` puts a dongle inside the daemon in place of real ones; `embedded_container` is the absolute path of the
     TOML file that describes its container, by default there is a demo in it. `timeout` is how long a dongle may take
     to answer, in seconds.
     """

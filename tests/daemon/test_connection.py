@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cmserverd import views
+from cmserverd.answers import Peer
 from cmserverd.connection import Pace
 from cmserverd.conversation import OUTBOX, Conversation
 from cmserverd.core.terms import SessionState
@@ -24,7 +25,7 @@ from protocol import messages as m
 from protocol import rpc
 from protocol.errors import ErrorNumber, LicenseError
 from protocol.terms import HandleKind
-from tests.daemon.harness import AsyncClient, Rig, access, charts, hello, make_service, number_of, rig
+from tests.daemon.harness import CONTROL, MONITOR, AsyncClient, Rig, access, charts, hello, make_service, number_of, rig
 
 PACE = Pace(hello=10, stalled=10)
 
@@ -81,6 +82,21 @@ async def test_who_has_greeted_may_be_silent(autojump_clock: MockClock) -> None:
         client = await server.client()
         await trio.sleep(1000)
         await client.ask(m.KeepAlive())
+
+
+@pytest.mark.parametrize("peer", [MONITOR, CONTROL])
+async def test_who_is_silent_on_a_local_socket_gives_up_its_place(peer: Peer, autojump_clock: MockClock) -> None:
+    """It has no session, so the connection itself counts the time; any word begins it anew."""
+    async with rig(make_service(timeout=120), PACE) as server:
+        client = await server.client(peer=peer)
+        for _ in range(3):
+            await trio.sleep(100)
+            await client.ask(m.KeepAlive())
+        heard = trio.current_time()
+        farewell = await client.until_closed()
+        assert trio.current_time() - heard == pytest.approx(120, abs=1.5)
+        assert farewell is not None
+        assert farewell.number == ErrorNumber.NETWORK_FAULT
 
 
 async def test_who_has_greeted_may_read_slowly(autojump_clock: MockClock) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any, NoReturn
 
 import pytest
 from structlog.testing import capture_logs
 
-from cmserverd import views
+from cmserverd import conversation, views
 from cmserverd.answers import Door, Peer
-from cmserverd.conversation import OUTBOX, TURN
+from cmserverd.conversation import OUTBOX, ROUND, TURN
 from cmserverd.core.rules import Limits
 from protocol import messages as m
 from protocol import rpc
@@ -125,6 +126,28 @@ def test_requests_are_answered_in_turns() -> None:
     assert not talk.conversation.work()
     talk.collect()
     assert len(talk.inbox.replies) == TURN + 1
+
+
+def test_many_that_ask_without_end_share_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The more they are, the fewer requests each is answered in a turn; who is gone, or done, takes no share."""
+    monkeypatch.setattr(conversation, "perf_counter", count(0, ROUND / 99.5).__next__)  # a hundred requests, one round
+    service = make_service()
+    talks = [Talk(service, greeting=hello(number)) for number in range(10)]
+    asked = b"".join(rpc.encode_request(number, m.KeepAlive()) for number in range(300))
+    turns: list[int] = []
+    for talk in (*talks, *talks):
+        if len(turns) < 10:
+            talk.conversation.receive(asked)
+        assert talk.conversation.work()
+        before = len(talk.inbox.replies)
+        talk.collect()
+        turns.append(len(talk.inbox.replies) - before)
+    assert turns[0] == 100
+    assert turns[-10:] == [10] * 10
+    talks[0].cut()
+    for talk in talks[1:]:
+        talk.send(b"")
+    assert service.busy == 0
 
 
 @pytest.mark.parametrize("listing", [m.Containers(), m.Contents("3-1"), m.NetCluster(), m.NetUsers()])

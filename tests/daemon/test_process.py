@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -76,7 +77,7 @@ def test_a_signal_stops_it_in_good_order(number: signal.Signals, daemon: Daemon)
         assert "the server stops" in farewell.text
     assert daemon.exited() == 0
     assert seconds_to_stop(daemon) < 2.0
-    assert list(daemon.run_directory.iterdir()) == []
+    assert list(daemon.run_directory.iterdir()) == [daemon.run_directory / "lock"]
     assert daemon.unstructured == []
 
 
@@ -106,7 +107,7 @@ def test_a_second_signal_does_not_break_the_stop(daemon: Daemon) -> None:
             daemon.process.send_signal(signal.SIGTERM)
         assert caller.until_closed() is not None
     assert daemon.exited() == 0
-    assert list(daemon.run_directory.iterdir()) == []
+    assert list(daemon.run_directory.iterdir()) == [daemon.run_directory / "lock"]
     assert daemon.unstructured == []
 
 
@@ -244,7 +245,7 @@ def test_a_port_in_use_is_one_clear_sentence(tmp_path: Path) -> None:
     (sentence,) = daemon.unstructured
     assert sentence.startswith(f"cmserverd: cannot listen on {address}: another program has the port, ")
     assert sentence.endswith("stop the program, or choose another port with [server] listen")
-    assert list(daemon.run_directory.iterdir()) == []
+    assert list(daemon.run_directory.iterdir()) == [daemon.run_directory / "lock"]
 
 
 def test_a_second_daemon_in_the_same_directory_gives_way(daemon: Daemon) -> None:
@@ -259,6 +260,30 @@ def test_a_second_daemon_in_the_same_directory_gives_way(daemon: Daemon) -> None
         client.ask(hello())
         caller.ask(hello())
         assert caller.ask(m.ServerInfoRequest()).sessions == 1
+
+
+def test_who_can_only_read_the_run_directory_cannot_keep_the_daemon_from_starting(tmp_path: Path) -> None:
+    """A lock on the directory is no lock on the daemon's own file, which nobody else may open."""
+    daemon = Daemon(tmp_path)
+    daemon.run_directory.mkdir()
+    directory = os.open(daemon.run_directory, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_SH)
+    with ending(daemon):
+        daemon.start().said("serving")
+        assert stat.S_IMODE((daemon.run_directory / "lock").stat().st_mode) == 0o600
+    os.close(directory)
+
+
+def test_a_run_directory_that_anybody_may_write_to_is_refused(tmp_path: Path) -> None:
+    """Others could put there what the daemon would then take for its own: 69, and what to do."""
+    daemon = Daemon(tmp_path)
+    daemon.run_directory.mkdir()
+    daemon.run_directory.chmod(0o1777)
+    with ending(daemon):
+        assert daemon.start().exited() == os.EX_UNAVAILABLE
+    (sentence,) = daemon.unstructured
+    assert "anybody may put files into" in sentence
+    assert "[server] run_directory" in sentence
 
 
 def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:

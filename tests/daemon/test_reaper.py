@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from itertools import count
+from itertools import count, pairwise
 
 import pytest
 import trio
@@ -97,7 +97,7 @@ async def test_an_attached_client_of_which_nothing_is_heard_is_told_goodbye(auto
         assert not service.engine.table.accesses
 
 
-async def test_a_live_idle_client_keeps_its_seat_for_days(autojump_clock: MockClock) -> None:
+async def test_a_live_idle_client_keeps_its_seat_for_hours(autojump_clock: MockClock) -> None:
     """Keep-alives at the interval that the greeting names are life enough, over real sockets."""
     service = make_service(charts(quantity=1))
     async with rig(service) as server, reaping(service):
@@ -105,7 +105,7 @@ async def test_a_live_idle_client_keeps_its_seat_for_days(autojump_clock: MockCl
         interval = (await client.ask(hello())).keep_alive
         await client.ask(access())
         with capture_logs() as said:
-            while trio.current_time() < 2 * 86_400:
+            while trio.current_time() < 6 * 3_600:
                 await trio.sleep(interval)
                 await client.ask(m.KeepAlive())
         assert said == []
@@ -156,8 +156,9 @@ async def test_a_pause_is_noticed_though_nobody_was_due(mock_clock: MockClock) -
             mock_clock.jump(10)
             await wait_all_tasks_blocked()
             assert service.engine.table.sessions
-        mock_clock.jump(10.1)
-        await wait_all_tasks_blocked()
+        for seconds in (10.1, 1.1):  # so late, it first hears what came meanwhile
+            mock_clock.jump(seconds)
+            await wait_all_tasks_blocked()
         assert not service.engine.table.sessions
 
 
@@ -165,7 +166,7 @@ async def test_after_a_short_pause_who_came_back_meanwhile_is_heard_first(mock_c
     """His resume may lie unread, his connection not be accepted yet; who did not come back has no more than that."""
     service = make_service(charts(quantity=2))
     async with reaping(service):
-        back, gone = greeted(service, 1), greeted(service, 2)
+        back, gone = Talk(service, greeting=hello(1)), Talk(service, greeting=hello(2))
         back.cut()
         gone.cut()
         await wait_all_tasks_blocked()
@@ -220,11 +221,14 @@ async def test_a_thousand_that_die_at_once_do_not_hold_the_loop(
             Talk(service, greeting=hello(number)).cut()
         await wait_all_tasks_blocked()
         mock_clock.jump(6)
-        left = {1000}
+        await wait_all_tasks_blocked()
+        mock_clock.jump(1)  # so late, it first hears what came meanwhile
+        left = [1000]
         while service.engine.table.sessions:
-            left.add(len(service.engine.table.sessions))
             await trio.lowlevel.checkpoint()
-        assert sorted(left) == list(range(10, 1001, 10))
+            left.append(len(service.engine.table.sessions))
+        steps = {before - after for before, after in pairwise(left)}
+        assert steps <= {0, 10, 20}  # trio runs the reaper up to twice between two turns of another task
 
 
 @pytest.mark.parametrize("end", [Service.closed, Service.expired])

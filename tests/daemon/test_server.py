@@ -317,6 +317,27 @@ async def test_clients_alone_cannot_use_up_the_file_descriptors(tmp_path: Path) 
     assert ["limit of open files" in line["event"] for line in said] == [True]
 
 
+async def test_those_who_look_cannot_keep_out_who_acts(tmp_path: Path) -> None:
+    """Each local socket has room of its own."""
+    monitor, control = listen_unix(tmp_path / "monitor.sock"), listen_unix(tmp_path / "control.sock")
+    service = make_service()
+    rooms = Rooms(files=16)
+    with trio.fail_after(LIMIT), capture_logs():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept, monitor, service, Door.MONITOR, Pace(), nursery, rooms)
+            nursery.start_soon(accept, control, service, Door.CONTROL, Pace(), nursery, rooms)
+            crowd = [connected(monitor) for _ in range(10)]
+            await crowd[0].ask(hello())
+            await until(lambda: not rooms.of(Door.MONITOR).value)
+            operator = connected(control)
+            await operator.ask(hello())
+            for client in (*crowd, operator):
+                client.close()
+            nursery.cancel_scope.cancel()
+    monitor.close()
+    control.close()
+
+
 # --- listening ----------------------------------------------------------------------------------------------------
 
 
@@ -339,7 +360,12 @@ def test_all_interfaces_of_both_families_can_be_had_together() -> None:
 
 @pytest.mark.parametrize(
     ("host", "because"),
-    [("192.0.2.1", "this machine has no such address"), ("no-such-host.invalid", "cannot listen on")],
+    [
+        ("192.0.2.1", "this machine has no such address"),
+        ("no-such-host.invalid", "cannot listen on"),
+        ("..", "cannot listen on"),
+        ("x" * 70, "cannot listen on"),
+    ],
 )
 def test_an_address_that_cannot_be_had_is_told(host: str, because: str) -> None:
     """The sentence has the address, the reason and the setting."""
@@ -368,8 +394,13 @@ def test_a_port_in_use_is_told_with_its_likely_owner() -> None:
 
 def test_a_unix_socket_is_for_its_group(tmp_path: Path) -> None:
     """Nobody else may connect."""
-    with listen_unix(tmp_path / "x.sock"):
-        assert stat.S_IMODE((tmp_path / "x.sock").stat().st_mode) == 0o660
+    before = os.umask(0)
+    try:
+        with listen_unix(tmp_path / "x.sock"):
+            assert stat.S_IMODE((tmp_path / "x.sock").stat().st_mode) == 0o660
+        assert os.umask(0) == 0
+    finally:
+        os.umask(before)
 
 
 def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:

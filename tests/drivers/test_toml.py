@@ -14,7 +14,7 @@ LONG = "a" + " . 'b'" * (toml.DOTS + 1)
 HARMLESS = [
     "x.y = 1 # " + LONG,
     f'x = "{LONG}"',
-    f"x = " + '"""' + f"\n{LONG} \\" + '"""' + f"\n{LONG}" + '"""""',
+    "x = " + '"""' + f"\n{LONG} \\" + '"""' + f"\n{LONG}" + '"""""',
     f"x = '''\n{LONG} = 1\\'''",
     "a" + ".b" * toml.DOTS + " = 1",
     'x = [ 1.5, "a.b", 1979-05-27T07:32:00.999 ]\n[a.b]\ny = {c.d = 1}',
