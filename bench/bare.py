@@ -6,6 +6,7 @@ What the daemon costs more than this is what deciding and counting cost.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Final
 from unittest.mock import patch
@@ -34,6 +35,7 @@ class BareConversation:
         self.over = False
         self.pending = 0
         self.waiting = None
+        self.patience = math.inf
         self.heard = 0.0
         self.flush: Callable[[], None] = lambda: None
         self.has_input: Callable[[], bool] = lambda: False
