@@ -13,7 +13,7 @@ DOTS: Final = 16
 """How many a key may have; what we read needs three."""
 
 _PART: Final = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\[^\n]?+)*+"?+|'[^'\n]*+'?+)"""
-"""A part of a key; in a value a text of one line, or a word. A text without its end takes the line: never tried twice."""
+"""A part of a key; in a value a text of one line, or a word. A text that does not end goes to the line's end."""
 
 _TOKEN: Final = re.compile(
     rf"""

@@ -28,7 +28,7 @@ def test_what_only_looks_like_a_long_key_is_read(text: str) -> None:
 
 
 @pytest.mark.parametrize("before", ["", *(f"{text}\n" for text in HARMLESS)])
-@pytest.mark.parametrize("form", ["{} = 1", "[{}]", "[[{}]]"])
+@pytest.mark.parametrize("form", ["{} = 1", "[{}]", "[[{}]]", 'k = {{ l = """""""", m = "", {} = "" }}'])
 def test_a_long_key_is_refused_wherever_it_stands(before: str, form: str) -> None:
     """Before the parser sees it, and with its place; what stands before does not hide it."""
     text = before + form.format(LONG)
@@ -42,3 +42,10 @@ def test_where_statements_end() -> None:
     assert toml.ends(text) == [0, 1, 2, 3, 6, 9, 10]
     assert toml.ends("") == [0, 1]
     assert toml.ends("a = 1\nb = [\n1,\n") == [0, 1, 4]
+
+
+@pytest.mark.parametrize("opening", ['"', '"""', "'", "'''"])
+def test_a_text_that_does_not_end_is_one_token(opening: str) -> None:
+    """It is not tried anew from each quote in it, which would take time quadratic in its length."""
+    text = opening + ('\\"' if '"' in opening else '"') * 1_000 + "\\"
+    assert [token[0] for token in toml._TOKEN.finditer(text)] == [text]
