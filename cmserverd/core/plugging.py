@@ -109,11 +109,12 @@ def _drain(counted: License, item: ProductItem | None, refuges: Refuges, cause: 
         return
     lacking = _room_lacks(counted, item)
     for allocation in _weighty(counted, item):
-        # A share moves as a whole: a part of it frees no unit.
+        # A share moves as a whole: a part of it frees no unit. It takes one unit elsewhere at most, and those of its
+        # accesses that the station's other shares satisfy go there (law 2).
         accesses = list(allocation.accesses.values())
         if lacking > 0 and (refuge := refuges.find(allocation, accesses)):
             for held in accesses:
-                yield c.Moved(held.handle, held.session.id, *refuge)
+                yield c.Moved(held.handle, held.session.id, *(refuges.share(allocation, [held]) or refuge))
             lacking -= 1
     for allocation in _weighty(counted, item)[: max(lacking, 0)]:
         for held in list(allocation.accesses.values()):
@@ -170,15 +171,21 @@ class Refuges:
 
         That is another share of their station, else a new allocation where a unit is free.
         """
-        product, mode = allocation.license.product, allocation.mode
+        if share := self.share(allocation, accesses):
+            return share
+        free = self._free(allocation.license.product, allocation.mode, accesses)
+        return None if free is None else (free.id, self._table.next_allocation)
+
+    def share(self, allocation: Allocation, accesses: list[Access]) -> tuple[LicenseId, int] | None:
+        """Decide which other share of their station these accesses can join together."""
+        mode = allocation.mode
         if mode is STATION_SHARE:
-            for share in product.holdings[allocation.station].shares:
+            for share in allocation.license.product.holdings[allocation.station].shares:
                 if share.license not in self._leaving and all(
                     can_join(share.license, mode, held.want, held.session.local) for held in accesses
                 ):
                     return share.license.id, share.id
-        free = self._free(product, mode, accesses)
-        return None if free is None else (free.id, self._table.next_allocation)
+        return None
 
     def _free(self, product: Product, mode: AccessMode, accesses: list[Access]) -> License | None:
         kinds = {(held.want, held.session.local) for held in accesses}

@@ -325,6 +325,24 @@ def test_of_a_share_that_leaves_each_access_goes_where_it_can() -> None:
     assert ended(scene, pinned) is EndCause.REPROGRAMMED
 
 
+def test_of_a_share_that_moves_what_another_share_satisfies_goes_there() -> None:
+    """The station's own share comes first, for each access: only the one that needs more goes where a unit is free."""
+    elsewhere = container(item(1), item(2, feature_map=1), id="3-2")
+    scene = Scene(container(item(1, 2, feature_map=1)), elsewhere)
+    pc = scene.session("pc")
+    other = scene.access(pc, STATION_SHARE, container="3-2", item=1)
+    stays = scene.access(scene.session("a"), container="3-1")
+    plain = scene.access(pc, STATION_SHARE, feature_code=1)
+    assert place(plain) == ("3-1", 1)
+    scene.release(other)
+    joins = scene.access(pc, STATION_SHARE)
+    assert place(joins) == ("3-1", 1)
+    other = scene.access(pc, STATION_SHARE, container="3-2", item=1)
+    scene.engine.plug(reprogrammed(item(1, 1, feature_map=1)))
+    assert (place(stays), place(joins), place(plain)) == (("3-1", 1), ("3-2", 1), ("3-2", 2))
+    assert place(other) == ("3-2", 1)
+
+
 def test_a_share_is_not_torn_apart_while_another_allocation_can_move() -> None:
     """A share of which one access cannot move stays as it is if an older allocation can make room instead."""
     scene = Scene(container(item(quantity=2)), container(item(quantity=1), id="3-2"))
