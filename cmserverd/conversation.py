@@ -305,7 +305,7 @@ class Conversation:
         self._polls = resume.events == "poll"
         engine = self.service.engine
         token_hash = _hash(resume.token)
-        known = engine.table.tokens.get(token_hash)
+        known = engine.table.tokens.find(token_hash)
         local = known is not None and self._is_local(known.station)
         session = engine.resume(token_hash, self.peer.address, local)
         self.session = session

@@ -281,7 +281,7 @@ BAD: list[tuple[Check, str, str]] = [
     (core_is_pure, "cmserverd.core.table", "import structlog"),
     (core_is_pure, "cmserverd.core.table", "import logging.handlers"),
     (core_is_pure, "cmserverd.core.table", "print('granted')"),
-    (core_is_pure, "cmserverd.core.table", "def log() -> None:\n    open('/tmp/log', 'a').write('granted')"),
+    (core_is_pure, "cmserverd.core.table", "def log() -> None:\n    open('log', 'a').write('granted')"),
     (core_is_pure, "cmserverd.core.terms", "import msgpack"),
     (core_is_pure, "cmserverd.core.terms", "from protocol.rpc import Reader"),
     (core_is_pure, "cmserverd.core.terms", "from protocol import station"),

@@ -1,8 +1,8 @@
 """The table that counts: applies changes, decides nothing.
 
-Every look-up that a grant needs is one dictionary access, whatever the number of stations, sessions and handles. A
-change that does not fit the table is a bug of the rules and raises `KeyError` or `AssertionError` before anything is
-altered wherever that can be told; `apply` never refuses.
+Each look-up that a grant needs costs the same, whatever the number of stations, sessions and handles. A change that
+does not fit the table is a bug of the rules and raises `KeyError` or `AssertionError` before anything is altered
+wherever that can be told; `apply` never refuses.
 """
 
 from __future__ import annotations
