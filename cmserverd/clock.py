@@ -29,10 +29,8 @@ class LicenseClock:
 
     def now(self) -> int:
         """Return license time."""
-        system, boot = self._system(), self._boot()
-        if system > self._base + boot:
-            self._base = system - boot
-        now = int(self._base + boot)
-        if now > self._last:
-            self._last = now
+        boot = self._boot()
+        if int(self._base + boot) > self._last:  # else nothing has changed: the system clock is looked at once a second
+            self._base = max(self._base, self._system() - boot)
+            self._last = int(self._base + boot)
         return self._last  # the same object all second long: a million accesses share it

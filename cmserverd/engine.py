@@ -129,12 +129,16 @@ class Engine:
     def _pass(self, now: int, session: int, request: messages.Params | None, rule: rules.Rule[T]) -> T:
         changes: list[Change] = []
         apply = self.table.apply
+        heard = self._heard
+        told = self._all_heard
         refusal: Refused | None = None
         try:
             while True:
                 change = next(rule)
                 apply(change)
                 changes.append(change)
+                if type(change) in heard:
+                    told = True
         except StopIteration as stop:
             answer: T = stop.value
             return answer
@@ -144,7 +148,7 @@ class Engine:
         finally:
             if changes or refusal is not None:
                 self.position += 1
-                if self._all_heard or not self._heard.isdisjoint(map(type, changes)):
+                if told:
                     self._tell(Record(self.position, now, session, request, tuple(changes), refusal))
             refusal = None  # it has this frame in its traceback: together they would be a cycle
 

@@ -162,7 +162,7 @@ class Service:
 
     def _carry(self, record: Record) -> None:
         for change in record.changes:
-            if isinstance(change, c.Left | c.Freed):
+            if type(change) is c.Freed or type(change) is c.Left:
                 if change.cause is not None:
                     error = ended(change.cause).body()
                     self._tell(change.session, m.Event("ended", record.position, change.handle, error))

@@ -51,7 +51,7 @@ class Scene:
         self.now = START
         self.records: list[Record] = []
         self.checking = True
-        self.engine = Engine(LicenseClock(lambda: self.now, lambda: 0.0), _raise, limits)
+        self.engine = Engine(LicenseClock(lambda: self.now, lambda: self.now), _raise, limits)
         self.engine.listen(self._watch, *get_args(Change))
         self.table = self.engine.table
         self._keys = 0

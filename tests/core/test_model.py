@@ -83,7 +83,7 @@ class Server(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1_800_000_000
-        self.engine = Engine(LicenseClock(lambda: self.now, lambda: 0.0), _raise, Limits(HANDLES, SESSIONS_PER_ADDRESS))
+        self.engine = Engine(LicenseClock(lambda: self.now, lambda: self.now), _raise, Limits(HANDLES, SESSIONS_PER_ADDRESS))
         self.engine.listen(self._record, *get_args(Change))
         self.model = model.Model(HANDLES, SESSIONS_PER_ADDRESS)
         self.changes: list[Change] = []
