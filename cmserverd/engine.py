@@ -122,6 +122,10 @@ class Engine:
         """A container was unplugged; its grace begins."""
         self._pass(self.clock.now(), 0, None, plugging.unplug(self.table, container))
 
+    def vacate(self, container: ContainerId, most: int) -> bool:
+        """A container is gone for good; move or end some of its accesses. Return whether there are more."""
+        return self._pass(self.clock.now(), 0, None, plugging.vacate(self.table, container, most))
+
     def remove(self, container: ContainerId) -> None:
         """A container is gone for good."""
         self._pass(self.clock.now(), 0, None, plugging.remove(self.table, container))

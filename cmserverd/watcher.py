@@ -27,6 +27,9 @@ _log = structlog.get_logger("watcher")
 _THREADS = 8
 """How many devices of one driver are opened and read at once."""
 
+_SLICE = 256
+"""How many allocations of a container that is gone are moved or ended before others have their turn: some 10 ms."""
+
 
 class Intervals(Struct, frozen=True):
     """Seconds: `poll` between two looks, `settle` from a hot-plug hint to the look."""
@@ -66,9 +69,12 @@ class Absences:
     async def _wait(self, container: ContainerId, scope: trio.CancelScope) -> None:
         with scope:
             await trio.sleep(self._grace)
-        if self._running.get(container) is scope:
+            if not scope.cancel_called:  # it may come back at the very end
+                _log.warning("container is gone for good; its accesses are moved or ended", container=container)
+            while not scope.cancel_called and self._engine.vacate(container, _SLICE):
+                await trio.lowlevel.checkpoint()
+        if not scope.cancel_called:
             del self._running[container]
-            _log.warning("container is gone for good; its accesses are moved or ended", container=container)
             self._engine.remove(container)
 
 

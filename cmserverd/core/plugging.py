@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain, islice
+from typing import Final
 
 from cmserverd.core import changes as c
 from cmserverd.core.fitting import can_join, has_room, unfit, unusable, visible
@@ -12,6 +14,8 @@ from cmserverd.core.terms import STATION_SHARE, Access, Allocation, License, Lic
 from drivers.container import Container, ContainerId, ProductItem
 from protocol.messages import EndCause
 from protocol.terms import AccessMode, HandleKind
+
+_MANY: Final = 1_000_000
 
 
 def started() -> Rule[None]:
@@ -45,11 +49,31 @@ def unplug(table: Table, container: ContainerId) -> Rule[None]:
         yield c.Unplugged(container)
 
 
-def remove(table: Table, container: ContainerId) -> Rule[None]:
-    """A container is gone: its accesses are rebooked on other fitting licenses, or ended."""
-    yield from _reprogram(table, container, {}, EndCause.CONTAINER_GONE)
-    for held in list(table.containers[container].references.values()):
+def vacate(table: Table, container: ContainerId, most: int) -> Rule[bool]:
+    """A container is gone: some of its accesses are rebooked on other fitting licenses, or ended.
+
+    That is `most` allocations at a time, and as many references. All that a container has, which may be a hundred
+    thousand, would take a second in which nobody else is served. Return whether there are more.
+    """
+    yield from unplug(table, container)
+    leaving = dict.fromkeys(counted for counted in table.licenses.values() if counted.id.container == container)
+    refuges = Refuges(table, leaving)
+    allocations = chain.from_iterable(counted.allocations.values() for counted in leaving)
+    for allocation in list(islice(allocations, most)):
+        for held in list(allocation.accesses.values()):
+            yield refuges.move(held) or end(held, EndCause.CONTAINER_GONE)
+    references = table.containers[container].references
+    for held in list(islice(references.values(), most)):
         yield end(held, EndCause.CONTAINER_GONE)
+    return bool(references) or any(counted.allocations for counted in leaving)
+
+
+def remove(table: Table, container: ContainerId) -> Rule[None]:
+    """A container is gone, and with it what is left of its accesses and all its licenses."""
+    while (yield from vacate(table, container, _MANY)):
+        pass
+    for counted in [counted for counted in table.licenses.values() if counted.id.container == container]:
+        yield c.Reprogrammed(counted.id, None)
     yield c.Removed(container)
 
 

@@ -228,6 +228,38 @@ def test_a_missing_container_takes_no_rebooking() -> None:
     assert ended(scene, held) is EndCause.CONTAINER_GONE
 
 
+def test_a_gone_container_s_accesses_leave_some_at_a_time() -> None:
+    """So many allocations in each passage, and as many references; nothing new is granted on it meanwhile."""
+    scene = Scene(container(item(quantity=9)), container(item(quantity=3), id="3-2"))
+    pc = scene.session("pc")
+    share = [scene.access(pc, STATION_SHARE) for _ in range(2)]
+    others = [scene.access(scene.session(name)) for name in "abcd"]
+    references = [scene.refer(pc, HandleKind.CONTAINER) for _ in range(3)]
+    gone = ContainerId("3-1")
+    assert scene.engine.vacate(gone, 2)
+    assert [place(held) for held in (*share, *others)] == [("3-2", 1)] * 3 + [("3-1", 1)] * 3
+    assert [live(scene, held) for held in references] == [False, False, True]
+    newcomer = scene.access(scene.session("new"))
+    assert place(newcomer) == ("3-2", 1)
+    assert scene.engine.vacate(gone, 2)
+    assert [ended(scene, held) for held in (*others[1:3], references[2])] == [EndCause.CONTAINER_GONE] * 3
+    assert live(scene, others[3])
+    assert not scene.engine.vacate(gone, 2)
+    assert not live(scene, others[3])
+    scene.engine.remove(gone)
+    assert gone not in scene.table.containers
+
+
+def test_what_has_not_left_yet_stands_when_the_container_is_back() -> None:
+    """It was late, but in the end it is there: nobody else has to leave."""
+    scene = Scene(container(item(quantity=9)))
+    held = [scene.access(scene.session(name)) for name in "abc"]
+    scene.engine.vacate(ContainerId("3-1"), 1)
+    scene.engine.plug(container(item(quantity=9)))
+    assert [live(scene, one) for one in held] == [False, True, True]
+    assert place(scene.access(held[0].session)) == ("3-1", 1)
+
+
 def test_references_end_with_their_container() -> None:
     """Handles on a container and its firm items end with it; a subsystem handle lives on."""
     scene = Scene(ONE, TWO)

@@ -83,7 +83,9 @@ class Server(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1_800_000_000
-        self.engine = Engine(LicenseClock(lambda: self.now, lambda: self.now), _raise, Limits(HANDLES, SESSIONS_PER_ADDRESS))
+        self.engine = Engine(
+            LicenseClock(lambda: self.now, lambda: self.now), _raise, Limits(HANDLES, SESSIONS_PER_ADDRESS)
+        )
         self.engine.listen(self._record, *get_args(Change))
         self.model = model.Model(HANDLES, SESSIONS_PER_ADDRESS)
         self.changes: list[Change] = []
@@ -274,8 +276,8 @@ class Server(RuleBasedStateMachine):
         self.model.starting = False
 
     @precondition(lambda self: self.model.boxes)
-    @rule(which=ANY, how=st.sampled_from(["missing", "missing", "gone"]))
-    def pull(self, which: int, how: str) -> None:
+    @rule(which=ANY, how=st.sampled_from(["missing", "missing", "gone"]), slice_=st.integers(1, 3))
+    def pull(self, which: int, how: str, slice_: int) -> None:
         """A container is pulled out, or is gone for good."""
         name = self._one(list(self.model.boxes), which)
         if how == "missing":
@@ -283,6 +285,8 @@ class Server(RuleBasedStateMachine):
             self.model.missed(name)
         else:
             before = self._handles()
+            while self.engine.vacate(ContainerId(name), slice_):
+                invariants.check(self.engine.table)
             self.engine.remove(ContainerId(name))
             self.model.unplugged(name, self._outcome(before))
 

@@ -14,7 +14,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cmserverd.watcher import Intervals
+from cmserverd.watcher import Absences, Intervals
 from drivers import image
 from drivers.container import Container, ContainerKind
 from drivers.driver import Busy, DriverError, NoAnswer, Vanished
@@ -24,7 +24,7 @@ from drivers.usb.firmware import Firmware
 from drivers.virtual import VirtualDriver, VirtualOptions
 from protocol import messages as m
 from protocol.errors import ErrorNumber, LicenseError
-from tests.daemon.harness import CHARTS, TWO_CHARTS, Talk, access, charts, hello, number_of, until
+from tests.daemon.harness import CHARTS, TWO_CHARTS, Talk, access, charts, hello, make_service, number_of, until
 from tests.daemon.plugs import GRACE, POLL, FakeDriver, Hints, Stick, each_fault, watching
 from tests.drivers.samples import demo_container, reseal
 
@@ -97,6 +97,33 @@ async def test_each_absence_has_its_own_grace(mock_clock: MockClock) -> None:
             driver.ports["1"] = stick
             await bench.look()
             assert bench.containers() == {"3-1": True}
+
+
+async def test_the_accesses_of_a_gone_container_do_not_hold_the_loop(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others have their turn while they are ended, and if the container comes back then, the rest stands."""
+    monkeypatch.setattr("cmserverd.watcher._SLICE", 1)
+    service = make_service()
+    engine = service.engine
+    container = charts().id
+    engine.plug(charts(quantity=9))
+    talk = Talk(service, greeting=hello())
+    handles = [talk.ask(access()).handle for _ in range(9)]
+    async with trio.open_nursery() as nursery:
+        absences = Absences(engine, GRACE, nursery)
+        absences.begin(container)
+        await wait_all_tasks_blocked()
+        mock_clock.jump(GRACE + 1)
+        while len(engine.table.accesses) == 9:
+            await trio.lowlevel.checkpoint()
+        absences.end(container)
+        engine.plug(charts(quantity=9))
+        await wait_all_tasks_blocked()
+    left = [handle for handle in handles if handle in engine.table.accesses]
+    assert 0 < len(left) < 9
+    assert left == handles[-len(left) :]
+    assert engine.table.containers[container].present
 
 
 async def test_a_replug_between_two_looks_is_an_unplug_and_a_plug(mock_clock: MockClock) -> None:
