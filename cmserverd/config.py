@@ -141,8 +141,17 @@ class Sessions(Struct, frozen=True):
         ),
     ] = 10.0
     handles: Annotated[int, count(1, 10_000, "How many handles one client may hold.")] = 1_024
-    per_address: Annotated[int, count(1, 1_000_000, "How many clients may come from one address.")] = 10_000
-    stalled: Annotated[float, seconds(0.1, 3_600, "A client that leaves answers unread this long is cut off.")] = 10.0
+    per_address: Annotated[
+        int, count(1, 1_000_000, "How many clients may come from one address, over twice as many connections.")
+    ] = 10_000
+    stalled: Annotated[
+        float,
+        seconds(
+            0.1,
+            3_600,
+            "A client that leaves answers unread this long is cut off; a slow reader, after six times this.",
+        ),
+    ] = 10.0
 
 
 class Containers(Struct, frozen=True):

@@ -31,9 +31,17 @@ _FAREWELL = 1.0
 _LAST_WORDS = 64
 """How many chunks are taken from it meanwhile."""
 
+_OUTBOX_TIME = 6
+"""How many times `stalled` an outbox may take to be read, however steadily: a peer that takes a byte now and then would
+hold it for ever. With ten seconds that is a minute. A full outbox with a page of a listing at its end (256 + 512 KiB)
+needs a line of 105 kbit/s for that, the longest message that there can be (4 MiB) one of 560 kbit/s."""
+
 
 class Pace(Struct, frozen=True):
-    """How long a peer may take, in seconds: `hello` until its greeting, `stalled` without reading what waits for it."""
+    """How long a peer may take, in seconds: `hello` until its greeting, `stalled` without reading what waits for it.
+
+    To read all that waits for it, it may take six times `stalled`.
+    """
 
     hello: float = 10.0
     stalled: float = 10.0
@@ -151,15 +159,16 @@ class Connection:
             self.flush()
 
     async def _drain(self) -> None:
-        """Send what the socket did not take at once; a peer that does not read for too long is given up."""
+        """Send what the socket did not take at once; a peer that does not read, or for too long, is given up."""
         drained = self._drained
         assert drained is not None
+        latest = self._latest()
         while self._rest:
             queued = self._queued()
-            with trio.move_on_after(self._pace.stalled) as patience:
+            with trio.move_on_at(min(trio.current_time() + self._pace.stalled, latest)) as patience:
                 await wait_writable(self._sock)
             if patience.cancelled_caught:
-                if self._queued() < queued:
+                if self._queued() < queued and trio.current_time() < latest:
                     continue  # it reads, though not yet so much that the system takes more
                 self._conversation.complain("a client does not read its replies; disconnected")
                 self._how = Detachment.SILENT
@@ -174,8 +183,13 @@ class Connection:
                 return
             if not self._rest:
                 self._rest = memoryview(self._conversation.take())
+                latest = self._latest()
         drained.set()
         self._drained = None
+
+    def _latest(self) -> float:
+        """Return until when an outbox that begins to wait now must have been read."""
+        return trio.current_time() + _OUTBOX_TIME * self._pace.stalled
 
     async def _part(self) -> None:
         """Let the peer read the goodbye: closing at once, with bytes of its unread, would throw it away."""

@@ -55,13 +55,14 @@ async def run(config: Config, drivers: Mapping[str, Driver]) -> None:
     with ExitStack() as stack:
         signals = _receive_signals(stack)
         listeners = _listen(config, stack)
-        engine = Engine(LicenseClock(), _listener_failed, _limits(config))
+        limits = Limits(config.sessions.handles, config.sessions.per_address)
+        engine = Engine(LicenseClock(), _listener_failed, limits)
         if config.log.level == "debug":
             engine.listen(trace)
         service = Service(engine, _introduction(config))
         service.listening = tuple(shown_address(listener) for listener, door in listeners if door is Door.CLIENT)
         Clones(engine)
-        rooms = Rooms(allow_files())
+        rooms = Rooms(allow_files(), limits)
         _settle_memory()
         async with trio.open_nursery() as connections, trio.open_nursery() as parts:
             async with trio.open_nursery() as doors:
@@ -147,10 +148,6 @@ def _claim(directory: Path) -> int:
             f"another cmserverd is running in {directory}; stop it, or choose another [server] run_directory"
         ) from error
     return claim
-
-
-def _limits(config: Config) -> Limits:
-    return Limits(config.sessions.handles, config.sessions.per_address)
 
 
 def _patience(config: Config) -> Patience:

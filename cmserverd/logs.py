@@ -1,5 +1,7 @@
 r"""The log: lines for people on a terminal, one JSON object a line elsewhere; structlog's and stdlib's on one stream.
 
+Nobody waits for whoever reads it: between the daemon and its standard error is an `Outlet`.
+
 What clients say of themselves ends up here, so no value can break a line, forge a field or steer a terminal: JSON has
 everything beyond ASCII as `\u....`, text quotes values that are not plain and prints nothing unprintable.
 """
@@ -11,7 +13,13 @@ import json
 import logging
 import os
 import re
-from typing import Final, Literal, TextIO
+import select
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Literal, Protocol, Self
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -25,8 +33,33 @@ COLOURS: Final = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m"
 NO_COLOUR: Final = "\x1b[0m"
 PLAIN: Final = re.compile(r"[\w.:/@%+-]+", re.ASCII)
 
+LINES: Final = 10_000
+"""How many lines may wait for a reader of the log."""
 
-def configure(level: Level, form: Format, stream: TextIO) -> None:
+BYTES: Final = 1024 * 1024
+"""How many bytes these may have together."""
+
+LAST: Final = 1.0
+"""How many seconds the last lines have to be read at the end."""
+
+
+class Stream(Protocol):
+    """What lines are written to."""
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        ...
+
+    def write(self, text: str, /) -> object:
+        """Write text."""
+        ...
+
+    def flush(self) -> object:
+        """Have it leave."""
+        ...
+
+
+def configure(level: Level, form: Format, stream: Stream) -> None:
     """Send all logging of this process to a stream; `auto` is `text` on a terminal, else `json`.
 
     What is below the level costs next to nothing: its method is an empty one. To be called before the first line, since
@@ -42,6 +75,8 @@ def configure(level: Level, form: Format, stream: TextIO) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.format_exc_info,
     ]
+    if isinstance(stream, Outlet):
+        stream.render_gap = structlog.wrap_logger(structlog.ReturnLogger(), [*steps, render]).error
     lines = Lines(stream)
     structlog.configure(
         processors=[*steps, render],
@@ -63,7 +98,7 @@ def configure(level: Level, form: Format, stream: TextIO) -> None:
 class Lines:
     """Where lines go: each is written at once and whole. A stream that is gone does not take the daemon with it."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
     def write(self, text: str) -> None:
@@ -77,6 +112,84 @@ class Lines:
         self.write(text + "\n")
 
     debug = info = warning = error = critical = line
+
+
+class Outlet:
+    """A stream to a file descriptor on which nobody waits: what is written waits, and a thread passes it on.
+
+    If the reader does not keep up (`LINES`, `BYTES`), the oldest that waits is dropped, and an error in its place says
+    how many lines those were. To be closed, for what waits then has a moment (`LAST`) to leave.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.render_gap: Callable[..., str] = "{}: {lines}".format
+        self._descriptor = descriptor
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._dropped = 0
+        self._open = True
+        self._changed = threading.Condition()  # can be entered twice by one thread: a finalizer may log at any time
+        self._thread = threading.Thread(target=self._pass_on, name="log", daemon=True)
+        held_back = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        self._thread.start()  # without signals: one that the main thread holds back must not be taken here
+        signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return os.isatty(self._descriptor)
+
+    def write(self, text: str) -> None:
+        """Have lines written, each whole."""
+        data = text.encode(errors="backslashreplace")
+        with self._changed:
+            self._waiting.append(data)
+            self._size += len(data)
+            while len(self._waiting) > LINES or self._size > BYTES:
+                self._size -= len(self._waiting.popleft())
+                self._dropped += 1
+            self._changed.notify()
+
+    def flush(self) -> None:
+        """Do nothing: it leaves as soon as it can."""
+
+    def close(self, patience: float = LAST) -> None:
+        """Return when all has left, or after so many seconds. Nothing may be written any more."""
+        with self._changed:
+            self._open = False
+            self._changed.notify()
+        self._thread.join(patience)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def _pass_on(self) -> None:
+        while data := self._next():
+            with contextlib.suppress(OSError):  # nobody can read it any more
+                self._send(data)
+
+    def _next(self) -> bytes:
+        """Return what is to be sent next, once there is something; nothing at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._dropped or not self._open)
+            dropped, self._dropped = self._dropped, 0
+            if not dropped and self._waiting:
+                data = self._waiting.popleft()
+                self._size -= len(data)
+                return data
+        if dropped:
+            return f"{self.render_gap('the log was not read in time; lines are missing', lines=dropped)}\n".encode()
+        return b""
+
+    def _send(self, data: bytes) -> None:
+        """Write to the descriptor itself: a thread that hangs in Python's buffers would spoil the interpreter's end."""
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:  # whoever shares the descriptor does not want to wait
+                select.select([], [self._descriptor], [])
 
 
 def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

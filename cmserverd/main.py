@@ -24,6 +24,8 @@ from protocol.errors import SettingError
 
 DEFAULT_CONFIG = Path("/etc/cmserverd/cmserverd.toml")
 
+_STANDARD_ERROR = 2
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
@@ -32,23 +34,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check-config", action="store_true", help="check the configuration and stop")
     parser.add_argument("--version", action="version", version=f"cmserverd {cmserverd.__version__}")
     given = parser.parse_args(arguments)
-    try:
-        config = _configuration(given.config)
-        drivers = {name: _driver(name, options) for name, options in config.drivers.items()}
-    except (ConfigError, DriverError) as error:
-        return _fail(os.EX_CONFIG, error)
-    if given.check_config:
-        for driver in drivers.values():
-            driver.close()
-        print("the configuration is sound")  # noqa: T201 - this is what the command was asked for
-        return os.EX_OK
-    logs.configure(config.log.level, config.log.format, sys.stderr)
-    code = os.EX_OK
-    try:
-        trio.run(daemon.run, config, drivers, restrict_keyboard_interrupt_to_checkpoints=True)
-    except* (CannotListen, SettingError) as group:
-        code = _fail(os.EX_UNAVAILABLE, group.exceptions[0])
-    return code
+    with logs.Outlet(_standard_error()) as outlet:
+        try:
+            config = _configuration(given.config)
+            drivers = {name: _driver(name, options) for name, options in config.drivers.items()}
+        except (ConfigError, DriverError) as error:
+            return _fail(outlet, os.EX_CONFIG, error)
+        if given.check_config:
+            for driver in drivers.values():
+                driver.close()
+            print("the configuration is sound")  # noqa: T201 - this is what the command was asked for
+            return os.EX_OK
+        logs.configure(config.log.level, config.log.format, outlet)
+        code = os.EX_OK
+        try:
+            trio.run(daemon.run, config, drivers, restrict_keyboard_interrupt_to_checkpoints=True)
+        except* (CannotListen, SettingError) as group:
+            code = _fail(outlet, os.EX_UNAVAILABLE, group.exceptions[0])
+        return code
+
+
+def _standard_error() -> int:
+    """Return its descriptor; if there is none, one that leads nowhere: the next file opened would have its number."""
+    return os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else _STANDARD_ERROR
 
 
 def _configuration(path: Path | None) -> Config:
@@ -63,8 +71,8 @@ def _driver(name: str, options: dict[str, object]) -> Driver:
     return kind(msgspec.convert(options, kind.Options), trio.from_thread.check_cancelled)
 
 
-def _fail(code: int, error: BaseException) -> int:
-    print(f"cmserverd: {error}", file=sys.stderr)  # noqa: T201 - the log may not be set up, or be no terminal
+def _fail(outlet: logs.Outlet, code: int, error: BaseException) -> int:
+    outlet.write(f"cmserverd: {error}\n")  # after all that is in the log, and no line of it
     return code
 
 

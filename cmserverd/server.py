@@ -1,7 +1,8 @@
 """Listens, accepts, and gives each connection its task and its conversation.
 
 Running out of file descriptors stops nothing: accepting waits until some are free again. Clients alone cannot use them
-up (`Rooms`), for whoever opens a file then fails, and drivers read their containers from files.
+up (`Rooms`), for whoever opens a file then fails, and drivers read their containers from files; and one host alone
+cannot use up those that clients have.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from trio.lowlevel import wait_readable
 from cmserverd.answers import Door, Peer
 from cmserverd.connection import Connection, Pace
 from cmserverd.conversation import Conversation
+from cmserverd.core.rules import Limits
 from cmserverd.seldom import Seldom
 from cmserverd.service import Service
 
@@ -121,20 +123,61 @@ def shown_address(listener: socket.socket) -> str:
 
 
 class Rooms:
-    """How many connections there may be: of clients, and over each of the two local sockets."""
+    """How many connections there may be: of clients, and over each of the two local sockets; and of one host's clients.
 
-    def __init__(self, files: int) -> None:
+    A host may have twice as many connections as sessions, since a client that comes back has two for a moment and one
+    that has not greeted yet has no session; but never more than half of the clients' room. `host_limit` is this number,
+    and `host_setting` what would have to be raised for a larger one.
+
+    Whoever comes over loopback may have the whole room. A terminal server's clients are there, a relay's and an SSH
+    tunnel's, and by default nobody else is; who has a process on this machine could harm the server in other ways.
+    """
+
+    def __init__(self, files: int, limits: Limits | None = None) -> None:
         """`files` is how many file descriptors the process may have."""
         local = min(_LOCAL, files // 8)
+        clients = max(files - 2 * _LOCAL - _OWN, files // 4)
         self._rooms = {
-            Door.CLIENT: trio.Semaphore(max(files - 2 * _LOCAL - _OWN, files // 4)),
+            Door.CLIENT: trio.Semaphore(clients),
             Door.MONITOR: trio.Semaphore(local),
             Door.CONTROL: trio.Semaphore(local),
         }
+        self.host_limit, self.host_setting = min(
+            (2 * (limits or Limits()).sessions_per_address, "[sessions] per_address"),
+            (clients // 2, "the limit of open files"),
+        )
+        self.hosts: dict[str, int] = {}  # how many each has, if any
 
     def of(self, door: Door) -> trio.Semaphore:
         """Return what each connection at a door takes one of."""
         return self._rooms[door]
+
+    def enter(self, peer: Peer) -> bool:
+        """Count a connection as its host's; return whether the host may have it. If so, `leave` must follow."""
+        if peer.here:
+            return True
+        host = host_of(peer.address)
+        taken = self.hosts.get(host, 0)
+        if taken >= self.host_limit:
+            return False
+        self.hosts[host] = taken + 1
+        return True
+
+    def leave(self, peer: Peer) -> None:
+        """A connection that was let in is over."""
+        if peer.here:
+            return
+        host = host_of(peer.address)
+        self.hosts[host] -= 1
+        if not self.hosts[host]:
+            del self.hosts[host]
+
+
+def host_of(address: str) -> str:
+    """Return what tells hosts apart: an IPv4 address; of IPv6 the /64, since a host has as many of one as it likes."""
+    if ":" not in address:
+        return address
+    return str(ipaddress.IPv6Network((address, 64), strict=False))
 
 
 async def accept(
@@ -146,12 +189,13 @@ async def accept(
     """
     room = rooms.of(door)
     seldom = Seldom(service.engine.clock.now, lines=1)
+    crowds = Seldom(service.engine.clock.now)
     while True:
         if not room.value:
             seldom.say(_log.error, "as many connections as the limit of open files allows; new ones must wait")
         await room.acquire()
         sock = await _accept_one(listener, seldom)
-        connections.start_soon(_serve_one, sock, service, door, pace, room)
+        connections.start_soon(_serve_one, sock, service, door, pace, rooms, crowds)
 
 
 async def _accept_one(listener: socket.socket, seldom: Seldom) -> socket.socket:
@@ -168,7 +212,9 @@ async def _accept_one(listener: socket.socket, seldom: Seldom) -> socket.socket:
             # anything else is a connection that went before it was accepted
 
 
-async def _serve_one(sock: socket.socket, service: Service, door: Door, pace: Pace, room: trio.Semaphore) -> None:
+async def _serve_one(
+    sock: socket.socket, service: Service, door: Door, pace: Pace, rooms: Rooms, crowds: Seldom
+) -> None:
     address = ""  # until it is known
     try:
         with sock:
@@ -180,11 +226,22 @@ async def _serve_one(sock: socket.socket, service: Service, door: Door, pace: Pa
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError:
                 return  # gone already
-            await Connection(sock, Conversation(service, peer), pace).run()
+            if not rooms.enter(peer):
+                crowds.say(
+                    _log.warning,
+                    f"too many connections from one address; if it is that of many clients, raise {rooms.host_setting}",
+                    address=host_of(address),
+                    limit=rooms.host_limit,
+                )
+                return
+            try:
+                await Connection(sock, Conversation(service, peer), pace).run()
+            finally:
+                rooms.leave(peer)
     except Exception:  # a bug in moving one connection's bytes must not end the others
         service.report_bug("a connection met a bug", address=address)
     finally:
-        room.release()
+        rooms.of(door).release()
 
 
 def peer_of(sock: socket.socket, door: Door) -> Peer:

@@ -111,6 +111,15 @@ async def test_who_has_greeted_may_read_slowly(autojump_clock: MockClock) -> Non
         assert client.inbox.farewell is None
 
 
+def small_socket(server: Rig) -> AsyncClient:
+    """Return a client that has connected by a socket with a tiny buffer."""
+    ours, theirs = socket.socketpair()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    server.adopt(theirs)
+    server.clients.append(AsyncClient(ours))
+    return server.clients[-1]
+
+
 # --- peers that do not read ---------------------------------------------------------------------------------------
 
 
@@ -169,14 +178,50 @@ async def test_a_slow_client_is_not_a_dead_one(autojump_clock: MockClock) -> Non
         assert states(server) == [SessionState.ATTACHED]
 
 
+async def test_a_client_that_reads_a_little_now_and_then_is_cut_off_too(autojump_clock: MockClock) -> None:
+    """It makes progress every nine seconds; what waits for it must be read within six times ten all the same."""
+    async with rig(make_service(charts()), PACE) as server:
+        client = small_socket(server)
+        await client.ask(hello())
+        await client.ask(access())
+        await client.send(b"".join(rpc.encode_request(number, m.Info(1)) for number in range(1000, 5000)))
+        started = trio.current_time()
+        reads = 0
+        with capture_logs() as said:
+            while server.service.conversations:
+                assert await client.sock.recv(4096)
+                reads += 1
+                assert reads < 100, "it is never cut off"
+                with trio.move_on_after(9):
+                    await passing(lambda: not server.service.conversations)
+        assert trio.current_time() - started == pytest.approx(6 * PACE.stalled, abs=1)
+        assert reads == 7
+        assert states(server) == [SessionState.SILENT]
+        assert ["does not read its replies" in line["event"] for line in said] == [True]
+
+
+async def test_a_slow_client_that_never_catches_up_with_its_events_is_not_a_dead_one(autojump_clock: MockClock) -> None:
+    """Something always waits for it, but nothing for long: each outbox has its own time."""
+    async with rig(make_service(), PACE) as server:
+        client = small_socket(server)
+        await client.ask(hello(events="push"))
+        conversation = server.service.attached[1]
+        assert isinstance(conversation, Conversation)
+        event = m.Event("rebooked", 1, 1)
+        told = 0
+        while trio.current_time() < 20 * PACE.stalled:
+            while told < len(client.inbox.events) + 900:  # more than the socket takes, and as many more as it has read
+                conversation.tell(event)
+                told += 1
+            client.inbox.feed(await client.sock.recv(65_536))
+            await trio.sleep(5)
+            assert states(server) == [SessionState.ATTACHED]
+
+
 async def test_replies_that_the_socket_does_not_take_at_once_leave_in_order(autojump_clock: MockClock) -> None:
     """With tiny buffers, pages and short answers come whole and in the order of the requests."""
     async with rig(make_service(charts()), PACE) as server:
-        ours, theirs = socket.socketpair()
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        server.adopt(theirs)
-        client = AsyncClient(ours)
-        server.clients.append(client)
+        client = small_socket(server)
         await client.ask(hello())
         for _ in range(100):
             await client.ask(access(kind=HandleKind.SUBSYSTEM))

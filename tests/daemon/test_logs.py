@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import json
 import logging
+import os
 import re
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -199,3 +207,154 @@ def test_a_stream_that_is_gone_does_not_hurt(fault: type[Exception]) -> None:
     configured("json", stream=Gone())
     structlog.get_logger().error("lost")
     logging.getLogger("x").error("lost")
+
+
+# --- a reader that does not read ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def piped(*, blocking: bool = True, full: bool = False) -> Iterator[tuple[int, logs.Outlet]]:
+    """Give the reading end of a pipe, and an outlet to its other one; both are closed afterwards.
+
+    If it is full, blank lines are in it.
+    """
+    reading, writing = os.pipe()
+    if full:
+        os.set_blocking(writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"\n" * 4096)
+    os.set_blocking(writing, blocking)
+    outlet = logs.Outlet(writing)
+    try:
+        yield reading, outlet
+    finally:
+        os.close(reading)  # from here on nothing that still waits blocks
+        outlet.close(patience=60)
+        os.close(writing)
+
+
+def read_until(reading: int, end: bytes) -> list[dict[str, Any]]:
+    """Read lines until there is one with this in it; return all that are not blank."""
+    data = b""
+    while not (data.endswith(b"\n") and end in data):
+        data += os.read(reading, 65_536)
+    return [json.loads(line) for line in data.splitlines() if line]
+
+
+@pytest.mark.parametrize(("lines", "size"), [(100, logs.BYTES), (logs.LINES, 10_000)])
+@pytest.mark.parametrize("level", ["info", "error"])
+def test_a_log_that_nobody_reads_holds_up_nobody(
+    level: logs.Level, lines: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten times as much as fits is logged; what is read later is in its order, and where lines are missing it says so.
+
+    What waits is the latest, and no more than may.
+    """
+    monkeypatch.setattr(logs, "LINES", lines)
+    monkeypatch.setattr(logs, "BYTES", size)
+    with piped(full=True) as (reading, outlet):
+        logs.configure(level, "json", outlet)
+        many = 10_000
+        for number in range(many):
+            structlog.get_logger().error("told", number=number)
+        said = read_until(reading, b'"number": %d}' % (many - 1))
+        structlog.get_logger().error("told", number=many)
+        assert [line["event"] for line in read_until(reading, b"\n")] == ["told"]  # it flows as before
+    following = 0
+    gaps = []
+    for place, line in enumerate(said):
+        if line["event"] == "told":
+            assert line["number"] == following
+            following += 1
+        else:
+            assert (line["event"], line["level"]) == ("the log was not read in time; lines are missing", "error")
+            following += line["lines"]
+            gaps.append(place)
+    assert following == many
+    waited = said[gaps[-1] + 1 :]
+    assert 0 < len(waited) <= lines
+    assert sum(len(json.dumps(line)) + 1 for line in waited) <= size
+
+
+def test_a_line_that_is_too_long_is_told_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if nothing comes after it."""
+    monkeypatch.setattr(logs, "BYTES", 1000)
+    with piped() as (reading, outlet):
+        logs.configure("info", "json", outlet)
+        structlog.get_logger().info("x" * 1000)
+        assert [line["lines"] for line in read_until(reading, b"missing")] == [1]
+
+
+def test_the_last_lines_come_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits when the end comes is passed on, in its order; after it nobody passes on any more."""
+    ending = threading.Event()
+    write, join = os.write, threading.Thread.join
+
+    def held_up(descriptor: int, data: bytes) -> int:
+        ending.wait()
+        return write(descriptor, data)
+
+    def joined(thread: threading.Thread, timeout: float | None = None) -> None:
+        ending.set()
+        join(thread, timeout)
+
+    with piped() as (reading, outlet):
+        monkeypatch.setattr(os, "write", held_up)
+        monkeypatch.setattr(threading.Thread, "join", joined)
+        for number in range(1000):
+            outlet.write(f"{number}\n")
+        outlet.close(patience=60)
+        os.set_blocking(reading, False)
+        assert os.read(reading, 65_536).split() == [b"%d" % number for number in range(1000)]
+        outlet.write("too late\n")
+        with pytest.raises(BlockingIOError):
+            os.read(reading, 1)
+
+
+def test_the_thread_that_passes_on_takes_no_signals() -> None:
+    """One that the main thread holds back while it makes ready for it must wait for it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with piped():
+        (thread,) = (thread for thread in threading.enumerate() if thread.name == "log")
+        status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        assert blocked & 1 << (number - 1)
+
+
+def test_at_the_end_nobody_waits_for_ever_either() -> None:
+    """Lines that nobody reads are given up."""
+    with piped() as (_, outlet):
+        for _ in range(logs.LINES):
+            outlet.write("x" * 99 + "\n")
+        outlet.close(patience=0)
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.EBADF, errno.EIO])
+def test_a_reader_that_went_away_is_no_matter(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line is lost for itself, without a word; should the next one find a reader, it is passed on."""
+    write = os.write
+
+    def passing(descriptor: int, data: bytes) -> int:
+        if data == b"lost\n":
+            raise OSError(number, "gone")
+        return write(descriptor, data)
+
+    with piped() as (reading, outlet):
+        monkeypatch.setattr(os, "write", passing)
+        for line in ("lost\n", "lost\n", "found\n"):
+            outlet.write(line)
+        outlet.close(patience=60)
+        os.set_blocking(reading, False)
+        assert os.read(reading, 100) == b"found\n"
+
+
+def test_a_descriptor_that_does_not_wait_loses_nothing() -> None:
+    """Whoever shares standard error may have made it so: then its room is waited for."""
+    with piped(blocking=False) as (reading, outlet):
+        logs.configure("info", "json", outlet)
+        for number in range(2000):
+            structlog.get_logger().info("told", number=number)
+        assert [line["number"] for line in read_until(reading, b'"number": 1999}')] == list(range(2000))

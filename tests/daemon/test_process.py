@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -230,6 +231,95 @@ def test_a_daemon_that_cannot_listen_is_never_ready(manager: socket.socket, tmp_
     manager.setblocking(False)
     with pytest.raises(BlockingIOError):
         manager.recv(4096)
+
+
+# --- who reads the log, if anybody --------------------------------------------------------------------------------
+
+
+def serving(manager: socket.socket) -> tuple[str, int]:
+    """Return the address that the service manager is told."""
+    assert manager.recv(4096) == b"READY=1"
+    host, _, port = manager.recv(4096).decode().removeprefix("STATUS=serving on ").rpartition(":")
+    return host, int(port)
+
+
+def test_a_log_that_nobody_reads_stops_nothing(manager: socket.socket, tmp_path: Path) -> None:
+    """Standard error is a pipe that is full: clients are served, and a signal ends it in good order."""
+    daemon = Daemon(tmp_path, level="debug")
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    command = [sys.executable, "-m", "cmserverd.main", "--config", str(daemon.config)]
+    environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+    with subprocess.Popen(command, stderr=writing, env=environment) as process:
+        os.close(writing)
+        try:
+            with Caller(serving(manager)) as caller:
+                caller.ask(hello())
+                for _ in range(100):
+                    caller.ask(m.Release(caller.ask(access(kind=HandleKind.SUBSYSTEM)).handle))
+            process.terminate()
+            assert process.wait(LIMIT) == 0
+        finally:
+            process.kill()
+    with os.fdopen(reading, encoding="utf-8") as log:
+        events = [json.loads(line)["event"] for line in log]
+    assert "serving" in events
+    assert "stopped" not in events
+
+
+def test_without_a_standard_error_it_serves(manager: socket.socket, tmp_path: Path) -> None:
+    """Nothing that it opens gets its number, and so the log's lines."""
+    daemon = Daemon(tmp_path)
+    command = [sys.executable, "-m", "cmserverd.main", "--config", str(daemon.config)]
+    environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+    with subprocess.Popen(["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *command], env=environment) as process:
+        try:
+            with Caller(serving(manager)) as caller:
+                caller.ask(hello())
+            assert Path(f"/proc/{process.pid}/fd/2").readlink() == Path(os.devnull)
+            process.terminate()
+            assert process.wait(LIMIT) == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("fault", "last", "code"),
+    [("CannotListen('no')", "cmserverd: no", os.EX_UNAVAILABLE), ("RuntimeError('bug')", "RuntimeError: bug", 1)],
+)
+def test_what_it_said_before_its_end_comes_out_in_order(fault: str, last: str, code: int, tmp_path: Path) -> None:
+    """All lines of the log that still wait, and the reason behind them."""
+    program = f"""
+import os, sys, threading, structlog
+from cmserverd import daemon, logs, main
+from cmserverd.server import CannotListen
+
+ending = threading.Event()
+write, close = os.write, logs.Outlet.close
+
+def held_up(*given):
+    ending.wait()
+    return write(*given)
+
+def closing(outlet):
+    ending.set()
+    close(outlet, patience={LIMIT})
+
+os.write, logs.Outlet.close = held_up, closing
+
+async def run(*_):
+    for number in range(1000):
+        structlog.get_logger().info("told", number=number)
+    raise {fault}
+
+daemon.run = run
+sys.exit(main.main(["--config", {str(Daemon(tmp_path).config)!r}]))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert ended.returncode == code
+    lines = ended.stderr.splitlines()
+    assert [json.loads(line)["number"] for line in lines[:1000]] == list(range(1000))
+    assert last in lines[-1]
 
 
 # --- what keeps it from starting ----------------------------------------------------------------------------------

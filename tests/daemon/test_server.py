@@ -14,8 +14,9 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from cmserverd.answers import Door
+from cmserverd.answers import Door, Peer
 from cmserverd.connection import Pace
+from cmserverd.core.rules import Limits
 from cmserverd.server import CannotListen, Rooms, accept, listen_tcp, listen_unix, peer_of, shown_address
 from cmserverd.service import Service
 from protocol import messages as m
@@ -40,10 +41,10 @@ MANY = 100_000
 
 @asynccontextmanager
 async def accepting(
-    service: Service, *listeners: socket.socket, door: Door = Door.CLIENT, files: int = MANY
+    service: Service, *listeners: socket.socket, door: Door = Door.CLIENT, rooms: Rooms | None = None
 ) -> AsyncGenerator[None]:
     """Accept on these sockets until the end of the block."""
-    rooms = Rooms(files)
+    rooms = rooms or Rooms(MANY)
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery:
             for listener in listeners:
@@ -337,6 +338,109 @@ async def test_those_who_look_cannot_keep_out_who_acts(tmp_path: Path) -> None:
             nursery.cancel_scope.cancel()
     monitor.close()
     control.close()
+
+
+# --- many of one host ---------------------------------------------------------------------------------------------
+
+
+class Away(socket.socket):
+    """A listening socket whose connections come from the addresses that a test wants, one after the other."""
+
+    names: Iterator[str] = iter(())
+
+    def accept(self) -> tuple[socket.socket, object]:
+        accepted, address = super().accept()
+        named = Named(fileno=accepted.detach())
+        named.name = (next(self.names), 0)
+        return named, address
+
+
+def away(*names: str) -> Away:
+    """Listen for connections from these addresses."""
+    listener = Away(fileno=listen_tcp("127.0.0.1", 0).detach())
+    listener.names = iter(names)
+    return listener
+
+
+async def test_one_host_cannot_take_all_connections() -> None:
+    """Beyond twice its sessions it is closed at once; others are served; one that goes makes room; the log says why."""
+    listener = away(*["192.0.2.1"] * 6, "192.0.2.2", "192.0.2.1")
+    service = make_service()
+    rooms = Rooms(MANY, Limits(sessions_per_address=2))
+    with capture_logs() as said:
+        async with accepting(service, listener, rooms=rooms):
+            crowd = [connected(listener) for _ in range(6)]
+            for refused in crowd[4:]:
+                assert await refused.until_closed() is None
+            assert len(service.conversations) == 4
+            other = connected(listener)
+            await other.ask(hello())
+            crowd[0].close()
+            await until(lambda: len(service.conversations) == 4)
+            late = connected(listener)
+            await late.ask(hello())
+            for client in (*crowd[1:4], other, late):
+                client.close()
+            await until(lambda: not rooms.hosts)
+    assert [(line["log_level"], line["address"], line["limit"]) for line in said] == [("warning", "192.0.2.1", 4)] * 2
+    assert all("raise [sessions] per_address" in line["event"] for line in said)
+    assert rooms.of(Door.CLIENT).value > 0
+
+
+async def test_a_storm_of_one_host_fills_neither_the_log_nor_the_room() -> None:
+    """Of hundreds that are closed ten are told, the rest is counted; each gives back what it took."""
+    listener = away(*["192.0.2.1"] * 300, "192.0.2.2")
+    rooms = Rooms(1000, Limits(sessions_per_address=1))
+    free = rooms.of(Door.CLIENT).value
+    service = make_service()
+    with capture_logs() as said:
+        async with accepting(service, listener, rooms=rooms):
+            crowd = [connected(listener) for _ in range(300)]
+            other = connected(listener)
+            await other.ask(hello())
+            await until(lambda: rooms.of(Door.CLIENT).value == free - 4)  # those three, and the place of the next one
+            for client in (*crowd, other):
+                client.close()
+    assert len(said) == 10
+
+
+@pytest.mark.parametrize(
+    ("files", "sessions", "limit", "setting"),
+    [
+        (MANY, 10_000, 20_000, "[sessions] per_address"),
+        (1152, 10_000, 512, "the limit of open files"),
+        (1152, 256, 512, "[sessions] per_address"),
+    ],
+)
+def test_a_hosts_connections_are_at_most_half_of_all(files: int, sessions: int, limit: int, setting: str) -> None:
+    """And what would have to be raised is what they are limited by."""
+    rooms = Rooms(files, Limits(sessions_per_address=sessions))
+    assert (rooms.host_limit, rooms.host_setting) == (limit, setting)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff:ffff:ffff:ffff", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+    ],
+)
+def test_of_ipv6_a_network_is_a_host(first: str, second: str, same: bool) -> None:
+    """Whoever has one address of a /64 has them all."""
+    rooms = Rooms(MANY, Limits(sessions_per_address=1))
+    one, other = Peer(first, here=False), Peer(second, here=False)
+    assert [rooms.enter(one), rooms.enter(one)] == [True, True]
+    assert rooms.enter(other) is not same
+
+
+def test_who_is_here_has_the_whole_room() -> None:
+    """A terminal server's clients, or a relay's, all come over loopback: the room is their limit, and no other."""
+    rooms = Rooms(MANY, Limits(sessions_per_address=1))
+    here = Peer("127.0.0.1", here=True)
+    assert all(rooms.enter(here) for _ in range(100))
+    rooms.leave(here)
+    assert not rooms.hosts
 
 
 # --- listening ----------------------------------------------------------------------------------------------------
