@@ -4,8 +4,9 @@
         ...
 
 Same surface as `protocol.client`, over the same `ClientSession`. Any thread may call at any time. Calls raise
-LicenseError: what the server answered, or 100 if it does not answer within the timeout or the connection is broken;
-`resume` takes the session up again. One daemon thread reads, writes and keeps alive; another runs `on_event`.
+LicenseError: what the server answered, or 100 if there is no answer within the timeout. A broken connection is made
+again in the background, and calls wait for it as long as their time lasts; nothing is to be done about it. One daemon
+thread reads, writes, keeps alive and dials again; another runs `on_event`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from msgspec import Struct
 from protocol import messages
 from protocol.address import Address, candidates
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError
+from protocol.held import Call, Held, Outcome
 from protocol.link import Dial, Dispatcher, Link, OnEvent, dial
 from protocol.messages import (
     AccessInfo,
@@ -38,18 +40,8 @@ from protocol.messages import (
     Release,
     ServerInfo,
 )
-from protocol.session import (
-    Call,
-    ClientSession,
-    Held,
-    Outcome,
-    introduction,
-    new_key,
-    next_cursor,
-    no_answer,
-    none_reached,
-    not_reached,
-)
+from protocol.opening import introduction, none_reached, not_reached
+from protocol.session import ClientSession, new_key, next_cursor
 from protocol.terms import AccessMode, HandleKind, Station
 
 R = TypeVar("R", bound=Struct)
@@ -69,11 +61,14 @@ class Access(Held):
 
     def info(self) -> HandleInfo:
         """Ask what the handle refers to; the server counts this as a use. Raises LicenseError."""
-        return self._client.call(messages.Info(self.handle))
+        return cast("HandleInfo", self._client._ask(Call(messages.Info(self.handle), held=self)))  # noqa: SLF001
 
     def release(self) -> None:
-        """Give the access back. Doing so twice, or after the server ended it, is no error. Raises LicenseError."""
-        self._client._release(self)  # noqa: SLF001
+        """Give the access back. Doing so twice, or after the server ended it, is no error. Raises LicenseError.
+
+        After 100, no answer in time, the client goes on trying; nothing is to be repeated.
+        """
+        self._client._release(self, patient=True)  # noqa: SLF001
 
     def __enter__(self) -> Self:
         return self
@@ -82,9 +77,9 @@ class Access(Held):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            self.release()
+            self._client._release(self, patient=False)  # noqa: SLF001
         except LicenseError as refusal:
-            if refusal.number != ErrorNumber.NETWORK_FAULT:  # then the server frees it after its grace
+            if refusal.number != ErrorNumber.NETWORK_FAULT:  # the client, or the server's grace, sees to it
                 raise
 
 
@@ -96,7 +91,8 @@ class Client:
     `close`, says goodbye: the server releases all handles at once.
 
     `on_event` is called for each event, one after the other, in a thread of its own, so it may use the client; what it
-    raises is logged. A client cannot be used in a child after a fork: the session is the parent's.
+    raises is logged. After a restart of the server it is told of each access what became of it: `reacquired` or `lost`.
+    A client cannot be used in a child after a fork: the session is the parent's.
     """
 
     def __init__(
@@ -116,7 +112,6 @@ class Client:
         self._dial = dial
         self._on_event = on_event
         self._lock = threading.Lock()  # guards the session and what the link does with it
-        self._resuming = threading.Lock()
         self._session: ClientSession[Access] = ClientSession()
         self._link: Link | None = None
         self._dispatcher: Dispatcher | None = None
@@ -147,7 +142,7 @@ class Client:
         try:
             for address in servers:
                 try:
-                    self._greet(address, hello)
+                    self._greet(address, Call(hello))
                 except LicenseError as error:
                     failures.append(error)
                 else:
@@ -161,20 +156,20 @@ class Client:
     def close(self) -> None:
         """Say goodbye, for at most the timeout, and end the connection and the threads. May be called again.
 
+        While there is no connection this takes no time: the server frees everything after its grace.
         In the child of a fork only the child's copy of the connection is closed.
         """
         if os.getpid() != self._process:
             if self._link is not None:
                 self._link.close_copies()
             return
-        if not self._session.broken:
-            with suppress(LicenseError, LocalProtocolError):
+        try:
+            with suppress(LicenseError, LocalProtocolError):  # without a connection, or after a goodbye of one's own
                 self.call(Goodbye())
-        self._lost("the client was closed")
-        if self._link is not None:
-            self._link.join()
-        if self._dispatcher is not None:
-            self._dispatcher.stop(self._timeout)
+        finally:
+            self._end("the client was closed")
+            if self._dispatcher is not None:
+                self._dispatcher.stop(self._timeout)
 
     @property
     def greeting(self) -> Greeting:
@@ -183,12 +178,12 @@ class Client:
 
     @property
     def broken(self) -> LicenseError | None:
-        """The LicenseError 100 that calls raise since the connection broke, or None."""
-        return LicenseError(self._session.broken) if self._session.broken else None
+        """The LicenseError 100 that says why there is no connection at the moment, or None."""
+        return self._session.broken
 
     def call(self, params: Params[R]) -> R:
         """Ask anything. The result is of the class that the request names. Raises LicenseError, LocalProtocolError."""
-        return cast("R", self._ask(self._session.submit, Call(params)))
+        return cast("R", self._ask(Call(params)))
 
     def access(
         self,
@@ -201,14 +196,11 @@ class Client:
         container: str | None = None,
         item: int | None = None,
     ) -> Access:
-        """Ask for an access. Raises LicenseError with the reasons; after any error nothing is held.
-
-        The one exception: if the connection broke before the answer came, `resume` asks again and returns what is held.
-        """
+        """Ask for an access. Raises LicenseError with the reasons; after any error nothing is held."""
         key = new_key()
         request = messages.Access(key, firm_code, product_code, mode, kind, feature_code, container, item)
         access = Access(self, self._session, request)
-        self._ask(self._session.submit, Call(request, held=access))
+        self._ask(Call(request, held=access))
         return access
 
     def containers(self) -> ContainerList:
@@ -281,74 +273,39 @@ class Client:
             yield from page.accesses
             cursor = next_cursor(cursor, page.next)
 
-    def resume(self) -> tuple[Access, ...]:
-        """Take the session up again on a new connection, and away from an old one that still stands.
-
-        Accesses that the server confirms stand; the others are ended, and `on_event` is told. An access whose answer
-        the cut swallowed is asked for again with its key; those granted are returned, and are the caller's to release.
-        Raises LicenseError: 101 if the server cannot be reached (try again), 106 if it has forgotten the session (open
-        another).
-        """
-        self._check_process()
-        with self._resuming:
-            request = self._session.resume()
-            server = cast("Address", self.address)  # there is one: the session has been greeted
-            if self._link is not None:
-                self._lost("it is being resumed")
-                self._link.join()
-            self._greet(server, request)
-            with self._lock:
-                unanswered = tuple(self._session.unanswered)
-            regained = []
-            for access in unanswered:
-                try:
-                    self._ask(self._session.submit, Call(access.request, held=access))
-                except LicenseError:
-                    if self._session.broken:
-                        raise  # nothing is settled: the next resume asks for all of them again
-                else:
-                    regained.append(access)
-            with self._lock:
-                if not self._session.broken:
-                    self._session.unanswered.clear()
-                    self._session.release_strays()
-                    self._flush()
-            return tuple(regained)
-
-    def _greet(self, address: Address, params: messages.Hello | messages.Resume) -> None:
+    def _greet(self, address: Address, hello: Call[Access]) -> None:
         try:
             connection = self._dial(address, self._timeout)
-            link = Link(connection, self._session, self._lock, self._dispatcher, self._timeout)
+            link = Link(connection, address, self._dial, self._session, self._lock, self._dispatcher, self._timeout)
         except OSError as error:
             raise not_reached(address, error.strerror or error) from None
         self._link = link
 
-        def begin(call: Call[Access]) -> None:
-            self._session.begin(call)
+        def open_session(call: Call[Access]) -> None:
+            self._session.open(call)
             link.start()  # not before: the thread ends when it finds no connection
 
         try:
-            self._ask(begin, Call(params))
+            self._ask(hello, open_session)
         except BaseException:
-            self._lost("the server did not greet")
-            link.join()
+            self._end("the server did not greet")
             raise
 
-    def _ask(self, start: Callable[[Call[Access]], None], call: Call[Access]) -> Struct:
+    def _ask(self, call: Call[Access], start: Callable[[Call[Access]], None] | None = None) -> Struct:
         """Start a call and wait for its outcome. However this is left, by Ctrl-C too, the call is known by then."""
         self._check_process()
         answered: Future[Outcome] = Future()
         call.answer = answered.set_result
         try:
             with self._lock:
-                start(call)
+                (start or self._session.submit)(call)
                 self._flush()
             answered.result(self._timeout)
         except TimeoutError:
             with self._lock:
                 if not answered.done():
                     self._abandon(call)
-                    raise no_answer(self._timeout) from None
+                    raise self._session.no_answer(self._timeout) from None
         except BaseException:
             with self._lock:
                 self._abandon(call)
@@ -358,14 +315,11 @@ class Client:
             raise outcome
         return outcome
 
-    def _release(self, access: Access) -> None:
-        self._check_process()
-        with self._lock:
-            if not self._session.begin_release(access):
-                return
+    def _release(self, access: Access, *, patient: bool) -> None:
+        call = Call(Release(access.handle), held=access, patient=patient)
         failure = None
         try:
-            self.call(Release(access.handle))
+            self._ask(call, lambda call: self._session.release(call, access))
         except LicenseError as error:
             failure = error
         with self._lock:
@@ -379,9 +333,11 @@ class Client:
         if self._link is not None:
             self._link.flush()
 
-    def _lost(self, reason: str) -> None:
+    def _end(self, reason: str) -> None:
         with self._lock:
-            self._session.lost(reason)
+            self._session.close(reason)
+        if self._link is not None:
+            self._link.join()
 
     def _check_process(self) -> None:
         """Refuse before any lock is taken: in the child of a fork, it may be held for ever."""

@@ -5,7 +5,8 @@
             ...
 
 Same surface as `protocol.blocking`, over the same `ClientSession`. Calls raise LicenseError: what the server answered,
-or 100 if it does not answer within the timeout or the connection is broken; `resume` takes the session up again.
+or 100 if there is no answer within the timeout. A broken connection is made again in the background, and calls wait for
+it as long as their time lasts; nothing is to be done about it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from msgspec import Struct
 from protocol import messages
 from protocol.address import Address, Unix, candidates
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError
+from protocol.held import Call, Held, Outcome
 from protocol.messages import (
     AccessInfo,
     AccessPage,
@@ -38,20 +40,9 @@ from protocol.messages import (
     Release,
     ServerInfo,
 )
+from protocol.opening import introduction, none_reached, not_reached
 from protocol.rpc import CHUNK
-from protocol.session import (
-    EVENTS,
-    Call,
-    ClientSession,
-    Held,
-    Outcome,
-    introduction,
-    new_key,
-    next_cursor,
-    no_answer,
-    none_reached,
-    not_reached,
-)
+from protocol.session import EVENTS, ClientSession, Phase, new_key, next_cursor
 from protocol.terms import AccessMode, HandleKind, Station
 
 R = TypeVar("R", bound=Struct)
@@ -78,11 +69,14 @@ class Access(Held):
 
     async def info(self) -> HandleInfo:
         """Ask what the handle refers to; the server counts this as a use. Raises LicenseError."""
-        return await self._client.call(messages.Info(self.handle))
+        return cast("HandleInfo", await self._client._ask(Call(messages.Info(self.handle), held=self)))  # noqa: SLF001
 
     async def release(self) -> None:
-        """Give the access back. Doing so twice, or after the server ended it, is no error. Raises LicenseError."""
-        await self._client._release(self)  # noqa: SLF001
+        """Give the access back. Doing so twice, or after the server ended it, is no error. Raises LicenseError.
+
+        After 100, no answer in time, the client goes on trying; nothing is to be repeated.
+        """
+        await self._client._release(self, patient=True)  # noqa: SLF001
 
     async def __aenter__(self) -> Self:
         return self
@@ -91,9 +85,9 @@ class Access(Held):
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         try:
-            await self.release()
+            await self._client._release(self, patient=False)  # noqa: SLF001
         except LicenseError as refusal:
-            if refusal.number != ErrorNumber.NETWORK_FAULT:  # then the server frees it after its grace
+            if refusal.number != ErrorNumber.NETWORK_FAULT:  # the client, or the server's grace, sees to it
                 raise
 
 
@@ -117,7 +111,6 @@ class Client:
         self._nursery = nursery
         self._session: ClientSession[Access] = ClientSession()
         self._link: _Link | None = None
-        self._resuming = trio.Lock()
         self._events: trio.MemorySendChannel[Event] | None = None
         if on_event is not None:
             self._events, receiver = trio.open_memory_channel[Event](EVENTS)
@@ -132,12 +125,12 @@ class Client:
 
     @property
     def broken(self) -> LicenseError | None:
-        """The LicenseError 100 that calls raise since the connection broke, or None."""
-        return LicenseError(self._session.broken) if self._session.broken else None
+        """The LicenseError 100 that says why there is no connection at the moment, or None."""
+        return self._session.broken
 
     async def call(self, params: Params[R]) -> R:
         """Ask anything. The result is of the class that the request names. Raises LicenseError, LocalProtocolError."""
-        return cast("R", await self._ask(self._session.submit, Call(params)))
+        return cast("R", await self._ask(Call(params)))
 
     async def access(
         self,
@@ -150,14 +143,11 @@ class Client:
         container: str | None = None,
         item: int | None = None,
     ) -> Access:
-        """Ask for an access. Raises LicenseError with the reasons; after any error nothing is held.
-
-        The one exception: if the connection broke before the answer came, `resume` asks again and returns what is held.
-        """
+        """Ask for an access. Raises LicenseError with the reasons; after any error nothing is held."""
         key = new_key()
         request = messages.Access(key, firm_code, product_code, mode, kind, feature_code, container, item)
         access = Access(self, self._session, request)
-        await self._ask(self._session.submit, Call(request, held=access))
+        await self._ask(Call(request, held=access))
         return access
 
     async def containers(self) -> ContainerList:
@@ -232,39 +222,11 @@ class Client:
                 yield access
             cursor = next_cursor(cursor, page.next)
 
-    async def resume(self) -> tuple[Access, ...]:
-        """Take the session up again on a new connection, and away from an old one that still stands.
-
-        Accesses that the server confirms stand; the others are ended, and `on_event` is told. An access whose answer
-        the cut swallowed is asked for again with its key; those granted are returned, and are the caller's to release.
-        Raises LicenseError: 101 if the server cannot be reached (try again), 106 if it has forgotten the session (open
-        another).
-        """
-        async with self._resuming:
-            request = self._session.resume()
-            if self._link is not None:
-                self._session.lost("it is being resumed")
-                await self._link.close()
-            await self._greet(self.address, request)
-            regained = []
-            for access in tuple(self._session.unanswered):
-                try:
-                    await self._ask(self._session.submit, Call(access.request, held=access))
-                except LicenseError:
-                    if self._session.broken:
-                        raise  # nothing is settled: the next resume asks for all of them again
-                else:
-                    regained.append(access)
-            self._session.unanswered.clear()
-            self._session.release_strays()
-            self._flush()
-            return tuple(regained)
-
     async def _open(self) -> None:
         failures = []
         for address in self._servers:
             try:
-                await self._greet(address, self._hello)
+                await self._greet(address)
             except LicenseError as error:
                 failures.append(error)
             else:
@@ -273,35 +235,36 @@ class Client:
         raise none_reached(failures)
 
     async def _close(self) -> None:
-        if not self._session.broken:
-            # Bounded: each call has the timeout. A caller who said goodbye himself has left already.
-            with trio.CancelScope(shield=True), suppress(LicenseError, LocalProtocolError):
-                await self.call(Goodbye())
-        self._session.lost("the client was closed")
+        # Bounded: each call has the timeout. Without a connection, or after a goodbye of the caller's own, it fails.
+        with trio.CancelScope(shield=True), suppress(LicenseError, LocalProtocolError):
+            await self.call(Goodbye())
+        await self._end("the client was closed")
+
+    async def _end(self, reason: str) -> None:
+        self._session.close(reason)
         if self._link is not None:
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True):  # takes no time, and nothing of this connection may reach the next
                 await self._link.close()
 
-    async def _greet(self, address: Address, params: messages.Hello | messages.Resume) -> None:
-        with trio.move_on_after(self._timeout) as connecting:
+    async def _connect(self, address: Address) -> trio.abc.Stream:
+        with trio.move_on_after(self._timeout):
             try:
-                stream = await self._dial(address)
+                return await self._dial(address)
             except OSError as error:
                 raise not_reached(address, error.strerror or error) from None
-        if connecting.cancelled_caught:
-            raise not_reached(address, f"no connection within {self._timeout:g} seconds")
-        self._link = link = _Link(self, self._session, stream)
-        self._nursery.start_soon(link.run)
-        try:
-            await self._ask(self._session.begin, Call(params))
-        except BaseException:
-            self._session.lost("the server did not greet")
-            with trio.CancelScope(shield=True):  # takes no time, and nothing of this connection may reach the next
-                await link.close()
-            raise
-        link.greeted.set()
+        raise not_reached(address, f"no connection within {self._timeout:g} seconds")
 
-    async def _ask(self, start: Callable[[Call[Access]], None], call: Call[Access]) -> Struct:
+    async def _greet(self, address: Address) -> None:
+        stream = await self._connect(address)
+        self._link = _Link(self, self._session, self._timeout)
+        self._nursery.start_soon(self._link.run, stream, address)
+        try:
+            await self._ask(Call(self._hello), self._session.open)
+        except BaseException:
+            await self._end("the server did not greet")
+            raise
+
+    async def _ask(self, call: Call[Access], start: Callable[[Call[Access]], None] | None = None) -> Struct:
         outcomes: list[Outcome] = []
         answered = trio.Event()
 
@@ -310,7 +273,7 @@ class Client:
             answered.set()
 
         call.answer = answer
-        start(call)
+        (start or self._session.submit)(call)
         self._flush()
         try:
             with trio.move_on_after(self._timeout):
@@ -320,16 +283,15 @@ class Client:
             raise
         if not outcomes:
             self._abandon(call)
-            raise no_answer(self._timeout)
+            raise self._session.no_answer(self._timeout)
         if isinstance(outcomes[0], Exception):
             raise outcomes[0]
         return outcomes[0]
 
-    async def _release(self, access: Access) -> None:
-        if not self._session.begin_release(access):
-            return
+    async def _release(self, access: Access, *, patient: bool) -> None:
+        call = Call(Release(access.handle), held=access, patient=patient)
         try:
-            await self.call(Release(access.handle))
+            await self._ask(call, lambda call: self._session.release(call, access))
         except LicenseError as error:
             self._session.finish_release(access, error)
         else:
@@ -354,50 +316,66 @@ class Client:
 
 
 class _Link:
-    """One connection: a task that reads, one that writes, one that keeps it alive."""
+    """The way to the server, one connection after the other; each has tasks that read, write and keep it alive."""
 
-    def __init__(self, client: Client, session: ClientSession[Access], stream: trio.abc.Stream) -> None:
+    def __init__(self, client: Client, session: ClientSession[Access], timeout: float) -> None:
         self._client = client
         self._session = session
-        self._stream = stream
-        # Whoever cancels the user's block must leave us the time for a goodbye; only `close` and the server end us.
+        self._timeout = timeout
+        # Whoever cancels the user's block must leave us the time for a goodbye; only `close` and the session end us.
         self._scope = trio.CancelScope(shield=True)
         self._more = trio.Event()
+        self._postponed = trio.Event()
         self._done = trio.Event()
-        self.greeted = trio.Event()
 
     def flush(self) -> None:
         """Have the session's outbox sent."""
         self._more.set()
 
-    def cancel(self) -> None:
-        """End the connection."""
-        self._scope.cancel()
-
     async def close(self) -> None:
-        """End the connection and wait for it."""
+        """End the connection, or the seeking of one, and wait for that."""
         self._scope.cancel()
         await self._done.wait()
 
-    async def run(self) -> None:
-        """Move the bytes until the connection ends, by whomever."""
+    async def run(self, stream: trio.abc.Stream | None, address: Address) -> None:
+        """Serve a connection, and make another one when it breaks, until the session is closed."""
         try:
             with self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._write)
-                    nursery.start_soon(self._keep_alive)
-                    await self._read()
-                    nursery.cancel_scope.cancel()
+                while stream is not None:
+                    await self._serve(stream)
+                    stream = await self._seek(address)
         finally:
-            try:
-                await trio.aclose_forcefully(self._stream)
-            finally:
-                self._done.set()
+            self._done.set()
 
-    async def _read(self) -> None:
+    async def _seek(self, address: Address) -> trio.abc.Stream | None:
+        while self._session.phase is Phase.SEEKING:
+            await trio.sleep(self._session.backoff.next())
+            try:
+                stream = await self._client._connect(address)  # noqa: SLF001
+            except LicenseError as error:
+                self._session.lost(str(error))
+            else:
+                self._session.begin()
+                return stream
+        return None
+
+    async def _serve(self, stream: trio.abc.Stream) -> None:
+        self._postponed = trio.Event()
+        greeted = trio.Event()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, stream)
+                nursery.start_soon(self._keep_alive, greeted, nursery.cancel_scope)
+                nursery.start_soon(self._claim)
+                await self._read(stream, greeted)
+                nursery.cancel_scope.cancel()
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _read(self, stream: trio.abc.Stream, greeted: trio.Event) -> None:
         while self._session.connected:
             try:
-                data = await self._stream.receive_some(CHUNK)
+                data = await stream.receive_some(CHUNK)
             except trio.BrokenResourceError as error:
                 self._session.lost(f"{error.__cause__ or error}")
                 return
@@ -405,32 +383,48 @@ class _Link:
                 self._session.lost("the server closed it")
                 return
             self._client._deliver(self._session.receive(bytes(data)))  # noqa: SLF001
+            if self._session.phase is Phase.OPEN:
+                greeted.set()
+            if self._session.postponed:
+                self._postponed.set()
             self.flush()
 
-    async def _write(self) -> None:
+    async def _write(self, stream: trio.abc.Stream) -> None:
         while True:
             if data := bytes(self._session.outbox):
                 self._session.outbox.clear()
                 try:
-                    await self._stream.send_all(data)
+                    await stream.send_all(data)
                 except trio.BrokenResourceError:
                     return  # the reader learns why: perhaps a farewell is still to be read
             else:
                 self._more = trio.Event()
                 await self._more.wait()
 
-    async def _keep_alive(self) -> None:
-        await self.greeted.wait()
-        while True:
+    async def _keep_alive(self, greeted: trio.Event, connection: trio.CancelScope) -> None:
+        with trio.move_on_after(self._timeout) as waiting:
+            await greeted.wait()
+        silence = f"no answer within {self._timeout:g} seconds" if waiting.cancelled_caught else ""
+        while not silence:
             await trio.sleep(self._session.keep_alive)
+            self._session.lived()
             try:
                 await self._client.call(KeepAlive())
             except LocalProtocolError:
                 return  # a goodbye is on its way: nothing more is asked on this connection
             except LicenseError as error:
                 if error.number == ErrorNumber.NETWORK_FAULT:
-                    self._session.lost("the server gives no sign of life")
-                    self.cancel()
+                    silence = "the server gives no sign of life"
+        self._session.lost(silence)
+        connection.cancel()
+
+    async def _claim(self) -> None:
+        while True:
+            await self._postponed.wait()
+            await trio.sleep(self._session.backoff.next())
+            self._postponed = trio.Event()
+            self._session.claim()
+            self.flush()
 
 
 async def _dispatch(events: trio.MemoryReceiveChannel[Event], on_event: OnEvent) -> None:
@@ -456,7 +450,8 @@ async def open_client(
     `server` is an address as in `protocol.address`; without one it is found as `candidates` says. `application` is the
     name that listings show, `station` this machine's id or a whole Station, `timeout` the seconds that connecting and
     each call may take. `on_event` is awaited for each event, one after the other, in a task of its own, so it may use
-    the client; what it raises is logged. Leaving the block says goodbye: the server releases all handles at once.
+    the client; what it raises is logged. After a restart of the server it is told of each access what became of it:
+    `reacquired` or `lost`. Leaving the block says goodbye: the server releases all handles at once.
     Raises LicenseError (101 if no server can be reached) and SettingError.
     """
     servers = candidates(server)

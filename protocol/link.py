@@ -1,4 +1,4 @@
-"""The blocking client's connection: the socket, the thread that serves it, and the thread that tells of events."""
+"""The blocking client's way to the server: the thread that serves its connections, and the one that tells of events."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from contextlib import suppress
 from typing import Any, Final
 
 from protocol.address import Address, Unix
-from protocol.messages import Event, KeepAlive
+from protocol.messages import Event
+from protocol.opening import not_reached
 from protocol.rpc import CHUNK
-from protocol.session import EVENTS, Call, ClientSession, Outcome
+from protocol.session import EVENTS, ClientSession, Phase
 
 OnEvent = Callable[[Event], None]
 Dial = Callable[[Address, float], socket.socket]
@@ -61,9 +62,10 @@ def _connect(family: int, place: Any, timeout: float) -> socket.socket:
 
 
 class Link:
-    """One connection: its socket, and the thread that reads, writes and keeps it alive.
+    """The way to the server, one connection after the other, and the thread that serves it.
 
-    The socket is the link's from the start: if no link can be made, which raises OSError, it is closed.
+    The thread reads, writes, keeps alive, and dials again when the connection breaks, until the session is closed. The
+    socket is the link's from the start: if no link can be made, which raises OSError, it is closed.
 
     Only the thread touches the socket. A caller could send his request himself and save the thread's waking up; but
     then a Ctrl-C between sending and noting what was sent would send it twice.
@@ -72,6 +74,8 @@ class Link:
     def __init__(
         self,
         connection: socket.socket,
+        address: Address,
+        dial: Dial,
         session: ClientSession[Any],
         lock: threading.Lock,
         dispatcher: Dispatcher | None,
@@ -82,16 +86,19 @@ class Link:
         except OSError:  # no file descriptor is left
             connection.close()
             raise
-        connection.setblocking(False)
         self._connection = connection
+        self._address = address
+        self._dial = dial
         self._session = session
         self._lock = lock
         self._dispatcher = dispatcher
         self._timeout = timeout
         self._awaken.setblocking(False)
         self._awakened.setblocking(False)
+        self._deadline: float | None = None  # when the greeting, or the sign of life, must have been answered
         self._next: float | None = None  # when the next sign of life is due
-        self._deadline: float | None = None  # when the last one must have been answered
+        self._again: float | None = None  # when the next attempt is due: to dial, or to claim what was postponed
+        self._dialling = False
         self._thread = threading.Thread(target=self._run, name="cmserverd-client", daemon=True)
 
     def start(self) -> None:
@@ -103,10 +110,11 @@ class Link:
             raise
 
     def join(self) -> None:
-        """Wait for the thread, which ends when the session has lost its connection, and closes the socket."""
+        """Wait for the thread, which ends when the session is closed. One that is dialling is left to end by itself."""
         with self._lock:
             self.flush()
-        if self._thread.ident is not None:  # it could be started
+            ends_by_itself = self._dialling
+        if self._thread.ident is not None and not ends_by_itself:  # it could be started
             self._thread.join()
 
     def close_copies(self) -> None:
@@ -119,6 +127,110 @@ class Link:
         with suppress(OSError):  # full: it will wake anyway; closed: it has ended
             self._awaken.send(b"\0")
 
+    def _run(self) -> None:
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._awakened, selectors.EVENT_READ)
+                self._serve(selector)
+                while self._seek(selector):
+                    self._serve(selector)
+        finally:
+            with self._lock:
+                if self._session.phase is not Phase.CLOSED:  # a defect, which the program is told of elsewhere
+                    self._session.close("its thread has ended")
+                self.close_copies()
+
+    def _wait(self, selector: selectors.BaseSelector, seconds: float) -> None:
+        """Wait until there is something to do, at most so long."""
+        for key, _ in selector.select(seconds):
+            if key.fileobj is self._awakened:
+                self._awakened.recv(CHUNK)
+
+    # no connection
+
+    def _seek(self, selector: selectors.BaseSelector) -> bool:
+        """Dial until there is a connection; return whether there is one, or none is wanted any more."""
+        while self._is_due(selector):
+            try:
+                connection = self._dial(self._address, self._timeout)
+            except OSError as error:
+                with self._lock:
+                    self._dialling = False
+                    self._session.lost(str(not_reached(self._address, error.strerror or error)))
+                continue
+            with self._lock:
+                self._dialling = False
+                self._connection = connection
+                if self._session.phase is Phase.SEEKING:
+                    self._session.begin()
+                    return True
+        return False
+
+    def _is_due(self, selector: selectors.BaseSelector) -> bool:
+        """Wait for the next attempt; return whether there is to be one."""
+        self._again = None
+        while True:
+            with self._lock:
+                if self._session.phase is not Phase.SEEKING:
+                    return False
+                if self._again is None:
+                    self._again = time.monotonic() + self._session.backoff.next()
+                patience = self._again - time.monotonic()
+                if patience <= 0:
+                    self._dialling = True
+                    return True
+            self._wait(selector, patience)
+
+    # a connection
+
+    def _serve(self, selector: selectors.BaseSelector) -> None:
+        """Serve the connection until it ends."""
+        with self._connection as connection:
+            connection.setblocking(False)
+            selector.register(connection, selectors.EVENT_READ)
+            self._deadline = time.monotonic() + self._timeout
+            self._next = self._again = None
+            while (patience := self._tend(selector)) is not None:
+                self._wait(selector, patience)
+                self._read()
+            selector.unregister(connection)
+
+    def _tend(self, selector: selectors.BaseSelector) -> float | None:
+        """Send what is due; return for how many seconds to wait, or None if the connection has ended."""
+        with self._lock:
+            now = time.monotonic()
+            if self._deadline is not None and now >= self._deadline:
+                silent = self._session.phase is Phase.OPEN
+                missing = f"no answer within {self._timeout:g} seconds"
+                self._session.lost("the server gives no sign of life" if silent else missing)
+            if self._session.phase is Phase.OPEN:
+                self._keep_alive(now)
+                self._claim(now)
+            if not self._session.connected:
+                return None
+            self._send()
+            waits = selectors.EVENT_WRITE if self._session.outbox else 0
+            selector.modify(self._connection, selectors.EVENT_READ | waits)
+            return max(0.0, min(due for due in (self._deadline, self._next, self._again) if due is not None) - now)
+
+    def _keep_alive(self, now: float) -> None:
+        if self._next is None:
+            self._next = now + self._session.keep_alive
+        elif now >= self._next:
+            self._next = now + self._session.keep_alive
+            if self._deadline is None:
+                self._deadline = now + self._timeout
+            self._session.live_on()
+
+    def _claim(self, now: float) -> None:
+        if not self._session.postponed:
+            self._again = None
+        elif self._again is None:
+            self._again = now + self._session.backoff.next()
+        elif now >= self._again:
+            self._again = None
+            self._session.claim()
+
     def _send(self) -> None:
         outbox = self._session.outbox
         if outbox:
@@ -128,46 +240,6 @@ class Link:
                 pass
             except OSError:
                 outbox.clear()  # the thread learns why: perhaps a farewell is still to be read
-
-    def _run(self) -> None:
-        try:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._connection, selectors.EVENT_READ)
-                selector.register(self._awakened, selectors.EVENT_READ)
-                while (patience := self._tend(selector)) is not None:
-                    for key, _ in selector.select(patience):
-                        if key.fileobj is self._awakened:
-                            self._awakened.recv(CHUNK)
-                    self._read()
-        finally:
-            with self._lock:
-                self._session.lost("its thread has ended")
-                self.close_copies()
-
-    def _tend(self, selector: selectors.BaseSelector) -> float | None:
-        """Send what is due; return for how many seconds to wait, or None if the connection has ended."""
-        with self._lock:
-            now = time.monotonic()
-            if self._deadline is not None and now >= self._deadline:
-                self._session.lost("the server gives no sign of life")
-            if not self._session.connected:
-                return None
-            due = now + self._timeout  # not greeted yet: whoever waits for it has his own limit
-            if not self._session.broken:
-                if self._next is None:
-                    self._next = now + self._session.keep_alive
-                elif now >= self._next and self._deadline is None:
-                    self._next = now + self._session.keep_alive
-                    self._deadline = now + self._timeout
-                    self._session.submit(Call(KeepAlive(), self._is_alive))
-                due = self._next if self._deadline is None else self._deadline
-            self._send()
-            waits = selectors.EVENT_WRITE if self._session.outbox else 0
-            selector.modify(self._connection, selectors.EVENT_READ | waits)
-            return max(0.0, due - now)
-
-    def _is_alive(self, _: Outcome) -> None:
-        self._deadline = None
 
     def _read(self) -> None:
         with self._lock:
@@ -181,6 +253,8 @@ class Link:
                 return
             if data:
                 events = self._session.receive(data)
+                if self._session.phase is Phase.OPEN:
+                    self._deadline = None  # whatever it says is a sign of life
             else:
                 self._session.lost("the server closed it")
         if self._dispatcher is not None and not self._dispatcher.take(events):

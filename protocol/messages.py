@@ -425,6 +425,9 @@ EventName = Literal["ended", "rebooked"]
 EVENT_NAMES: frozenset[str] = frozenset(get_args(EventName))
 """The events this package knows; a client ignores others, which a newer server may tell."""
 
+Recovered = Literal["reacquired", "lost"]
+"""What a client tells its own program; a server's event of such a name is ignored."""
+
 
 class Event(Struct, frozen=True, gc=False, omit_defaults=True):
     """What the server tells by itself: the notification `event`, or an element of an `EventList`.
@@ -433,7 +436,7 @@ class Event(Struct, frozen=True, gc=False, omit_defaults=True):
     """
 
     method: ClassVar[str] = "event"
-    event: EventName
+    event: EventName | Recovered
     position: int
     handle: int
     error: ErrorBody | None = None

@@ -1,30 +1,44 @@
-"""One session as its client sees it, without I/O: what is asked, what is held, and what is left after a cut.
+"""One session as its client sees it, without I/O: what is asked, what is held, and how it comes back after a cut.
 
-Both clients are a thin shell around this: they move the bytes, wait for answers and run the timers. A session
-outlives its connections: `begin` starts one, `lost` ends it, and after the next `begin` with a `Resume` the session
-knows again which accesses stand. Nothing in here waits or locks; whoever uses it from several threads holds a lock.
+Both clients are a thin shell around this: they move the bytes, wait for answers, dial and run the timers. A session
+outlives its connections. A cut leads to *seeking*: the shell dials, and `begin` takes the session up again; what was
+asked and not answered waits in the queue meanwhile, with what is asked anew, and is sent after the greeting. If the
+server has forgotten the session, a new one begins on the same connection, and what was held is asked for again behind
+the same `Held` (`protocol.recovery`). Nothing in here waits or locks; whoever uses it from several threads holds a
+lock.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from enum import Enum
+from typing import Final, Generic
 
 from msgspec import Struct
 
 from protocol import messages
-from protocol.address import Address
+from protocol.backoff import Backoff
 from protocol.connection import VERSIONS, ClientConnection, Reply
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError, RemoteProtocolError
-from protocol.messages import AccessKey, ErrorBody, Event, Granted, Greeting, Hello, Params, Release, Resume
-from protocol.station import client as this_client
-from protocol.station import station as this_station
-from protocol.terms import Station
-
-Outcome = Struct | LicenseError | LocalProtocolError
-Answer = Callable[[Outcome], None]
+from protocol.held import Call, H, Outcome
+from protocol.messages import (
+    AccessKey,
+    Done,
+    ErrorBody,
+    Event,
+    Events,
+    Farewell,
+    Goodbye,
+    Granted,
+    Greeting,
+    Hello,
+    Info,
+    KeepAlive,
+    Release,
+    Resume,
+)
+from protocol.recovery import Recovery
 
 LONGEST_KEEP_ALIVE: Final = 24 * 60 * 60.0
 """Seconds; a server's interval above this means the same to us, and no timer overflows."""
@@ -34,95 +48,35 @@ EVENTS: Final = 4_096
 further has stopped taking them, and its connection is ended rather than its memory filled."""
 
 
-class Held:
-    """One access as its client sees it.
+class Phase(Enum):
+    """Where a session stands. Everything that changes it is in `ClientSession`."""
 
-    `request` is what it asked for, with its key; `granted` what it got. `ending` is the server's word that it is over,
-    `releases` counts how often its client has asked to release it, `released` says that it is.
-    """
-
-    def __init__(self, session: ClientSession[Any], request: messages.Access) -> None:
-        self._session = session
-        self.request = request
-        self.granted: Granted | None = None
-        self.ending: ErrorBody | None = None
-        self.releases = 0
-        self.released = False
-
-    @property
-    def handle(self) -> int:
-        """The handle's number."""
-        return self._grant.handle
-
-    @property
-    def container(self) -> str:
-        """The container that serves the access; empty for a subsystem handle."""
-        return self._grant.container
-
-    @property
-    def item(self) -> int:
-        """The reference of the product item that serves the access; 0 for other kinds than `entry`."""
-        return self._grant.item
-
-    @property
-    def allocation(self) -> int:
-        """The allocation's number; accesses of one StationShare have the same. 0 for kinds that allocate nothing."""
-        return self._grant.allocation
-
-    @property
-    def ended(self) -> LicenseError | None:
-        """What ended the access without a release, or None."""
-        return LicenseError(self.ending) if self.ending else None
-
-    def check(self) -> None:
-        """Return only if the access stands, as far as the client knows.
-
-        Raises LicenseError: the one that ended it; 106 once its release is asked for; 100 while the connection is
-        broken, when nobody can say.
-        """
-        if self.ending:
-            raise LicenseError(self.ending)
-        if self.releases:
-            raise LicenseError.of(ErrorNumber.INVALID_HANDLE, "its release has been asked for")
-        if self._session.broken:
-            raise LicenseError(self._session.broken)
-
-    @property
-    def _grant(self) -> Granted:
-        if self.granted is None:
-            msg = "this access has not been granted"
-            raise LocalProtocolError(msg)
-        return self.granted
-
-
-H = TypeVar("H", bound=Held)
-
-
-class Call(Generic[H]):
-    """A request on its way. `answer` is None when nobody waits for it (any more); `held` is what a grant is for."""
-
-    __slots__ = ("answer", "held", "params")
-
-    def __init__(self, params: Params, answer: Answer | None = None, held: H | None = None) -> None:
-        self.params = params
-        self.answer = answer
-        self.held = held
+    CLOSED = "closed"
+    """There is no connection, and none is sought: not opened yet, closed, or nothing that could be resumed."""
+    SEEKING = "seeking"
+    """The connection is broken; the shell is to dial again. What is asked waits."""
+    GREETING = "greeting"
+    """There is a connection, and its greeting is not answered. What is asked waits."""
+    OPEN = "open"
 
 
 class ClientSession(Generic[H]):
-    """The client's side of one session."""
+    """The client's side of one session, and of those that follow it if the server forgets one."""
 
     def __init__(self) -> None:
+        self.phase = Phase.CLOSED
         self.greeting: Greeting | None = None
-        self.broken: ErrorBody | None = LicenseError.of(ErrorNumber.NETWORK_FAULT, "it is not open yet").body
-        self.connected = False
         self.outbox = bytearray()
+        self.backoff = Backoff()
+        self._reason = "it is not open yet"
         self._connection = ClientConnection()
-        self._queue: deque[Call[H]] = deque()  # what the limit of unanswered requests keeps back
-        self._asked: dict[int, Call[H]] = {}
+        self._queue: deque[Call[H]] = deque()  # what waits for a greeting, for claims, or for room
+        self._asked: dict[int, Call[H]] = {}  # in the order in which they were sent
         self._handles: dict[int, H | None] = {}  # None: granted through `call`, and the caller's own to keep
-        self.unanswered: list[H] = []
-        """Accesses whose answer a cut has swallowed: asking again with their keys tells."""
+        self._recovery: Recovery[H] = Recovery()
+        self._hello: Hello | None = None
+        self._forgotten = False  # the server knows the session no more: the next greeting begins another
+        self._leaving = False
 
     @property
     def greeted(self) -> Greeting:
@@ -137,37 +91,102 @@ class ClientSession(Generic[H]):
         """Seconds between two signs of life, as the server asked."""
         return min(self.greeted.keep_alive, LONGEST_KEEP_ALIVE)
 
-    def begin(self, call: Call[H]) -> None:
-        """Start a new connection with its greeting, a `Hello` or a `Resume`; the bytes to send are in `outbox`."""
-        self._connection = ClientConnection()
-        self.connected = True
-        self._send(call)
+    @property
+    def broken(self) -> LicenseError | None:
+        """The LicenseError 100 that says why there is no connection, or None."""
+        return None if self.phase is Phase.OPEN else LicenseError.of(ErrorNumber.NETWORK_FAULT, self._reason)
 
-    def resume(self) -> Resume:
-        """Return the request that takes the session up again. Raises LocalProtocolError if it cannot be."""
-        if not self.greeted.token:
-            msg = "a connection to this socket has no session that could be resumed"
-            raise LocalProtocolError(msg)
-        return Resume(versions=VERSIONS, token=self.greeted.token, events="push")
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, greeted or not."""
+        return self.phase in (Phase.GREETING, Phase.OPEN)
+
+    @property
+    def postponed(self) -> bool:
+        """Whether `claim` is to be called after a pause, since the server is still starting."""
+        return self.phase is Phase.OPEN and self._recovery.postponed
+
+    # what the shell's callers do
+
+    def open(self, call: Call[H]) -> None:
+        """Greet on a first connection with a `Hello`, whose outcome goes to the call's `answer`.
+
+        The bytes to send are in `outbox`, here and after everything else.
+        """
+        self._greet(call)
 
     def submit(self, call: Call[H]) -> None:
-        """Ask for something; the outcome goes to the call's `answer`. Raises LicenseError 100 once it is broken.
+        """Ask for something; the outcome goes to the call's `answer`. Raises LicenseError 100 once it is closed.
 
-        What the limit of unanswered requests forbids to send now is sent as soon as it allows.
+        What cannot be sent now is sent as soon as it can. Without a connection, a call that is not patient fails as if
+        it were closed, at once or when the connection breaks, and a goodbye closes it.
         """
-        if self.broken:
-            raise LicenseError(self.broken)
+        if isinstance(call.params, Goodbye):
+            self._leaving = True
+            if self.phase is not Phase.OPEN:
+                self.close("the client said goodbye")
+        if self.broken and (self.phase is Phase.CLOSED or not call.patient):
+            raise self.broken
         self._queue.append(call)
         self._pump()
 
     def abandon(self, call: Call[H]) -> None:
         """Nobody waits for this call any more: a grant that it brings, now or later, is given back."""
         call.answer = None
-        if isinstance(call.params, messages.Access):
-            if call in self._queue:
+        if call in self._queue:
+            if self.phase is not Phase.OPEN or not isinstance(call.params, Release):  # else its turn will come
                 self._queue.remove(call)
-            elif call.held is not None and call.held.granted is not None:
+                self._recovery.dropped(call)
+                self._give_strays_back()
+        elif isinstance(call.params, messages.Access) and call.held is not None and call.held.granted is not None:
+            call.held.releases += 1
+            if self._handles.get(call.held.handle) is call.held:
                 self._give_back(call.held.handle)
+
+    def release(self, call: Call[H], held: H) -> None:
+        """Ask to give an access back, whatever its handle is then. Raises LicenseError 100 as `submit` does.
+
+        One that ended, or is released already, needs no asking. Nor does one that the server has not confirmed: should
+        it grant it anew, it is given back at once.
+        """
+        if not held.ending and not held.released:
+            held.releases += 1
+            if held.doubt is None:
+                self.submit(call)
+                return
+            held.released = True
+        _answer(call, Done())
+
+    def finish_release(self, held: H, error: LicenseError | None) -> None:
+        """Take a release's outcome. Raises its error, unless that tells that the handle is gone, as it should be."""
+        gone = error is not None and error.number == ErrorNumber.INVALID_HANDLE and held.releases > 1
+        if error is not None and not gone and not held.ending and not held.released:
+            raise error
+        held.released = True
+
+    def no_answer(self, timeout: float) -> LicenseError:
+        """Return the error of a call that was not answered in time; `timeout` is seconds."""
+        why = f"no answer within {timeout:g} seconds"
+        if self.greeting is not None and self.phase in (Phase.SEEKING, Phase.GREETING):
+            why += f"; the connection is broken: {self._reason}; the client goes on trying"
+        return LicenseError.of(ErrorNumber.NETWORK_FAULT, why)
+
+    def close(self, reason: str) -> None:
+        """End it for good: every call fails with LicenseError 100, and so does whatever is asked from now on."""
+        self._reason = reason.rstrip(".")
+        self.phase = Phase.CLOSED
+        self.outbox.clear()
+        calls = [*self._asked.values(), *self._queue]
+        self._asked.clear()
+        self._queue.clear()
+        for call in calls:
+            _answer(call, LicenseError.of(ErrorNumber.NETWORK_FAULT, self._reason))
+
+    # what moves the bytes calls
+
+    def begin(self) -> None:
+        """Greet on a new connection, to take the session up again, or to open another if it is forgotten."""
+        self._greet(Call(self._next_greeting()))
 
     def receive(self, data: bytes) -> list[Event]:
         """Take bytes from the server; answer the calls and return the events that they bring.
@@ -183,106 +202,197 @@ class ClientSession(Generic[H]):
                     self._happened(received)
                     events.append(received)
                 else:
-                    self.lost(f"the server said goodbye: {received.error.text.rstrip('.')}")
+                    self._dismissed(received, events)
+                if not self.connected:
+                    break
         except RemoteProtocolError as error:
             self.lost(str(error))
         self._pump()
         return events
 
     def lost(self, reason: str) -> None:
-        """End the connection: every call fails with LicenseError 100, and so does whatever is asked from now on."""
-        if not self.connected:
+        """There is no connection, or another attempt has failed: go on seeking one, if there is something to resume."""
+        if self.phase is Phase.CLOSED:
             return
-        self.connected = False
-        self.broken = LicenseError.of(ErrorNumber.NETWORK_FAULT, reason).body
+        if self._leaving or self.greeting is None or not self.greeting.token:
+            self.close(reason)
+            return
+        self._reason = reason.rstrip(".")
+        self.phase = Phase.SEEKING
         self.outbox.clear()
+        self._recovery.cut()
         calls = [*self._asked.values(), *self._queue]
-        for call in self._asked.values():
-            if call.held is not None and call.answer and call.held not in self.unanswered:
-                self.unanswered.append(call.held)
+        # What nobody waits for is not asked again: the greeting tells what there is to be given back.
+        self._queue = deque(call for call in calls if call.answer and call.patient)
         self._asked.clear()
-        self._queue.clear()
         for call in calls:
-            if call.answer:
-                call.answer(LicenseError(self.broken))
+            if not call.patient:
+                _answer(call, LicenseError.of(ErrorNumber.NETWORK_FAULT, self._reason))
 
-    def release_strays(self) -> None:
-        """Give back the handles that the server kept over the cut and that nobody here wants any more."""
-        for handle in self.greeting.handles if self.greeting else ():
-            held = self._handles.get(handle)
-            if handle not in self._handles or (held is not None and held.releases):
-                self._give_back(handle)
+    def lived(self) -> None:
+        """The connection has lived for its keep-alive interval: it is a good one."""
+        self.backoff.reset()
 
-    def begin_release(self, held: H) -> bool:
-        """Return whether a release has to be sent: not for an access that ended, or is released already."""
-        if held.ending or held.released:
-            return False
-        held.releases += 1
-        return True
+    def live_on(self) -> None:
+        """Give a sign of life. Nobody waits for its answer: whatever the server says next is a sign of its own."""
+        self.lived()
+        self.submit(Call(KeepAlive()))
 
-    def finish_release(self, held: H, error: LicenseError | None) -> None:
-        """Take a release's outcome. Raises its error, unless that tells that the handle is gone, as it should be."""
-        gone = error is not None and error.number == ErrorNumber.INVALID_HANDLE
-        if error is not None and not (gone and (held.releases > 1 or held.ending)):
-            raise error
-        held.released = True
+    def claim(self) -> None:
+        """Ask again for the accesses that the server could not decide on while it was starting."""
+        if self.postponed:
+            self._recovery.again()
+            self._pump()
+
+    # the queue
+
+    def _greet(self, call: Call[H]) -> None:
+        if isinstance(call.params, Hello):
+            self._hello = call.params
+        self._connection = ClientConnection()
+        self.phase = Phase.GREETING
+        self._send(call)
+
+    def _next_greeting(self) -> Hello | Resume:
+        if self._forgotten and self._hello is not None:
+            return self._hello
+        return Resume(versions=VERSIONS, token=self.greeted.token, events="push")
 
     def _pump(self) -> None:
-        while self._queue and self._connection.has_room:
-            self._send(self._queue.popleft())
+        while self.phase is Phase.OPEN and self._connection.has_room:
+            if claim := self._recovery.next():
+                self._send(claim)
+            elif self._queue and not self._recovery.claiming:
+                self._send(self._queue.popleft())
+            else:
+                return
 
     def _send(self, call: Call[H]) -> None:
+        held = call.held
+        if held is not None and isinstance(call.params, Release | Info):
+            if wrong := held.ending or held.doubt:
+                _answer(call, LicenseError(wrong))
+                return
+            call.params = type(call.params)(held.handle)  # it may have got another one meanwhile
         try:
             msgid, data = self._connection.request(call.params)
         except LocalProtocolError as error:
-            if call.answer:
-                call.answer(error)
+            self._recovery.dropped(call)
+            _answer(call, error)
         else:
+            call.sent += 1
             self._asked[msgid] = call
             self.outbox += data
 
     def _give_back(self, handle: int) -> None:
-        self._handles.pop(handle, None)
-        if not self.broken:
+        if self.phase is Phase.OPEN:  # else the greeting will tell of it
+            self._handles.pop(handle, None)
             self.submit(Call(Release(handle)))
+
+    def _give_strays_back(self) -> None:
+        for handle in self._recovery.take_strays():
+            self._give_back(handle)
+
+    # what the server says
 
     def _replied(self, call: Call[H], outcome: Struct | LicenseError, events: list[Event]) -> None:
         params = call.params
         gone = isinstance(outcome, LicenseError) and outcome.number == ErrorNumber.INVALID_HANDLE
-        if isinstance(params, messages.Access) and isinstance(outcome, Granted):
-            if call.answer is None:
-                self._give_back(outcome.handle)
-                return
+        if isinstance(params, messages.Access):
+            self._decided(call, outcome, events)
+        elif isinstance(params, Release) and (gone or not isinstance(outcome, LicenseError)):
+            self._handles.pop(params.handle, None)
+            if call.sent > 1:
+                outcome = Done()  # it had arrived before the cut
+        elif isinstance(outcome, Greeting):
+            self._welcomed(outcome, events, resumed=isinstance(params, Resume))
+        elif isinstance(params, Hello | Resume) and isinstance(outcome, LicenseError) and self.greeting is not None:
+            if gone and isinstance(params, Resume):
+                self._forget(outcome.body, events)
+                self._send(Call(self._next_greeting()))
+            else:
+                self.lost(str(outcome))
+        _answer(call, outcome)
+
+    def _decided(self, call: Call[H], outcome: Struct | LicenseError, events: list[Event]) -> None:
+        """Take the answer to a request for an access."""
+        wanted = self._recovery.is_wanted(call)
+        if isinstance(outcome, Granted) and wanted:
             self._handles[outcome.handle] = call.held
             if call.held is not None:
                 call.held.granted = outcome
-        elif isinstance(params, Release) and (gone or not isinstance(outcome, LicenseError)):
-            self._handles.pop(params.handle, None)
-        elif isinstance(outcome, Greeting):
-            self.greeting = outcome
-            self.broken = None
-            if isinstance(params, Resume):
-                self._reconcile(outcome, events)
-        elif isinstance(params, Resume) and isinstance(outcome, LicenseError) and gone:
-            # The session is no more, and so is all that it held.
-            self.unanswered.clear()
-            for handle in list(self._handles):
-                self._end(handle, outcome.body, events)
-        if call.answer:
-            call.answer(outcome)
+        if event := self._recovery.answered(call, outcome):
+            events.append(event)
+        if isinstance(outcome, Granted) and not wanted:
+            self._give_back(outcome.handle)
+        self._give_strays_back()
+
+    def _welcomed(self, greeting: Greeting, events: list[Event], *, resumed: bool) -> None:
+        self.greeting = greeting
+        self._forgotten = False
+        repeated: list[Call[H]] = []
+        strays: set[int] = set()
+        if resumed:
+            self._reconcile(greeting, events)
+            repeated = [call for call in self._queue if call.sent and isinstance(call.params, messages.Access)]
+            releasing = {
+                call.held.handle if call.held is not None else call.params.handle
+                for call in self._queue
+                if isinstance(call.params, Release)
+            }
+            kept = {handle for handle, held in self._handles.items() if held is None or not held.releases}
+            strays = set(greeting.handles) - kept - releasing
+        self.phase = Phase.OPEN  # only now: other threads look on
+        self._recovery.greeted(repeated, strays)
+        self._give_strays_back()
 
     def _reconcile(self, greeting: Greeting, events: list[Event]) -> None:
         """After a cut: what the server does not confirm is not held."""
         told = {ended.handle: ended.error for ended in greeting.ended}
         unconfirmed = LicenseError.of(ErrorNumber.INVALID_HANDLE, "the server does not confirm it after the cut").body
         for handle in sorted(self._handles.keys() - set(greeting.handles)):
-            self._end(handle, told.get(handle, unconfirmed), events)
+            held = self._handles[handle]
+            if held is not None and held.releases:  # its release reached the server, its answer did not reach us
+                del self._handles[handle]
+                held.released = True
+            else:
+                self._end(handle, told.get(handle, unconfirmed), events)
+
+    def _forget(self, error: ErrorBody, events: list[Event]) -> None:
+        """The server knows the session no more, and all that it held is gone: it is claimed in another one."""
+        self._forgotten = True
+        for handle, held in list(self._handles.items()):
+            if held is None:
+                self._end(handle, error, events)
+            elif held.releases:
+                held.released = True
+            else:
+                self._recovery.claim(held)
+        self._handles.clear()
+        # The new session may give the old one's numbers to other accesses: nothing that names one is sent there.
+        waiting, self._queue = self._queue, deque()
+        for call in waiting:
+            if isinstance(call.params, Release):
+                _answer(call, Done())
+            elif isinstance(call.params, Info) and call.held is None:
+                _answer(call, LicenseError(error))
+            else:
+                self._queue.append(call)
+
+    def _dismissed(self, farewell: Farewell, events: list[Event]) -> None:
+        """The server said goodbye."""
+        number = farewell.error.number
+        if number == ErrorNumber.INTERNAL:
+            # It answers in turn, so the first question is the one at which it failed: that one is not asked again.
+            first = next((msgid for msgid, call in self._asked.items() if not isinstance(call.params, Events)), None)
+            if first is not None:
+                self._replied(self._asked.pop(first), LicenseError(farewell.error), events)
+        elif number == ErrorNumber.INVALID_HANDLE and self.phase is Phase.OPEN and self.greeted.token:
+            # Another connection has taken the session: two that resume it would take it from each other for ever.
+            self._forget(farewell.error, events)
+        self.lost(f"the server said goodbye: {farewell.error.text}")
 
     def _end(self, handle: int, error: ErrorBody, events: list[Event]) -> None:
-        held = self._handles[handle]
-        if held is not None and held.releases:  # its release reached the server, its answer did not reach us
-            del self._handles[handle]
-            return
         event = Event(event="ended", position=0, handle=handle, error=error)
         self._happened(event)
         events.append(event)
@@ -294,13 +404,12 @@ class ClientSession(Generic[H]):
             if held is not None:
                 held.ending = event.error or LicenseError.of(ErrorNumber.INVALID_HANDLE).body
         elif held is not None:
-            held.granted = Granted(event.handle, event.container, event.item, held.allocation)
+            held.granted = Granted(event.handle, event.container, event.item, event.allocation or held.allocation)
 
 
-def introduction(application: str | None, station: Station | str | None) -> Hello:
-    """Return the greeting of a new session. Raises SettingError if this machine cannot be told."""
-    place = station if isinstance(station, Station) else this_station(station)
-    return Hello(versions=VERSIONS, client=this_client(application), station=place, events="push")
+def _answer(call: Call[H], outcome: Outcome) -> None:
+    if call.answer:
+        call.answer(outcome)
 
 
 def new_key() -> AccessKey:
@@ -313,20 +422,3 @@ def next_cursor(cursor: int, following: int | None) -> int | None:
     if following == cursor:
         raise LicenseError.of(ErrorNumber.NETWORK_FAULT, "the server's pages lead in a circle")
     return following
-
-
-def no_answer(timeout: float) -> LicenseError:
-    """Return the error of a call that was not answered in time; `timeout` is seconds."""
-    return LicenseError.of(ErrorNumber.NETWORK_FAULT, f"no answer within {timeout:g} seconds")
-
-
-def not_reached(address: Address, reason: object) -> LicenseError:
-    """Return the error of a server that cannot be connected to."""
-    return LicenseError.of(ErrorNumber.SERVER_NOT_FOUND, f"{address}: {reason}")
-
-
-def none_reached(failures: list[LicenseError]) -> LicenseError:
-    """Return the one error for the failures of all servers that were tried."""
-    if len(failures) == 1:
-        return failures[0]
-    return LicenseError.of(ErrorNumber.SERVER_NOT_FOUND, "; ".join(str(error).rstrip(".") for error in failures))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain, islice
-from typing import Final
 
 from cmserverd.core import changes as c
 from cmserverd.core.fitting import can_join, has_room, unfit, unusable, visible
@@ -14,8 +13,6 @@ from cmserverd.core.terms import STATION_SHARE, Access, Allocation, License, Lic
 from drivers.container import Container, ContainerId, ProductItem
 from protocol.messages import EndCause
 from protocol.terms import AccessMode, HandleKind
-
-_MANY: Final = 1_000_000
 
 
 def started() -> Rule[None]:
@@ -49,7 +46,7 @@ def unplug(table: Table, container: ContainerId) -> Rule[None]:
         yield c.Unplugged(container)
 
 
-def vacate(table: Table, container: ContainerId, most: int) -> Rule[bool]:
+def vacate(table: Table, container: ContainerId, most: int | None) -> Rule[bool]:
     """A container is gone: some of its accesses are rebooked on other fitting licenses, or ended.
 
     That is `most` allocations at a time, and as many references. All that a container has, which may be a hundred
@@ -70,8 +67,7 @@ def vacate(table: Table, container: ContainerId, most: int) -> Rule[bool]:
 
 def remove(table: Table, container: ContainerId) -> Rule[None]:
     """A container is gone, and with it what is left of its accesses and all its licenses."""
-    while (yield from vacate(table, container, _MANY)):
-        pass
+    yield from vacate(table, container, None)
     for counted in [counted for counted in table.licenses.values() if counted.id.container == container]:
         yield c.Reprogrammed(counted.id, None)
     yield c.Removed(container)

@@ -194,11 +194,11 @@ def test_rebooking_takes_no_more_than_there_is() -> None:
 
 
 def test_rebooking_never_goes_to_what_leaves_too() -> None:
-    """A container that goes is no refuge for its own accesses: each is booked once, straight to where it stays."""
+    """What is taken out of a container is no refuge for its other accesses: each is booked once, where it stays."""
     scene = Scene(container(item(1), item(2, 9)), container(item(quantity=9), id="3-2"))
     held = [scene.access(scene.session("a")) for _ in range(2)]
     assert [place(one) for one in held] == [("3-1", 1), ("3-1", 2)]
-    scene.engine.remove(ContainerId("3-1"))
+    scene.engine.plug(container(id="3-1"))
     assert [place(one) for one in held] == [("3-2", 1), ("3-2", 1)]
     assert moved(scene) == 2
 

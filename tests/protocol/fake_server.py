@@ -13,6 +13,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 import trio.testing
@@ -50,6 +51,7 @@ class FakeServer:
         self.sessions: dict[str, FakeSession] = {}
         self.seen: list[m.Params] = []
         self.refusals: dict[type[m.Params], m.ErrorBody] = {}
+        self.sold_out: set[int] = set()
         self.kept_back: set[type[m.Params]] = set()
         self.pages: list[m.LicensePage | m.AccessPage] = []
         self.connections: list[FakeConnection] = []
@@ -66,6 +68,20 @@ class FakeServer:
     def asked(self, kind: type[m.Params]) -> int:
         """Return how many requests of a class came."""
         return sum(isinstance(params, kind) for params in self.seen)
+
+    def has_seen(self, number: int) -> bool:
+        """Return whether so many requests came."""
+        return len(self.seen) >= number
+
+    def restart(self) -> None:
+        """Forget every session, begin to count from 1 again, and hang up: what a server does that is started anew."""
+        with self.changed:
+            self.sessions.clear()
+            self._handles = 0
+            self.drop_answers()
+            for connection in tuple(self.connections):
+                connection.session = None
+                connection.hang_up()
 
     def let_go(self) -> None:
         """Send the answers that were kept back, and keep no more back."""
@@ -114,6 +130,8 @@ class FakeServer:
         if session is None:
             return LicenseError.of(ErrorNumber.INVALID_PARAMETER, "the session begins with hello").body
         match params:
+            case m.Access(product_code=product_code) if product_code in self.sold_out:
+                return LicenseError.of(ErrorNumber.NO_MORE_LICENSES).body
             case m.Access(key=key):
                 known = next((handle for handle, held in session.handles.items() if held == key), None)
                 if known is None:
@@ -174,6 +192,8 @@ class FakeServer:
 
     def received(self, connection: FakeConnection, request: rpc.Request) -> None:
         """Take one request: answer it, refuse it or keep the answer back."""
+        if connection.session is not None and connection.session.connection is not connection:
+            return  # it was taken over
         kind = m.METHODS[request.method]
         params = rpc.parameters(request, kind)
         self.seen.append(params)
@@ -227,6 +247,7 @@ class TrioHost:
     def __init__(self, server: FakeServer, nursery: trio.Nursery) -> None:
         self.server = server
         self.dialled: list[Address] = []
+        self.times: list[float] = []
         self.unreachable: set[Address] = set()
         self.absent: set[Address] = set()
         self._nursery = nursery
@@ -234,6 +255,7 @@ class TrioHost:
     async def dial(self, address: Address) -> trio.abc.Stream:
         """Connect, or fail as a system does that is not there (`absent`: it never answers)."""
         self.dialled.append(address)
+        self.times.append(trio.current_time())
         if address in self.unreachable:
             raise refusal()
         if address in self.absent:
@@ -264,21 +286,34 @@ class TrioHost:
 
 
 class ThreadHost:
-    """Connects blocking clients to a fake server through socket pairs, with a thread for each."""
+    """Connects blocking clients to a fake server through socket pairs, with a thread for each.
+
+    While `way` is not set, connecting takes its time.
+    """
 
     def __init__(self, server: FakeServer) -> None:
         self.server = server
+        self.way = threading.Event()
+        self.way.set()
         self.dialled: list[Address] = []
         self.unreachable: set[Address] = set()
         self.threads: list[threading.Thread] = []
 
     def dial(self, address: Address, _: float) -> socket.socket:
         """Connect, or fail as a system does that is not there."""
-        self.dialled.append(address)
+        with self.server.changed:
+            self.dialled.append(address)
+            self.server.changed.notify_all()
+        assert self.way.wait(PATIENCE)
         if address in self.unreachable:
             raise refusal()
         ours, theirs = socket.socketpair()
-        connection = FakeConnection(self.server, theirs.sendall, lambda: theirs.shutdown(socket.SHUT_RDWR))
+
+        def send(data: bytes) -> None:
+            with suppress(OSError):  # the client has left, or we have hung up: the cut swallows it
+                theirs.sendall(data)
+
+        connection = FakeConnection(self.server, send, lambda: theirs.shutdown(socket.SHUT_RDWR))
         thread = threading.Thread(target=self._serve, args=(theirs, connection), daemon=True)
         self.threads.append(thread)
         thread.start()

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,8 +60,10 @@ def host() -> Iterator[ThreadHost]:
 
 
 def connected(host: ThreadHost, on_event: OnEvent | None = None) -> Client:
-    """Return a client of the fake server, on a station of its own."""
-    return Client("fake", application="Charts", station="desk-4", timeout=PATIENCE, on_event=on_event, dial=host.dial)
+    """Return a client of the fake server, on a station of its own. It does not pause before it dials again."""
+    client = Client("fake", application="Charts", station="desk-4", timeout=PATIENCE, on_event=on_event, dial=host.dial)
+    client._session.backoff.random = lambda: 0.0
+    return client
 
 
 def in_thread(act: Callable[[], object]) -> threading.Thread:
@@ -77,32 +80,41 @@ def finish(thread: threading.Thread) -> None:
 
 
 def cut(host: ThreadHost, client: Client) -> None:
-    """Have the server hang up, and wait until the client has seen it: its thread ends then."""
+    """Have the server hang up, and wait until the client dials again: it is connected once `host.way` is set."""
+    host.way.clear()
+    dialled = len(host.dialled)
     with host.server.changed:
         host.server.connections[-1].hang_up()
-    assert client._link is not None
-    finish(client._link._thread)
+    host.wait_for(lambda: len(host.dialled) > dialled and not host.server.connections)
     assert client.broken is not None
-    host.wait_for(lambda: not host.server.connections)
 
 
-def lost(host: ThreadHost, client: Client, kind: type[m.Params], call: Callable[[], object]) -> None:
-    """Cut the connection while a call of a kind waits for its answer, which is lost; the call must raise 100."""
-    raised: list[LicenseError] = []
+def back(host: ThreadHost, client: Client) -> None:
+    """Let the client connect again, and wait until it has been greeted."""
+    host.way.set()
+    client.call(m.KeepAlive())
+
+
+def interrupted(host: ThreadHost, client: Client, kind: type[m.Params], call: Callable[[], object]) -> None:
+    """Cut the connection while a call of a kind waits for its answer, which is lost; the call must succeed yet."""
+    failures: list[BaseException] = []
 
     def act() -> None:
-        with pytest.raises(LicenseError) as failure:
+        try:
             call()
-        raised.append(failure.value)
+        except BaseException as error:
+            failures.append(error)
+            raise
 
     asked = host.server.asked(kind)
     host.server.kept_back = {kind}
     thread = in_thread(act)
     host.wait_for(lambda: host.server.asked(kind) == asked + 1)
     cut(host, client)
-    finish(thread)
     host.server.drop_answers()
-    assert [error.number for error in raised] == [ErrorNumber.NETWORK_FAULT]
+    host.way.set()
+    finish(thread)
+    assert failures == []
 
 
 def test_both_clients_have_the_same_surface() -> None:
@@ -329,6 +341,30 @@ def test_an_interrupted_call_holds_nothing(host: ThreadHost, monkeypatch: pytest
         host.wait_for(lambda: host.server.asked(m.Release) == 1 and not host.server.session.handles)
 
 
+def test_an_interrupted_call_of_an_outage_holds_nothing(host: ThreadHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in an access whose answer a cut has swallowed: what the server granted is given back."""
+
+    class Interrupted(Future[object]):
+        """A waiting call in which the connection is cut once the request has arrived, and then Ctrl-C is pressed."""
+
+        def result(self, _: float | None = None) -> object:
+            host.wait_for(lambda: host.server.asked(m.Access) == 1)
+            cut(host, client)
+            raise KeyboardInterrupt
+
+    with connected(host) as client:
+        host.server.kept_back = {m.Access}
+        with monkeypatch.context() as patched:
+            patched.setattr(blocking, "Future", Interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                client.access(600010, 14)
+        host.server.drop_answers()
+        assert len(host.server.session.handles) == 1
+        back(host, client)
+        host.wait_for(lambda: not host.server.session.handles)
+        assert host.server.asked(m.Access) == 1
+
+
 def test_an_event_ends_an_access(host: ThreadHost) -> None:
     """The access knows, `on_event` is told, and releasing it has nothing to do."""
     events: list[m.Event] = []
@@ -410,12 +446,13 @@ def test_events_that_nobody_takes(host: ThreadHost) -> None:
         go_on.wait(PATIENCE)
 
     with connected(host, on_event) as client:
+        host.way.clear()
         for number in range(EVENTS + 2):
             host.server.tell(m.Event("ended", 8, number))
-        assert client._link is not None
-        finish(client._link._thread)
+        host.wait_for(lambda: len(host.dialled) == 2)
         assert "does not take its events" in str(client.broken)
         go_on.set()
+        back(host, client)
 
 
 def test_keep_alive() -> None:
@@ -428,7 +465,7 @@ def test_keep_alive() -> None:
 
 
 def test_a_server_without_a_sign_of_life() -> None:
-    """A keep-alive that is not answered ends the connection: calls fail at once from then on."""
+    """A keep-alive that is not answered ends the connection; the client makes another."""
     host = ThreadHost(FakeServer(keep_alive=0.01))
     host.server.kept_back = {m.KeepAlive}
     with connected(host) as client:
@@ -436,60 +473,197 @@ def test_a_server_without_a_sign_of_life() -> None:
         with client._lock:
             client._link._timeout = SHORT
             client._link._deadline = None  # of a keep-alive that is on its way already
-        finish(client._link._thread)
-        with pytest.raises(LicenseError, match=r"no sign of life, Error 100\.$"):
-            client.containers()
+        host.way.clear()
+        host.wait_for(lambda: len(host.dialled) == 2)
+        assert "no sign of life" in str(client.broken)
+        with client._lock:
+            client._link._timeout = PATIENCE
+        host.server.drop_answers()
+        host.way.set()
+        assert client.containers().position == 3
     host.close()
 
 
-def test_the_server_hangs_up(host: ThreadHost) -> None:
-    """A call that waits, every later one and each access's check raise 100."""
+def test_a_cut_is_not_noticed(host: ThreadHost) -> None:
+    """A call that waits gets its answer all the same; while nobody can say, the access does not claim to stand."""
     with connected(host) as client:
         access = client.access(600010, 14)
-        lost(host, client, m.Containers, client.containers)
-        with pytest.raises(LicenseError, match=r"the server closed it, Error 100\.$"):
-            client.access(600010, 14)
+        cut(host, client)
         with pytest.raises(LicenseError, match=r"the server closed it, Error 100\.$"):
             access.check()
-        assert access.ended is None
+        back(host, client)
+        access.check()
+        interrupted(host, client, m.Containers, client.containers)
+        assert access.info().handle == access.handle
+        assert client.broken is None
+    assert host.dialled == [Tcp("fake")] * 3
 
 
 def test_the_server_says_goodbye(host: ThreadHost) -> None:
-    """The server's reason is in the text."""
+    """The server's reason is told, and the client comes back."""
     with connected(host) as client:
+        host.way.clear()
         host.server.tell(m.Farewell(m.ErrorBody(309, "REQUEST_OVERLOAD", "Too many requests, Error 309.")))
-        assert client._link is not None
-        finish(client._link._thread)
-        with pytest.raises(LicenseError, match=r"said goodbye: Too many requests, Error 309, Error 100\.$"):
-            client.containers()
+        host.wait_for(lambda: len(host.dialled) == 2)
+        assert "said goodbye: Too many requests, Error 309, Error 100." in str(client.broken)
+        back(host, client)
 
 
 def test_the_server_breaks_the_protocol(host: ThreadHost) -> None:
-    """Bytes that are no message end the connection, with what was wrong."""
+    """Bytes that are no message end the connection, with what was wrong, and the client makes another."""
     with connected(host) as client:
+        host.way.clear()
         host.server.connections[-1].send(b"\xc1")
-        assert client._link is not None
-        finish(client._link._thread)
-        with pytest.raises(LicenseError, match=r"the server broke the protocol: .* Error 100\.$"):
-            client.containers()
+        host.wait_for(lambda: len(host.dialled) == 2)
+        assert "the server broke the protocol: " in str(client.broken)
+        back(host, client)
 
 
-def test_leaving_after_a_cut(host: ThreadHost) -> None:
-    """Leaving the blocks of a broken connection is quiet: the server frees everything after its grace."""
-    with connected(host) as client, client.access(600010, 14):
+def test_the_pauses_grow(host: ThreadHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody answers the client dials ever less often; a connection that lived makes the pauses short again."""
+    pauses: list[float] = []
+    host.server.keep_alive = 0.01
+    with connected(host) as client:
+        backoff = client._session.backoff
+        ordinary = backoff.next
+
+        def noted() -> float:
+            backoff.random = lambda: 1.0
+            pauses.append(ordinary())
+            if len(pauses) == 7:
+                host.unreachable = set()
+            return 0.0
+
+        monkeypatch.setattr(backoff, "next", noted)
+        host.unreachable = {Tcp("fake")}
+        host.server.connections[-1].hang_up()
+        host.wait_for(lambda: host.server.asked(m.Resume) == 1)
+        alive = host.server.asked(m.KeepAlive)
+        host.wait_for(lambda: host.server.asked(m.KeepAlive) > alive)
         cut(host, client)
+        back(host, client)
+    assert pauses == [0.25, 0.5, 1, 2, 4, 5, 5, 0.25]
+
+
+def test_a_server_that_does_not_greet_again(host: ThreadHost) -> None:
+    """One that connects and says nothing is left after the timeout."""
+    with connected(host) as client:
+        access = client.access(600010, 14)
+        cut(host, client)
+        host.server.kept_back = {m.Resume}
+        assert client._link is not None
+        client._link._timeout = SHORT
+        host.way.set()
+        host.wait_for(lambda: len(host.dialled) == 3)
+        assert "no answer within 0.05 seconds" in str(client.broken)
+        client._link._timeout = PATIENCE
+        host.server.kept_back = set()
+        back(host, client)
+        access.check()
+
+
+def test_a_timeout_during_an_outage(host: ThreadHost) -> None:
+    """A call keeps its own limit, and says why there was no answer; it is not asked afterwards."""
+    with connected(host) as client:
+        cut(host, client)
+        client._timeout = SHORT
+        with pytest.raises(LicenseError, match=r"no answer within 0.05 seconds; the connection is broken: .*goes on"):
+            client.containers()
+        client._timeout = PATIENCE
+        back(host, client)
+        assert host.server.asked(m.Containers) == 0
+
+
+def test_a_server_that_was_started_again(host: ThreadHost) -> None:
+    """What was held is asked for anew behind the same object: the program is told of each, once."""
+    events: list[m.Event] = []
+    with connected(host, events.append) as client:
+        client.access(600010, 13).release()
+        lost, kept = client.access(600010, 15), client.access(600010, 14)
+        assert (lost.handle, kept.handle) == (2, 3)
+        host.server.sold_out = {15}
+        host.server.restart()
+        assert kept.info().handle == kept.handle == 1
+        kept.check()
+        with pytest.raises(LicenseError, match=r"Error 212\.$"):
+            lost.check()
+        lost.release()
+        assert host.server.session.handles == {1: kept.request.key}
+    assert [(event.event, event.handle) for event in events] == [("lost", 2), ("reacquired", 1)]
+    assert host.server.asked(m.Hello) == 2
+
+
+def test_a_server_that_is_still_starting(host: ThreadHost) -> None:
+    """As long as it says 238 the access is neither there nor lost; it is asked for again."""
+    with connected(host) as client:
+        access = client.access(600010, 14)
+        host.server.refusals[m.Access] = LicenseError.of(ErrorNumber.SERVER_STARTING).body
+        host.server.restart()
+        host.wait_for(lambda: host.server.asked(m.Access) >= 4)
+        with pytest.raises(LicenseError, match=r"Error 100\.$"):
+            access.check()
+        with host.server.changed:
+            host.server.refusals.clear()
+        host.wait_for(lambda: host.server.sessions and host.server.session.handles)
+        assert access.info().handle == access.handle
+        access.check()
+
+
+def test_a_defect_does_not_hide(host: ThreadHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no failure of the network ends the client for good, and is told as Python tells it."""
+    told: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    with connected(host) as client:
+        access = client.access(600010, 14)
+        assert client._link is not None
+        monkeypatch.setattr(client._link, "_dial", lambda *_: 1 / 0)
+        host.server.connections[-1].hang_up()
+        finish(client._link._thread)
+        with pytest.raises(LicenseError, match=r"its thread has ended, Error 100\.$"):
+            client.containers()
+        with pytest.raises(LicenseError, match=r"its thread has ended, Error 100\.$"):
+            access.check()
+    assert [each.exc_type for each in told] == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize("chance", [0.0, 10_000.0], ids=["while it dials", "while it pauses"])
+def test_closing_during_an_outage(host: ThreadHost, chance: float) -> None:
+    """Leaving waits neither for the pause nor for whoever is being dialled."""
+    with connected(host) as client, client.access(600010, 14):
+        client._session.backoff.random = lambda: chance
+        if chance:
+            host.server.connections[-1].hang_up()
+            host.wait_for(lambda: not host.server.connections)
+        else:
+            cut(host, client)
+    assert client._link is not None
+    assert client._link._thread.is_alive() is not bool(chance)
+    host.way.set()
+    finish(client._link._thread)
     assert host.server.asked(m.Goodbye) == 0
+    assert host.server.asked(m.Resume) == 0
 
 
-def test_a_retried_release(host: ThreadHost) -> None:
+def test_a_release_across_a_cut(host: ThreadHost) -> None:
     """A release whose answer was lost is repeated; that the handle is gone by then is success (decision 14)."""
     with connected(host) as client:
         access = client.access(600010, 14)
-        lost(host, client, m.Release, access.release)
-        client.resume()
-        access.release()
+        interrupted(host, client, m.Release, access.release)
         assert access.released
         assert host.server.asked(m.Release) == 2
+
+
+def test_a_release_during_an_outage(host: ThreadHost) -> None:
+    """It waits for the connection; whoever leaves a block does not wait, and the handle is given back all the same."""
+    with connected(host) as client:
+        access = client.access(600010, 14)
+        with client.access(600010, 14):
+            cut(host, client)
+        thread = in_thread(access.release)
+        host.way.set()
+        finish(thread)
+        assert access.released
+        host.wait_for(lambda: not host.server.session.handles)
 
 
 def test_a_first_release_of_a_strange_handle(host: ThreadHost) -> None:
@@ -501,7 +675,7 @@ def test_a_first_release_of_a_strange_handle(host: ThreadHost) -> None:
             access.release()
 
 
-def test_resume_keeps_and_ends(host: ThreadHost) -> None:
+def test_what_ended_meanwhile(host: ThreadHost) -> None:
     """After a cut what the server confirms stands; what it ended, and what it does not know, is ended and told."""
     events: list[m.Event] = []
     with connected(host, events.append) as client:
@@ -509,87 +683,54 @@ def test_resume_keeps_and_ends(host: ThreadHost) -> None:
         cut(host, client)
         host.server.end(removed.handle)
         del host.server.session.handles[forgotten.handle]
-        assert client.resume() == ()
-        kept.check()
+        back(host, client)
         assert removed.ended is not None
         assert removed.ended.cause == m.EndCause.ADMINISTRATOR
         assert forgotten.ended is not None
         assert "does not confirm it" in str(forgotten.ended)
         assert kept.info().handle == kept.handle
-    assert [event.handle for event in events] == [removed.handle, forgotten.handle]
+    assert [(event.event, event.handle) for event in events] == [("ended", removed.handle), ("ended", forgotten.handle)]
 
 
-def test_resume_repeats_what_was_not_answered(host: ThreadHost) -> None:
+def test_a_cut_in_the_middle_of_an_access(host: ThreadHost) -> None:
     """An access whose answer the cut swallowed is asked for with the same key, and gets the same handle."""
     with connected(host) as client:
-        lost(host, client, m.Access, lambda: client.access(600010, 14))
-        (handle,) = host.server.session.handles
-        (access,) = client.resume()
-        assert access.handle == handle
-        assert list(host.server.session.handles) == [handle]
+        accesses: list[blocking.Access] = []
+        interrupted(host, client, m.Access, lambda: accesses.append(client.access(600010, 14)))
+        assert list(host.server.session.handles) == [accesses[0].handle]
         first, second = (params for params in host.server.seen if isinstance(params, m.Access))
         assert first == second
-        assert client.resume() == ()
-        access.check()
+        accesses[0].check()
 
 
-def test_a_second_cut_during_the_repetition(host: ThreadHost) -> None:
-    """Nothing is settled by a resumption that is cut: the next one repeats it."""
+def test_many_threads_and_many_cuts(host: ThreadHost) -> None:
+    """However often the connection is cut while threads are at work, each gets what it asked for; nothing is left."""
+    failures: list[BaseException] = []
+
+    def work(client: Client) -> None:
+        try:
+            for _ in range(40):
+                access = client.access(600010, 14)
+                assert access.info().handle == access.handle
+                access.release()
+        except BaseException as error:
+            failures.append(error)
+            raise
+
     with connected(host) as client:
-        lost(host, client, m.Access, lambda: client.access(600010, 14))
-        lost(host, client, m.Access, client.resume)
-        (access,) = client.resume()
-        assert list(host.server.session.handles) == [access.handle]
-
-
-def test_resume_gives_strays_back(host: ThreadHost) -> None:
-    """Handles that nobody here wants any more are released: here that of a block left during the cut."""
-    with connected(host) as client:
-        with client.access(600010, 14):
-            cut(host, client)
-        assert len(host.server.session.handles) == 1
-        assert client.resume() == ()
-        host.wait_for(lambda: not host.server.session.handles)
-
-
-def test_resume_takes_over(host: ThreadHost) -> None:
-    """A connection that still stands is left for a new one; calls go on there."""
-    with connected(host) as client:
-        access = client.access(600010, 14)
-        assert client.resume() == ()
-        host.wait_for(lambda: len(host.server.connections) == 1)
-        access.check()
-        assert client.call(m.KeepAlive()).time == 1
-    assert host.dialled == [Tcp("fake"), Tcp("fake")]
-
-
-def test_resume_of_a_forgotten_session(host: ThreadHost) -> None:
-    """If the server has forgotten the session, nothing is held any more, and everybody is told."""
-    events: list[m.Event] = []
-    with connected(host, events.append) as client:
-        access = client.access(600010, 14)
-        cut(host, client)
-        host.server.sessions.clear()
-        with pytest.raises(LicenseError, match=r"the session has ended, Error 106\.$"):
-            client.resume()
-        assert access.ended is not None
-        assert client.broken is not None
-    assert [event.handle for event in events] == [access.handle]
-
-
-def test_resume_can_be_tried_again(host: ThreadHost) -> None:
-    """While the server cannot be reached nothing is lost, and nothing is claimed."""
-    with connected(host) as client:
-        access = client.access(600010, 14)
-        cut(host, client)
-        host.unreachable = {Tcp("fake")}
-        with pytest.raises(LicenseError, match=r"fake:22350: Connection refused, Error 101\.$"):
-            client.resume()
-        with pytest.raises(LicenseError, match=r"Error 100\.$"):
-            access.check()
-        host.unreachable = set()
-        client.resume()
-        access.check()
+        threads = [in_thread(lambda: work(client)) for _ in range(8)]
+        for number in range(20, 520, 20):
+            host.wait_for(partial(host.server.has_seen, number))
+            with host.server.changed:
+                for connection in host.server.connections[-1:]:
+                    connection.hang_up()
+        for thread in threads:
+            finish(thread)
+        back(host, client)
+        assert host.server.session.handles == {}
+    assert failures == []
+    assert host.server.asked(m.Hello) == 1
+    assert host.server.asked(m.Resume) > 1
 
 
 def test_connecting(host: ThreadHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -640,6 +781,28 @@ def test_a_server_that_does_not_answer_goodbye(host: ThreadHost, monkeypatch: py
         client._timeout = SHORT
         monkeypatch.setattr(blocking, "Future", Unanswered)
     host.wait_for(lambda: not host.server.connections)
+
+
+def test_an_interrupted_goodbye(host: ThreadHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the client waits for the answer leaves no thread that would keep the session alive."""
+
+    class Interrupted(Future[object]):
+        """A waiting call in which Ctrl-C is pressed once the request has arrived."""
+
+        def result(self, _: float | None = None) -> object:
+            host.wait_for(lambda: host.server.asked(m.Goodbye) == 1)
+            raise KeyboardInterrupt
+
+    client = connected(host, print)
+    client.open()
+    host.server.kept_back = {m.Goodbye}
+    monkeypatch.setattr(blocking, "Future", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        client.close()
+    assert client._link is not None
+    assert not client._link._thread.is_alive()
+    host.wait_for(lambda: not host.server.connections)
+    assert len(host.dialled) == 1
 
 
 def test_a_goodbye_of_ones_own(host: ThreadHost) -> None:
@@ -721,7 +884,6 @@ def test_a_forked_child_is_refused(host: ThreadHost) -> None:
         uses: list[Callable[[], object]] = [
             client.containers,
             lambda: client.access(600010, 14),
-            client.resume,
             access.info,
             access.check,
             access.release,

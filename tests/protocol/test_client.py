@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,12 @@ async def cut(host: TrioHost, client: Client) -> None:
     host.server.connections[-1].hang_up()
     await wait_all_tasks_blocked()
     assert client.broken is not None
+
+
+async def back(client: Client) -> None:
+    """Wait until the client has come back, and all is settled."""
+    await client.call(m.KeepAlive())
+    await wait_all_tasks_blocked()
 
 
 async def test_the_greeting(host: TrioHost) -> None:
@@ -308,7 +315,7 @@ async def test_on_event_may_use_the_client_and_may_fail(host: TrioHost, caplog: 
     assert "on_event failed" in caplog.text
 
 
-async def test_events_that_nobody_takes(host: TrioHost) -> None:
+async def test_events_that_nobody_takes(host: TrioHost, autojump_clock: MockClock) -> None:
     """A program that stops taking events loses its connection, not the machine its memory."""
 
     async def on_event(event: m.Event) -> None:
@@ -330,79 +337,195 @@ async def test_keep_alive(host: TrioHost, client: Client, autojump_clock: MockCl
 
 
 async def test_a_server_without_a_sign_of_life(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
-    """A keep-alive that is not answered ends the connection: calls fail at once from then on."""
+    """A keep-alive that is not answered ends the connection; the client makes another."""
+    client._session.backoff.random = lambda: 1.0
     host.server.kept_back = {m.KeepAlive}
-    await trio.sleep(51)
+    await trio.sleep(50.1)
     assert client.broken is not None
     assert "no sign of life" in str(client.broken)
-    with pytest.raises(LicenseError, match="no sign of life"):
-        await client.containers()
-    assert autojump_clock.current_time() == pytest.approx(51)
+    assert (await client.containers()).position == 3
+    assert autojump_clock.current_time() == pytest.approx(50.25)
+    assert host.server.asked(m.Resume) == 1
 
 
-async def test_the_server_hangs_up(host: TrioHost, client: Client) -> None:
-    """A call that waits, every later one and each access's check raise 100."""
+async def test_a_cut_is_not_noticed(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
+    """A call that waits gets its answer all the same, as does one that is asked meanwhile; the access stands again."""
     access = await client.access(600010, 14)
     host.server.kept_back = {m.Containers}
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_expect_cut, client)
+        nursery.start_soon(client.containers)
         await wait_all_tasks_blocked()
         await cut(host, client)
-    with pytest.raises(LicenseError, match=r"the server closed it, Error 100\.$"):
-        await client.access(600010, 14)
-    with pytest.raises(LicenseError, match=r"the server closed it, Error 100\.$"):
-        access.check()
-    assert access.ended is None
+        host.server.drop_answers()
+        with pytest.raises(LicenseError, match=r"the server closed it, Error 100\.$"):
+            access.check()
+        assert (await access.info()).handle == access.handle
+    access.check()
+    assert host.server.asked(m.Containers) == 2
+    assert host.dialled == [Tcp("fake"), Tcp("fake")]
+    resumed = next(params for params in host.server.seen if isinstance(params, m.Resume))
+    assert resumed.events == "push"
 
 
-async def _expect_cut(client: Client) -> None:
-    with pytest.raises(LicenseError, match=r"the server closed it, Error 100\.$"):
-        await client.containers()
-
-
-async def test_the_server_says_goodbye(host: TrioHost, client: Client) -> None:
-    """The server's reason is in the text."""
+async def test_the_server_says_goodbye(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
+    """The server's reason is told, and the client comes back."""
     host.server.tell(m.Farewell(m.ErrorBody(309, "REQUEST_OVERLOAD", "Too many requests, Error 309.")))
     await wait_all_tasks_blocked()
-    with pytest.raises(LicenseError, match=r"said goodbye: Too many requests, Error 309, Error 100\.$"):
-        await client.containers()
+    assert "said goodbye: Too many requests, Error 309, Error 100." in str(client.broken)
+    await client.containers()
 
 
-async def test_the_server_breaks_the_protocol(host: TrioHost, client: Client) -> None:
-    """Bytes that are no message end the connection, with what was wrong."""
+async def test_the_server_breaks_the_protocol(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
+    """Bytes that are no message end the connection, with what was wrong, and the client makes another."""
     host.server.connections[-1].send(b"\xc1")
     await wait_all_tasks_blocked()
-    with pytest.raises(LicenseError, match=r"the server broke the protocol: .* Error 100\.$"):
+    assert "the server broke the protocol: " in str(client.broken)
+    await client.containers()
+
+
+async def test_the_pauses_grow(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
+    """While nobody answers the client dials ever less often; a connection that lived makes the pauses short again."""
+    client._session.backoff.random = lambda: 1.0
+    await cut(host, client)
+    host.unreachable = {Tcp("fake")}
+    await trio.sleep(18)
+    pauses = [after - before for before, after in pairwise(host.times)]
+    assert pauses == pytest.approx([0.25, 0.5, 1, 2, 4, 5, 5])
+    assert "fake:22350: Connection refused" in str(client.broken)
+    host.unreachable = set()
+    await back(client)
+    for pause in (5, 0.25):
+        await cut(host, client)
+        begun = autojump_clock.current_time()
         await client.containers()
+        assert autojump_clock.current_time() - begun == pytest.approx(pause)
+        await trio.sleep(41)
 
 
-async def test_leaving_after_a_cut(host: TrioHost) -> None:
+async def test_a_server_that_does_not_greet_again(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
+    """One that connects and says nothing is left after the timeout, as is one that cannot be reached within it."""
+    client._session.backoff.random = lambda: 1.0
+    access = await client.access(600010, 14)
+    host.server.kept_back = {m.Resume}
+    await cut(host, client)
+    await trio.sleep(9.9)
+    host.server.drop_answers()
+    await trio.sleep(0.5)
+    assert "no answer within 10 seconds" in str(client.broken)
+    host.absent = {Tcp("fake")}
+    await trio.sleep(15)
+    assert "no connection within 10 seconds" in str(client.broken)
+    host.absent = set()
+    await trio.sleep(10)
+    await back(client)
+    access.check()
+
+
+async def test_a_timeout_during_an_outage(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
+    """A call keeps its own limit, and says why there was no answer; it is not asked afterwards."""
+    await cut(host, client)
+    host.unreachable = {Tcp("fake")}
+    with pytest.raises(LicenseError, match=r"no answer within 10 seconds; the connection is broken: .*refused.*trying"):
+        await client.containers()
+    assert autojump_clock.current_time() == pytest.approx(10)
+    with trio.move_on_after(1):
+        await client.access(600010, 14)
+    host.unreachable = set()
+    await back(client)
+    assert host.server.asked(m.Containers) == host.server.asked(m.Access) == 0
+
+
+async def test_a_server_that_was_started_again(host: TrioHost, autojump_clock: MockClock) -> None:
+    """What was held is asked for anew behind the same object: the program is told of each, once."""
+    events = []
+
+    async def on_event(event: m.Event) -> None:
+        events.append(event)
+
+    async with connected(host, on_event) as client:
+        released, lost, kept = [await client.access(600010, product) for product in (13, 15, 14)]
+        await released.release()
+        host.server.sold_out = {15}
+        host.server.restart()
+        assert (await kept.info()).handle == kept.handle == 1
+        kept.check()
+        with pytest.raises(LicenseError, match=r"Error 212\.$"):
+            lost.check()
+        await lost.release()
+        await wait_all_tasks_blocked()
+        assert [(event.event, event.handle, event.position) for event in events] == [
+            ("lost", 2, 0),
+            ("reacquired", 1, 0),
+        ]
+        assert events[0].error is not None
+        assert lost.ended is not None
+        assert events[0].error == lost.ended.body
+        assert host.server.session.handles == {1: kept.request.key}
+    assert host.server.asked(m.Hello) == 2
+
+
+async def test_a_server_that_is_still_starting(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
+    """As long as it says 238 the access is neither there nor lost; it is asked for again, ever less often."""
+    client._session.backoff.random = lambda: 1.0
+    access = await client.access(600010, 14)
+    host.server.refusals[m.Access] = LicenseError.of(ErrorNumber.SERVER_STARTING).body
+    host.server.restart()
+    await trio.sleep(20)
+    assert client.broken is None
+    with pytest.raises(LicenseError, match=r"is being asked for anew, Error 100\.$"):
+        access.check()
+    assert access.ended is None
+    assert host.server.asked(m.Access) == 1 + 7
+    host.server.refusals.clear()
+    await trio.sleep(5.1)
+    access.check()
+    assert len(host.server.connections) == 1
+
+
+async def test_closing_during_an_outage(host: TrioHost, autojump_clock: MockClock) -> None:
+    """Leaving takes no time, whether the client pauses or dials."""
+    async with connected(host) as client, await client.access(600010, 14):
+        await cut(host, client)
+    async with connected(host) as client, await client.access(600010, 14):
+        await cut(host, client)
+        host.absent = {Tcp("fake")}
+        await trio.sleep(1)
+        assert len(host.dialled) == 3
+    assert autojump_clock.current_time() == pytest.approx(1)
+    assert host.server.asked(m.Release) == host.server.asked(m.Goodbye) == 0
+
+
+async def test_leaving_after_a_cut(host: TrioHost, autojump_clock: MockClock) -> None:
     """Leaving the blocks of a broken connection is quiet: the server frees everything after its grace."""
     async with connected(host) as client, await client.access(600010, 14):
         await cut(host, client)
     assert host.server.asked(m.Goodbye) == 0
 
 
-async def test_a_retried_release(host: TrioHost, client: Client) -> None:
+async def test_a_release_across_a_cut(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
     """A release whose answer was lost is repeated; that the handle is gone by then is success (decision 14)."""
     access = await client.access(600010, 14)
     host.server.kept_back = {m.Release}
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_expect_lost_release, access.release)
+        nursery.start_soon(access.release)
         await wait_all_tasks_blocked()
         await cut(host, client)
-    host.server.drop_answers()
-    await client.resume()
-    await access.release()
+        host.server.drop_answers()
     assert access.released
     assert host.server.asked(m.Release) == 2
     assert access.ended is None
 
 
-async def _expect_lost_release(release: object) -> None:
-    assert callable(release)
-    with pytest.raises(LicenseError, match=r"Error 100\.$"):
-        await release()
+async def test_a_release_during_an_outage(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
+    """It waits for the connection; whoever leaves a block does not wait, and the handle is given back all the same."""
+    access = await client.access(600010, 14)
+    async with await client.access(600010, 14):
+        await cut(host, client)
+    assert client.broken is not None
+    assert len(host.server.session.handles) == 2
+    await access.release()
+    await wait_all_tasks_blocked()
+    assert host.server.session.handles == {}
 
 
 async def test_a_first_release_of_a_strange_handle(host: TrioHost, client: Client) -> None:
@@ -413,7 +536,7 @@ async def test_a_first_release_of_a_strange_handle(host: TrioHost, client: Clien
         await access.release()
 
 
-async def test_resume_keeps_and_ends(host: TrioHost) -> None:
+async def test_what_ended_meanwhile(host: TrioHost, autojump_clock: MockClock) -> None:
     """After a cut what the server confirms stands; what it ended, and what it does not know, is ended and told."""
     events = []
 
@@ -425,162 +548,66 @@ async def test_resume_keeps_and_ends(host: TrioHost) -> None:
         await cut(host, client)
         host.server.end(removed.handle)
         del host.server.session.handles[forgotten.handle]
-        assert await client.resume() == ()
+        await back(client)
         kept.check()
         assert removed.ended is not None
         assert removed.ended.cause == m.EndCause.ADMINISTRATOR
         assert forgotten.ended is not None
         assert "does not confirm it" in str(forgotten.ended)
-        await wait_all_tasks_blocked()
-        assert [event.handle for event in events] == [removed.handle, forgotten.handle]
-        assert (await kept.info()).handle == kept.handle
-    resumed = next(params for params in host.server.seen if isinstance(params, m.Resume))
-    assert resumed.events == "push"
+        assert [(event.event, event.handle) for event in events] == [
+            ("ended", removed.handle),
+            ("ended", forgotten.handle),
+        ]
+    assert host.server.asked(m.Access) == 3
 
 
-async def test_resume_repeats_what_was_not_answered(host: TrioHost, client: Client) -> None:
+async def test_a_cut_in_the_middle_of_an_access(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
     """An access whose answer the cut swallowed is asked for with the same key, and gets the same handle."""
+    accesses = []
+
+    async def ask() -> None:
+        accesses.append(await client.access(600010, 14, AccessMode.STATION_SHARE))
+
     host.server.kept_back = {m.Access}
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_expect_lost_access, client)
+        nursery.start_soon(ask)
         await wait_all_tasks_blocked()
         await cut(host, client)
-    host.server.drop_answers()
-    (handle,) = host.server.session.handles
-    (access,) = await client.resume()
-    assert access.handle == handle
-    assert list(host.server.session.handles) == [handle]
+        host.server.drop_answers()
+    assert list(host.server.session.handles) == [accesses[0].handle]
     first, second = (params for params in host.server.seen if isinstance(params, m.Access))
     assert first == second
-    assert await client.resume() == ()
-    access.check()
+    accesses[0].check()
 
 
-async def _expect_lost_access(client: Client) -> None:
-    with pytest.raises(LicenseError, match=r"Error 100\.$"):
-        await client.access(600010, 14, AccessMode.STATION_SHARE)
-
-
-async def test_a_repetition_that_is_refused(host: TrioHost, client: Client) -> None:
-    """What is refused at the repetition is not held, and is not asked for again."""
-    host.server.kept_back = {m.Access}
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_expect_lost_access, client)
-        await wait_all_tasks_blocked()
-        await cut(host, client)
-    host.server.drop_answers()
-    host.server.session.handles.clear()
-    host.server.refusals[m.Access] = ERROR
-    assert await client.resume() == ()
-    assert await client.resume() == ()
-    assert host.server.asked(m.Access) == 2
-
-
-async def test_a_second_cut_during_the_repetition(host: TrioHost, client: Client) -> None:
-    """Nothing is settled by a resumption that is cut: the next one repeats it."""
-    host.server.kept_back = {m.Access}
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_expect_lost_access, client)
-        await wait_all_tasks_blocked()
-        await cut(host, client)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_expect_lost_resume, client)
-        await wait_all_tasks_blocked()
-        await cut(host, client)
-    host.server.drop_answers()
-    (access,) = await client.resume()
-    assert list(host.server.session.handles) == [access.handle]
-
-
-async def _expect_lost_resume(client: Client) -> None:
-    with pytest.raises(LicenseError, match=r"Error 100\.$"):
-        await client.resume()
-
-
-async def test_resume_gives_strays_back(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
-    """Handles that nobody here wants any more are released: a grant given up, and a block left during the cut."""
+async def test_strays_are_given_back(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
+    """A grant that nobody waits for any more when its answer is lost is given back after the greeting."""
     host.server.kept_back = {m.Access}
     with pytest.raises(LicenseError, match="no answer"):
         await client.access(600010, 14)
-    host.server.let_go()
-    await wait_all_tasks_blocked()
-    async with await client.access(600010, 14) as left:
-        host.server.kept_back = {m.Access}
-        with pytest.raises(LicenseError, match="no answer"):
-            await client.access(600010, 14)
-        await cut(host, client)
+    assert len(host.server.session.handles) == 1
+    await cut(host, client)
     host.server.drop_answers()
-    assert len(host.server.session.handles) == 2
-    assert left.handle in host.server.session.handles
-    assert await client.resume() == ()
-    await wait_all_tasks_blocked()
+    await back(client)
     assert host.server.session.handles == {}
 
 
-async def test_resume_keeps_what_call_was_granted(host: TrioHost, client: Client) -> None:
-    """A handle asked for by `call` is the caller's own: a resumption lets it be."""
+async def test_what_call_was_granted_is_kept(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
+    """A handle asked for by `call` is the caller's own."""
     granted = await client.call(m.Access(m.AccessKey(bytes(16)), 600010, 14))
     await cut(host, client)
-    await client.resume()
-    await wait_all_tasks_blocked()
+    await back(client)
     assert list(host.server.session.handles) == [granted.handle]
 
 
-async def test_resume_takes_over(host: TrioHost, client: Client) -> None:
-    """A connection that still stands is left for a new one; calls go on there."""
-    access = await client.access(600010, 14)
-    assert await client.resume() == ()
-    await wait_all_tasks_blocked()
-    assert len(host.server.connections) == 1
-    access.check()
-    assert (await client.call(m.KeepAlive())).time == 1
-    assert host.dialled == [Tcp("fake"), Tcp("fake")]
-
-
-async def test_resume_of_a_forgotten_session(host: TrioHost) -> None:
-    """If the server has forgotten the session, nothing is held any more, and everybody is told."""
-    events = []
-
-    async def on_event(event: m.Event) -> None:
-        events.append(event)
-
-    async with connected(host, on_event) as client:
-        access = await client.access(600010, 14)
-        await cut(host, client)
-        host.server.sessions.clear()
-        with pytest.raises(LicenseError, match=r"the session has ended, Error 106\.$"):
-            await client.resume()
-        assert access.ended is not None
-        assert access.ended.number == ErrorNumber.INVALID_HANDLE
-        await wait_all_tasks_blocked()
-        assert [event.handle for event in events] == [access.handle]
-        assert client.broken is not None
-
-
-async def test_resume_can_be_tried_again(host: TrioHost, client: Client) -> None:
-    """While the server cannot be reached, or refuses for now, nothing is lost."""
-    access = await client.access(600010, 14)
-    await cut(host, client)
-    host.unreachable = {Tcp("fake")}
-    with pytest.raises(LicenseError, match=r"fake:22350: Connection refused, Error 101\.$"):
-        await client.resume()
-    host.unreachable = set()
-    host.server.refusals[m.Resume] = LicenseError.of(ErrorNumber.REQUEST_OVERLOAD).body
-    with pytest.raises(LicenseError, match=r"Error 309\.$"):
-        await client.resume()
-    with pytest.raises(LicenseError, match=r"Error 100\.$"):
-        access.check()
-    host.server.refusals.clear()
-    await client.resume()
-    access.check()
-
-
-async def test_a_socket_without_sessions(host: TrioHost) -> None:
-    """On a server's own sockets there is no session, and so nothing to resume."""
+async def test_a_socket_without_sessions(host: TrioHost, autojump_clock: MockClock) -> None:
+    """On a server's own sockets there is no session, and so nothing to resume: calls fail at once."""
     async with connected(host) as client:
         client._session.greeting = structs.replace(client.greeting, token="")
-        with pytest.raises(LocalProtocolError, match="no session that could be resumed"):
-            await client.resume()
+        await cut(host, client)
+        with pytest.raises(LicenseError, match=r"the server closed it, Error 100\.$"):
+            await client.containers()
+    assert len(host.dialled) == 1
 
 
 async def test_the_first_server_that_answers(

@@ -21,8 +21,8 @@ from cmserverd.core.table import REMEMBERED_ENDINGS
 from cmserverd.reaper import Patience
 from cmserverd.views import PAGE_BYTES
 from examples import minimal
+from protocol import backoff, rpc, station
 from protocol import messages as m
-from protocol import rpc, station
 from protocol.address import PORT
 from protocol.connection import OUTSTANDING
 from protocol.errors import ErrorNumber
@@ -161,6 +161,8 @@ def test_the_figures_of_the_server() -> None:
         f"or because it has some {PAGE_BYTES // 1024} KiB already",
         f"The last {EVENTS:,} events are kept",
         f"too many pushed events unread ({EVENTS:,}, or",
+        f"a random time from 0 to {backoff.FIRST:g} seconds, and",
+        f"from 0 to twice as long as before, up to {backoff.LONGEST:g} seconds; begin",
         f"unplugged for good ({config.Containers().pull_grace:g} seconds by default)",
     ):
         assert figure in flat, figure
