@@ -50,7 +50,8 @@ def _daemon() -> Iterator[Server]:
         container.write_text(requests.DESCRIPTION)
         config.write_text(
             f'[server]\nlisten = ["127.0.0.1:0"]\nrun_directory = "{directory}"\n'
-            f'[log]\nformat = "json"\n[drivers.virtual]\nfiles = ["{container}"]\n'
+            f'[log]\nformat = "json"\n[licensors]\n{requests.FIRM_CODE} = "unsigned"\n'
+            f'[drivers.virtual]\nfiles = ["{container}"]\n'
         )
         with started("cmserverd.main", "--config", str(config), core=server_core(), log=log) as child:
             yield Server(_wait_until_ready(child, log), child.pid)

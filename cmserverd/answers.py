@@ -6,13 +6,15 @@ connection itself, the greeting and the events, is in `conversation`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum
+from functools import partial
 from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
-from cmserverd import views
+from cmserverd import crypt as challenge
+from cmserverd import updating, views
 from cmserverd.core.terms import Allocation, Session
 from cmserverd.service import Service
 from protocol import messages as m
@@ -42,11 +44,21 @@ class Asker(Protocol):
     session: Session | None
 
 
+class Later(Struct, frozen=True):
+    """An answer that a device has to be asked for: `run` returns it, or raises Refused.
+
+    Its connection's further requests wait meanwhile, so that replies leave in the order of the requests; nobody
+    else's do.
+    """
+
+    run: Callable[[], Awaitable[Struct]]
+
+
 class Offer(Struct, frozen=True):
     """A method: its parameters, what answers it, and where. A `listing` may take some milliseconds."""
 
     params: type[m.Params[Any]]
-    answer: Callable[[Any, Any], Struct]
+    answer: Callable[[Any, Any], Struct | Later]
     doors: frozenset[Door]
     listing: bool = False
 
@@ -75,7 +87,15 @@ def release(asker: Asker, request: m.Release) -> m.Done:
 def info(asker: Asker, request: m.Info) -> m.HandleInfo:
     """Tell what a handle refers to. Raises Refused."""
     engine = asker.service.engine
-    return views.handle_info(engine.table, engine.use(_session(asker), request))
+    return views.handle_info(engine.table, engine.use(_session(asker), request), engine.clock.now())
+
+
+def crypt(asker: Asker, request: m.Crypt) -> Later:
+    """Have the container answer a challenge. Raises Refused."""
+    service = asker.service
+    held = service.engine.use(_session(asker), m.Info(request.handle))
+    challenge.check(held, request, service.engine.clock.now())
+    return Later(partial(challenge.answer, service.engine, service.devices, held, request))
 
 
 def containers(asker: Asker, _: m.Containers) -> m.ContainerList:
@@ -105,6 +125,17 @@ def net_users(asker: Asker, request: m.NetUsers) -> m.AccessPage:
     return views.access_page(engine.table, request, engine.position, engine.clock.now(), local=local, only=only)
 
 
+def context(asker: Asker, request: m.Context) -> Later:
+    """Make a container's request file for its licensor. Raises Refused."""
+    return Later(partial(updating.context, asker.service.devices, request, asker.peer.address))
+
+
+def import_update(asker: Asker, request: m.Import) -> Later:
+    """Apply a licensor's update. Raises Refused."""
+    service = asker.service
+    return Later(partial(updating.apply, service.engine, service.devices, request.update, asker.peer.address))
+
+
 def server_info(asker: Asker, _: m.ServerInfoRequest) -> m.ServerInfo:
     """Show the server's state."""
     return asker.service.info()
@@ -121,6 +152,7 @@ def _session(asker: Asker) -> Session:
 
 _ALL: Final = frozenset(Door)
 _CLIENTS: Final = frozenset({Door.CLIENT})
+_OPERATORS: Final = frozenset({Door.CONTROL})
 _READERS: Final = frozenset({Door.CLIENT, Door.MONITOR})
 
 OFFERS: Final = (
@@ -128,9 +160,12 @@ OFFERS: Final = (
     Offer(m.Access, access, _CLIENTS),
     Offer(m.Release, release, _CLIENTS),
     Offer(m.Info, info, _CLIENTS),
+    Offer(m.Crypt, crypt, _CLIENTS),
     Offer(m.Containers, containers, _READERS, listing=True),
     Offer(m.Contents, contents, _READERS, listing=True),
     Offer(m.NetCluster, net_cluster, _READERS, listing=True),
     Offer(m.NetUsers, net_users, _READERS, listing=True),
     Offer(m.ServerInfoRequest, server_info, _ALL),
+    Offer(m.Context, context, _OPERATORS),
+    Offer(m.Import, import_update, _OPERATORS),
 )

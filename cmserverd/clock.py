@@ -34,3 +34,19 @@ class LicenseClock:
             self._base = max(self._base, self._system() - boot)
             self._last = int(self._base + boot)
         return self._last  # the same object all second long: a million accesses share it
+
+    def raise_to(self, instant: int) -> None:
+        """A container knows of a later license time (Unix seconds): it is at least that."""
+        self._base = max(self._base, instant - self._boot())
+
+    def set(self, instant: int) -> None:
+        """A certified update says which time it is: the only thing that may set it back (decision 18)."""
+        self._base = instant - self._boot()
+        self._last = instant
+
+    def until(self, instant: int) -> float:
+        """Return in how many seconds an instant of license time has come, if nobody sets the clock; 0 if it has.
+
+        Rather a millisecond later than by a rounding too early.
+        """
+        return 0.0 if self.now() >= instant else max(instant - self._base - self._boot(), 0.0) + 0.001

@@ -6,34 +6,34 @@ A key's type, range, default and meaning stand here and nowhere else: the tests 
 
 from __future__ import annotations
 
-import difflib
+import errno
 import os
 import re
 import socket
 import stat
-import tomllib
-from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Final, Literal
 
-import msgspec
 from msgspec import Meta, Struct, field
 
-from drivers import toml
+from drivers import keys, tables, toml
 from drivers.driver import DriverError
-
-T = TypeVar("T", bound=Struct)
-
-Key = tuple[str | int, ...]
-"""A dotted key, part by part; a number is a place in an array, from 0."""
+from drivers.tables import checked
+from drivers.trust import Trust
 
 DriverOptions = Callable[[str], type[Struct]]
 """Gives the class of a driver's options by the driver's name; raises DriverError if there is none."""
 
 FILE_LIMIT: Final = 64 * 1024
 """More bytes than any configuration has; a device or a log given by mistake is not read whole."""
+
+_WAY_OUT: Final = {
+    errno.ENOENT: "put it there, or name another file with --config",
+    errno.EACCES: "let this user read it and search its directories",
+    errno.EISDIR: "name the file in it",
+}
+"""What to do about a configuration that cannot be read, by the system's number."""
 
 SOCKET_PATH_LIMIT: Final = 107
 """The kernel's limit for the path of a Unix socket, in bytes."""
@@ -56,11 +56,6 @@ def count(low: int, high: int, description: str) -> Meta:
     return Meta(ge=low, le=high, description=description)
 
 
-def checked(expected: str, check: Callable[[Any], object]) -> Meta:
-    """Describe a value by a check, which raises ValueError, and by what it should be."""
-    return Meta(extra={"expected": expected, "check": check})
-
-
 def split_address(text: str) -> tuple[str, int]:
     """Return the (host, port) that `host:port` or `[v6]:port` spells. Raises ValueError."""
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)(%[\w.-]+)?\]|([\w.-]+)):(\d{1,5})", text, re.ASCII)
@@ -79,8 +74,12 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 def _check_listen(addresses: tuple[str, ...]) -> None:
-    if not addresses or len({split_address(address) for address in addresses}) < len(addresses):
+    if not addresses:
         raise ValueError(addresses)
+    split = [split_address(address) for address in addresses]
+    for place, address in enumerate(split):
+        if address in split[:place]:
+            raise tables.Explained(f"{addresses[place]!r} is there twice; leave one of them out")
 
 
 def _check_run_directory(text: str) -> None:
@@ -88,6 +87,15 @@ def _check_run_directory(text: str) -> None:
         raise ValueError(text)
 
 
+def _check_licensor(text: str) -> None:
+    if text != UNSIGNED:
+        keys.from_text(text)
+
+
+UNSIGNED: Final = "unsigned"
+"""In the place of a licensor's public key: his firm items are believed without a signature."""
+
+Licensor = Annotated[str, checked('a public key, 44 characters of base64, or "unsigned"', _check_licensor)]
 Address = Annotated[str, checked('an address as "host:port" or "[v6]:port"', split_address)]
 Directory = Annotated[str, checked("an absolute path of at most 94 bytes", _check_run_directory)]
 
@@ -181,13 +189,26 @@ class Log(Struct, frozen=True):
 
 
 class Config(Struct, frozen=True):
-    """All settings. `drivers` has the options of each driver that is used, by its name."""
+    """All settings.
+
+    `licensors` has the public key of each licensor that is believed, by firm code, `drivers` the options of each driver
+    that is used, by its name.
+    """
 
     server: Server = Server()
     sessions: Sessions = Sessions()
     containers: Containers = Containers()
     log: Log = Log()
+    licensors: dict[str, Licensor] = field(default_factory=dict)
     drivers: dict[str, dict[str, object]] = field(default_factory=lambda: {"usb": {}})
+
+    @property
+    def trust(self) -> Trust:
+        """Whom the server believes. Raises ValueError."""
+        unsigned = frozenset(int(code) for code, key in self.licensors.items() if key == UNSIGNED)
+        return Trust(
+            {int(code): keys.from_text(key) for code, key in self.licensors.items() if key != UNSIGNED}, unsigned
+        )
 
 
 # --- reading them -------------------------------------------------------------------------------------------------
@@ -199,58 +220,24 @@ def load(path: Path, driver_options: DriverOptions | None = None) -> Config:
     Each `[drivers.<name>]` is checked against the class that `driver_options` gives for its name; without it, these
     tables are taken as they are.
     """
-    text = _read(path)
     try:
-        raw = toml.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{path}:{_syntax(text, error)}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: has arrays or tables nested too deep; expected a configuration file") from None
+        text, raw = toml.read(_read(path))
+    except toml.Unreadable as error:
+        raise ConfigError(f"{path}:{error}") from None
     try:
-        config = _table(raw, Config, ())
+        config = tables.convert(raw, Config)
+        for code in config.licensors:
+            if not re.fullmatch(r"[1-9]\d{0,9}", code, re.ASCII) or int(code) >= 2**32:
+                raise tables.Fault(("licensors", code), "expected a firm code in front, a number from 1 to 4294967295")
         for name, options in config.drivers.items():
             if driver_options is not None:
-                _table(options, _driver_options(name, driver_options), ("drivers", name))
-    except _Fault as fault:
-        raise ConfigError(f"{path}:{line_of(text, fault.key)}: {fault}") from None
+                tables.convert(options, _driver_options(name, driver_options), ("drivers", name))
+    except tables.Fault as fault:
+        raise ConfigError(f"{path}:{toml.line_of(text, fault.key)}: {fault}") from None
     return config
 
 
-def line_of(text: str, key: Key) -> int:
-    """Return the line, from 1, on which the statement begins that brings a key into a valid TOML text.
-
-    The parser itself is asked: the beginning of a valid text, up to the end of any statement, is a valid text too.
-    """
-
-    def has_key(beginning: str) -> bool:
-        value: Any = tomllib.loads(beginning)
-        try:
-            for part in key:
-                value = value[part]
-        except LookupError:
-            return False
-        return True
-
-    return _statement(text, has_key)
-
-
-def _statement(text: str, holds: Callable[[str], bool]) -> int:
-    """Return the line, from 1, of the first statement with which something holds for the text up to its end."""
-    lines = text.split("\n")
-    ends = toml.ends(text)
-    found = bisect_left(ends, True, lo=1, hi=len(ends) - 1, key=lambda end: holds("\n".join(lines[:end])))
-    return ends[found - 1] + 1
-
-
-class _Fault(Exception):
-    """What is wrong with a key."""
-
-    def __init__(self, key: Key, text: str) -> None:
-        super().__init__(f"{_dotted(key)}: {text}" if key else text)
-        self.key = key
-
-
-def _read(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait; of a directory open tells
@@ -258,152 +245,15 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(FILE_LIMIT + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}; expected a configuration file") from None
+        way_out = _WAY_OUT.get(error.errno or 0, "name another file with --config")
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; {way_out}") from None
     if len(data) > FILE_LIMIT:
         raise ConfigError(f"{path}: is longer than {FILE_LIMIT} bytes; expected a configuration file")
-    try:
-        return data.decode().replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: is not UTF-8; save the file in that encoding") from None
-
-
-def _syntax(text: str, error: ValueError) -> str:
-    """Return what the TOML parser says, with the line in front."""
-    what, _, place = str(error).partition(" (at ")
-    found = re.search(r"line (\d+), column (\d+)", place)
-    if found:
-        return f"{found[1]}: is not TOML: {what}, column {found[2]}"
-    # It has no place, or it is the end of the file: the fault is in the first statement that is not sound.
-    return f"{_statement(text, _is_unsound)}: is not TOML: {what}"
-
-
-def _is_unsound(text: str) -> bool:
-    try:
-        tomllib.loads(text)
-    except ValueError:
-        return True
-    return False
+    return data
 
 
 def _driver_options(name: str, driver_options: DriverOptions) -> type[Struct]:
     try:
         return driver_options(name)
     except DriverError as error:
-        raise _Fault(("drivers", name), " ".join(str(error).split())) from None
-
-
-def _table(raw: object, kind: type[T], key: Key) -> T:
-    """Return a table as a value of `kind`. Each value is converted by itself, so that a fault is that of one key."""
-    if not isinstance(raw, dict):
-        raise _Fault(key, f"expected a table, got {_shown(raw)}")
-    fields = {known.encode_name: known for known in msgspec.structs.fields(kind)}
-    values = {}
-    for name, value in raw.items():
-        if name not in fields:
-            raise _Fault((*key, name), f"there is no such key; {_nearest(name, fields)}")
-        values[fields[name].name] = _value(value, fields[name].type, (*key, name))
-    for name, wanted in fields.items():
-        if wanted.required and name not in raw:
-            raise _Fault(key, f"the key {name} is missing; expected {_expected(wanted.type)}")
-    try:
-        return kind(**values)
-    except ValueError as error:  # a rule that joins several keys
-        raise _Fault(key, str(error)) from None
-
-
-def _value(raw: object, hint: object, key: Key) -> object:
-    """Return a value as what an annotation asks for: its parts first, so that a fault is told as closely as can be."""
-    kind, described = _parts(hint)
-    if isinstance(kind, type) and issubclass(kind, Struct):
-        return _table(raw, kind, key)
-    if get_origin(kind) in (tuple, list) and get_args(kind)[1:] in ((), (...,)) and isinstance(raw, list):
-        for place, item in enumerate(raw):
-            _value(item, get_args(kind)[0], (*key, place))
-    if get_origin(kind) is dict and isinstance(raw, dict):
-        for name, item in raw.items():
-            _value(item, get_args(kind)[1], (*key, name))
-    try:
-        value = msgspec.convert(raw, hint)
-        for meta in described:
-            if meta.extra and "check" in meta.extra:
-                meta.extra["check"](value)
-    except ValueError:  # msgspec.ValidationError is one
-        raise _Fault(key, f"expected {_expected(hint)}, got {_shown(raw)}") from None
-    return value
-
-
-# --- words for people ---------------------------------------------------------------------------------------------
-
-
-def _expected(hint: object) -> str:
-    """Say what an annotation allows."""
-    kind, described = _parts(hint)
-    told = {name: value for meta in described for name in _TOLD if (value := getattr(meta, name)) is not None}
-    extra = told.get("extra", {})
-    arguments = get_args(kind)
-    if "expected" in extra:
-        return str(extra["expected"])
-    if get_origin(kind) is Literal:
-        return _either([f'"{value}"' for value in arguments])
-    if get_origin(kind) in (Union, UnionType):
-        return _either([_expected(one) for one in arguments if one is not type(None)])
-    if get_origin(kind) in (list, tuple):
-        return f"a list, each part of it {_expected(arguments[0])}"
-    if kind in (int, float):
-        words = "a whole number" if kind is int else "a number"
-        return words + (f" of {extra['unit']}" if "unit" in extra else "") + _range(told)
-    if kind is str:
-        low, high = told.get("min_length", 0), told.get("max_length")
-        return "a text" + (f" of {low} to {high} characters" if high is not None else "")
-    if kind is bool:
-        return "true or false"
-    if get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, Struct)):
-        return "a table"
-    return f"a value of type {getattr(kind, '__name__', kind)}"
-
-
-_TOLD: Final = ("ge", "gt", "le", "lt", "min_length", "max_length", "extra")
-
-
-def _parts(hint: object) -> tuple[Any, list[Meta]]:
-    """Return an annotation's type and what is said of it."""
-    if get_origin(hint) is not Annotated:
-        return hint, []
-    kind, *described = get_args(hint)
-    return kind, [meta for meta in described if isinstance(meta, Meta)]
-
-
-def _either(words: list[str]) -> str:
-    return " or ".join([", ".join(words[:-1])] * (len(words) > 1) + words[-1:])
-
-
-def _range(told: dict[str, Any]) -> str:
-    words = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
-    return "".join(f" {word} {told[name]}" for name, word in words.items() if told.get(name) is not None)
-
-
-def _shown(value: object) -> str:
-    """Spell a value as the file has it, on one line and not at length."""
-    if isinstance(value, dict):
-        return "a table"
-    try:
-        text = str(value).lower() if isinstance(value, bool) else repr(value)
-    except ValueError:  # a hexadecimal number may be larger than what Python writes out
-        return "a number too large to show"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _dotted(key: Key) -> str:
-    """Spell a dotted key."""
-    parts = (
-        f"[{part}]" if isinstance(part, int) else part if re.fullmatch(r"[\w-]+", part) else repr(part) for part in key
-    )
-    return ".".join(parts).replace(".[", "[")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, cutoff=0.5)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    return f"known are {', '.join(known)}" if known else "none is known here"
+        raise tables.Fault(("drivers", name), " ".join(str(error).split())) from None

@@ -18,7 +18,9 @@ import trio
 from msgspec import Struct
 from trio.lowlevel import wait_readable, wait_writable
 
+from cmserverd.answers import Later
 from cmserverd.conversation import Conversation, Waiting
+from cmserverd.core.refusal import Refused
 from cmserverd.service import Detachment
 from protocol.rpc import CHUNK
 
@@ -120,10 +122,24 @@ class Connection:
             conversation.heard = trio.current_time()
             conversation.receive(data)
             while self._work():
-                if self._drained is not None:
+                if conversation.later is not None:
+                    await self._answer_later(conversation.later)
+                elif self._drained is not None:
                     await self._drained.wait()
                 else:
                     await trio.lowlevel.checkpoint()
+
+    async def _answer_later(self, later: Later) -> None:
+        """Wait for an answer that takes time. A bug in it ends this session and no other."""
+        outcome: Struct | Refused
+        try:
+            outcome = await later.run()
+        except Refused as refusal:
+            outcome = refusal
+        except Exception:
+            self._conversation.failed()
+            return
+        self._conversation.answered(outcome)
 
     def _work(self) -> bool:
         """Answer what has come. A bug in answering ends this session and no other."""

@@ -20,7 +20,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from cmserverd.answers import OFFERS, Door, Offer, Peer
+from cmserverd.answers import OFFERS, Door, Later, Offer, Peer
 from cmserverd.core.refusal import Refused, ended
 from cmserverd.core.terms import Session
 from cmserverd.service import Detachment, Service
@@ -61,12 +61,13 @@ class Conversation:
 
     `heard` is the mover's time of the last bytes; `patience` is for how many seconds after them a greeted peer may be
     silent that has no session, and so no reaper to judge that; `has_input` asks the mover whether more lie unread,
-    `hang_up` has it close.
+    `hang_up` has it close. `later` is an answer that the mover has to wait for.
     """
 
     __slots__ = (
         "_events",
         "_has_more",
+        "_later_msgid",
         "_offers",
         "_out",
         "_polls",
@@ -78,6 +79,7 @@ class Conversation:
         "hang_up",
         "has_input",
         "heard",
+        "later",
         "over",
         "patience",
         "peer",
@@ -103,6 +105,8 @@ class Conversation:
         self.over = False
         self.pending = 0
         self.waiting: Waiting | None = None
+        self.later: Later | None = None
+        self._later_msgid = 0
         self.heard = 0.0
         self.patience = inf
         self.flush: Callable[[], None] = _nothing
@@ -118,7 +122,10 @@ class Conversation:
             self._reader.feed(data)
 
     def work(self) -> bool:
-        """Answer some of what has come. Return whether there may be more: call again once the outbox has room."""
+        """Answer some of what has come. Return whether there may be more.
+
+        Call again once the outbox has room; if there is a `later`, once its outcome was given to `answered`.
+        """
         self._turn = TURN
         ends = perf_counter() + ROUND / (self.service.busy or 1)
         while not self.over:
@@ -140,7 +147,7 @@ class Conversation:
             except rpc.CodecError as fault:
                 self._violated(str(fault))
             if self._turn <= 0 or perf_counter() >= ends:
-                self._has(more=True)
+                self._has(more=self.later is None)
                 return True
         self._has(more=False)
         return False
@@ -157,6 +164,17 @@ class Conversation:
         self._out.clear()
         self.pending = self._pushed = 0
         return data
+
+    def answered(self, outcome: Struct | Refused) -> None:
+        """What `later` has to say is here."""
+        assert self.later is not None
+        msgid, self.later = self._later_msgid, None
+        if self.over:
+            return
+        if isinstance(outcome, Refused):
+            self._refuse(msgid, outcome.body())
+        else:
+            self._put(rpc.encode_result(msgid, outcome))
 
     def waited(self) -> None:
         """The wait for events is over: answer with those that there are."""
@@ -253,6 +271,8 @@ class Conversation:
         else:
             if type(result) is _Wait:
                 self._wait(Waiting(request.msgid, result.seconds))
+            elif type(result) is Later:
+                self.later, self._later_msgid, self._turn = result, request.msgid, 0
             else:
                 self._put(rpc.encode_result(request.msgid, result))
 
@@ -284,7 +304,7 @@ class Conversation:
             self._refuse(request.msgid, refusal.body())
             return
         self.greeted = True
-        self._reader.limits = rpc.FROM_CLIENT
+        self._reader.limits = rpc.FROM_OPERATOR if self.peer.door is Door.CONTROL else rpc.FROM_CLIENT
         self._put(rpc.encode_result(request.msgid, greeting))
 
     def _hello(self, hello: m.Hello) -> m.Greeting:

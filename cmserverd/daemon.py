@@ -28,13 +28,14 @@ from cmserverd.clones import Clones
 from cmserverd.config import Config
 from cmserverd.connection import Pace
 from cmserverd.core.rules import Limits
+from cmserverd.deadlines import Deadlines
 from cmserverd.engine import Engine, Listener
 from cmserverd.notify import Notifier
 from cmserverd.reaper import Patience, Reaper
 from cmserverd.server import CannotListen, Rooms, accept, listen_tcp, listen_unix, shown_address
 from cmserverd.service import Introduction, Service
 from cmserverd.trace import trace
-from cmserverd.watcher import Absences, Intervals, Watcher
+from cmserverd.watcher import Absences, Intervals, Site, Watcher
 from drivers.driver import Driver
 from protocol import messages, station
 
@@ -59,7 +60,7 @@ async def run(config: Config, drivers: Mapping[str, Driver]) -> None:
         engine = Engine(LicenseClock(), _listener_failed, limits)
         if config.log.level == "debug":
             engine.listen(trace)
-        service = Service(engine, _introduction(config))
+        service = Service(engine, _introduction(config), config.trust)
         service.listening = tuple(shown_address(listener) for listener, door in listeners if door is Door.CLIENT)
         Clones(engine)
         rooms = Rooms(allow_files(), limits)
@@ -70,7 +71,8 @@ async def run(config: Config, drivers: Mapping[str, Driver]) -> None:
                 for listener, door in listeners:
                     doors.start_soon(accept, listener, service, door, pace, connections, rooms)
                 parts.start_soon(Reaper(service, _patience(config)).run)
-                parts.start_soon(_watch, config, drivers, engine)
+                parts.start_soon(Deadlines(engine).run)
+                parts.start_soon(_watch, config, drivers, service)
                 parts.start_soon(_stay_alive, notifier)
                 notifier.ready()
                 notifier.status(f"serving on {', '.join(service.listening)}")
@@ -159,8 +161,9 @@ def _introduction(config: Config) -> Introduction:
     return Introduction(server, station.machine(), config.sessions.timeout, config.server.net_info)
 
 
-async def _watch(config: Config, drivers: Mapping[str, Driver], engine: Engine) -> None:
+async def _watch(config: Config, drivers: Mapping[str, Driver], service: Service) -> None:
     """Run a watcher for each driver; once all have looked, the server has started."""
+    engine = service.engine
     containers = config.containers
     waiting = set(drivers)
 
@@ -175,10 +178,10 @@ async def _watch(config: Config, drivers: Mapping[str, Driver], engine: Engine) 
         _log.warning("no driver is configured; there will be no licenses")
         engine.started()
     async with trio.open_nursery() as nursery:
-        absences = Absences(engine, containers.pull_grace, nursery)
+        site = Site(engine, service.devices, Absences(engine, containers.pull_grace, nursery))
         intervals = Intervals(containers.poll, containers.settle)
         for name, driver in drivers.items():
-            nursery.start_soon(Watcher(name, driver, engine, absences, intervals).run, looked)
+            nursery.start_soon(Watcher(name, driver, site, intervals).run, looked)
 
 
 async def _stay_alive(notifier: Notifier) -> None:

@@ -13,11 +13,11 @@ from typing import TypeVar
 from msgspec import Struct
 
 from cmserverd.clock import LicenseClock
-from cmserverd.core import plugging, rules
+from cmserverd.core import passing, plugging, rules
 from cmserverd.core.changes import Change
 from cmserverd.core.refusal import Refused
 from cmserverd.core.table import Table
-from cmserverd.core.terms import Access, Session
+from cmserverd.core.terms import Access, LicenseId, Session
 from drivers.container import Container, ContainerId
 from protocol import messages
 from protocol.terms import Client, Station
@@ -78,7 +78,8 @@ class Engine:
 
     def release(self, session: Session, request: messages.Release) -> None:
         """Take a handle back. Raises Refused."""
-        self._pass(self.clock.now(), session.id, request, rules.release(self.table, session, request.handle))
+        now = self.clock.now()
+        self._pass(now, session.id, request, rules.release(self.table, session, request.handle, now))
 
     def use(self, session: Session, request: messages.Info) -> Access:
         """Note a use of a handle and return what it refers to. Raises Refused."""
@@ -106,7 +107,8 @@ class Engine:
 
     def close(self, session: Session) -> None:
         """End a session and all it holds."""
-        self._pass(self.clock.now(), session.id, None, rules.close(session))
+        now = self.clock.now()
+        self._pass(now, session.id, None, rules.close(session, now))
 
     # containers
 
@@ -116,7 +118,8 @@ class Engine:
 
     def plug(self, contents: Container) -> None:
         """A container is here, new, again, or with other contents."""
-        self._pass(self.clock.now(), 0, None, plugging.plug(self.table, contents))
+        now = self.clock.now()
+        self._pass(now, 0, None, plugging.plug(self.table, contents, now))
 
     def unplug(self, container: ContainerId) -> None:
         """A container was unplugged; its grace begins."""
@@ -124,11 +127,31 @@ class Engine:
 
     def vacate(self, container: ContainerId, most: int) -> bool:
         """A container is gone for good; move or end some of its accesses. Return whether there are more."""
-        return self._pass(self.clock.now(), 0, None, plugging.vacate(self.table, container, most))
+        now = self.clock.now()
+        return self._pass(now, 0, None, plugging.vacate(self.table, container, most, now))
 
     def remove(self, container: ContainerId) -> None:
         """A container is gone for good."""
-        self._pass(self.clock.now(), 0, None, plugging.remove(self.table, container))
+        now = self.clock.now()
+        self._pass(now, 0, None, plugging.remove(self.table, container, now))
+
+    def consumed(self, license_id: LicenseId, units_used: int, usage_start: int) -> None:
+        """A container has counted a use of a license: what it says is used up, and when the usage period began.
+
+        The license may be gone by now.
+        """
+        self._pass(self.clock.now(), 0, None, plugging.consumed(self.table, license_id, units_used, usage_start))
+
+    # time
+
+    def due(self) -> int | None:
+        """Return the next instant of license time at which something happens by itself, if there is one."""
+        return passing.due(self.table)
+
+    def advance(self, most: int) -> bool:
+        """Let happen what is due by now: so many allocations at a time. Return whether there is more."""
+        now = self.clock.now()
+        return self._pass(now, 0, None, passing.advance(self.table, now, most))
 
     def _pass(self, now: int, session: int, request: messages.Params | None, rule: rules.Rule[T]) -> T:
         changes: list[Change] = []

@@ -31,7 +31,7 @@ Format = Literal["auto", "text", "json"]
 
 COLOURS: Final = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 NO_COLOUR: Final = "\x1b[0m"
-PLAIN: Final = re.compile(r"[\w.:/@%+-]+", re.ASCII)
+PLAIN: Final = re.compile(r"[\w.:/@%+\[\]-]+", re.ASCII)
 
 LINES: Final = 10_000
 """How many lines may wait for a reader of the log."""
@@ -216,6 +216,8 @@ class TextRenderer:
 
 
 def quoted(value: object) -> str:
-    """Return a value's text: as it is if nothing in it could be mistaken, else quoted and escaped."""
+    """Return a value's text: as it is if nothing could be mistaken, else quoted and escaped; of a list, its parts."""
+    if isinstance(value, tuple | list) and value:
+        return " ".join(quoted(part) for part in value)
     text = value if isinstance(value, str) else repr(value)
     return text if PLAIN.fullmatch(text) else repr(text)

@@ -1,8 +1,4 @@
-"""The command `cmserverd`: reads the configuration, makes the drivers, runs the daemon.
-
-Exit codes, as in sysexits.h: 0 stopped as asked, 2 wrong usage, 69 an address or a directory cannot be had, 78 a fault
-in the configuration.
-"""
+"""The command `cmserverd`: reads the configuration, makes the drivers, runs the daemon. Its exit codes: `HELP`."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import structlog
 import trio
 
 import cmserverd
@@ -19,19 +16,38 @@ from cmserverd import daemon, logs
 from cmserverd.config import Config, ConfigError, load
 from cmserverd.server import CannotListen
 from drivers import registry
-from drivers.driver import Driver, DriverError
+from drivers.driver import Checkable, Driver, DriverError, Vanished
 from protocol.errors import SettingError
 
 DEFAULT_CONFIG = Path("/etc/cmserverd/cmserverd.toml")
 
+HELP = """\
+exit codes, as in sysexits.h:
+  0   stopped as asked, or the configuration is sound
+  2   the command line is wrong
+  69  an address or a directory cannot be had
+  78  there is a fault in the configuration, or in a file that it names
+"""
+
 _STANDARD_ERROR = 2
+
+_log = structlog.get_logger("main")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(prog="cmserverd", description="The license server daemon.")
+    parser = argparse.ArgumentParser(
+        prog="cmserverd",
+        description="The license server daemon.",
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--config", metavar="FILE", type=Path, help=f"the configuration (default: {DEFAULT_CONFIG})")
-    parser.add_argument("--check-config", action="store_true", help="check the configuration and stop")
+    parser.add_argument(
+        "--check-config",
+        action="store_true",
+        help="check the configuration, and the files of containers that it names, and stop",
+    )
     parser.add_argument("--version", action="version", version=f"cmserverd {cmserverd.__version__}")
     given = parser.parse_args(arguments)
     with logs.Outlet(_standard_error()) as outlet:
@@ -41,11 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
         except (ConfigError, DriverError) as error:
             return _fail(outlet, os.EX_CONFIG, error)
         if given.check_config:
-            for driver in drivers.values():
-                driver.close()
-            print("the configuration is sound")  # noqa: T201 - this is what the command was asked for
-            return os.EX_OK
+            return _check(outlet, given.config, drivers)
         logs.configure(config.log.level, config.log.format, outlet)
+        for name, fault in _faults(drivers):
+            if isinstance(fault, Vanished):  # the others are told when the driver looks
+                _log.warning("no such file yet", driver=name, reason=str(fault))
         code = os.EX_OK
         try:
             trio.run(daemon.run, config, drivers, restrict_keyboard_interrupt_to_checkpoints=True)
@@ -69,6 +85,29 @@ def _configuration(path: Path | None) -> Config:
 def _driver(name: str, options: dict[str, object]) -> Driver:
     kind = registry.load(name)
     return kind(msgspec.convert(options, kind.Options), trio.from_thread.check_cancelled)
+
+
+def _check(outlet: logs.Outlet, path: Path | None, drivers: dict[str, Driver]) -> int:
+    """Say what is wrong with what the configuration names, or that nothing is."""
+    code = os.EX_OK
+    for _, fault in _faults(drivers):
+        if isinstance(fault, Vanished):
+            outlet.write(f"cmserverd: warning: {fault}\n")
+        else:
+            code = _fail(outlet, os.EX_CONFIG, fault)
+    for driver in drivers.values():
+        driver.close()
+    if code == os.EX_OK:
+        there = path is not None or DEFAULT_CONFIG.exists()
+        said = "the configuration is sound" if there else "there is no such file; the defaults are used, and sound"
+        print(f"{path or DEFAULT_CONFIG}: {said}")  # noqa: T201 - this is what the command was asked for
+    return code
+
+
+def _faults(drivers: dict[str, Driver]) -> list[tuple[str, DriverError]]:
+    """Return what is wrong with the files of containers, each with its driver's name."""
+    checkable = [(name, driver) for name, driver in drivers.items() if isinstance(driver, Checkable)]
+    return [(name, fault) for name, driver in checkable for fault in driver.check()]
 
 
 def _fail(outlet: logs.Outlet, code: int, error: BaseException) -> int:

@@ -16,9 +16,11 @@ from cmserverd import views
 from cmserverd.core import changes as c
 from cmserverd.core.refusal import Refused, ended
 from cmserverd.core.terms import Session
+from cmserverd.devices import Devices
 from cmserverd.engine import Engine, Record
 from cmserverd.seldom import Seldom
 from drivers.container import ContainerId
+from drivers.trust import NOBODY, Trust
 from protocol import messages as m
 from protocol.errors import ErrorNumber
 
@@ -68,10 +70,11 @@ class Service:
     `busy` is how many conversations had more to do at the end of their last turn.
     """
 
-    def __init__(self, engine: Engine, introduction: Introduction) -> None:
+    def __init__(self, engine: Engine, introduction: Introduction, trust: Trust = NOBODY) -> None:
         self.engine = engine
         self.introduction = introduction
         self.listening: tuple[str, ...] = ()
+        self.devices = Devices(trust)
         self.conversations: set[Attached] = set()
         self.attached: dict[int, Attached] = {}
         self.busy = 0
@@ -140,7 +143,7 @@ class Service:
         plugged = self.engine.table.containers.get(ContainerId(container))
         if plugged is None:
             raise Refused(ErrorNumber.BOX_NOT_FOUND, container)
-        return views.contents(plugged, self.engine.position, local=local)
+        return views.contents(plugged, self.engine.position, self.engine.clock.now(), local=local)
 
     def info(self) -> m.ServerInfo:
         """Show the server's state."""

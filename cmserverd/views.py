@@ -13,9 +13,12 @@ from typing import Final
 
 from cmserverd.core.fitting import visible
 from cmserverd.core.table import Table
-from cmserverd.core.terms import Access, Allocation, KnownContainer, License, Session, SessionState
+from cmserverd.core.terms import ANYTHING, Access, Allocation, KnownContainer, License, Session, SessionState
+from cmserverd.core.validity import invalid, valid_until
 from drivers.container import FirmItem, ProductItem, QuantityFlag
 from protocol import messages as m
+from protocol.errors import ErrorNumber
+from protocol.listings import EntryState
 from protocol.terms import AccessMode, Client, HandleKind, Station, shown_client
 
 ROWS_LOOKED_AT: Final = 20_000
@@ -31,19 +34,28 @@ _DENIALS: Final = (
     (QuantityFlag.DENY_STATION_SHARE, AccessMode.STATION_SHARE),
 )
 
+_STATES: Final = {
+    None: EntryState.VALID,
+    ErrorNumber.ACTIVATION_UNDERRUN: EntryState.INACTIVE,
+    ErrorNumber.EXPIRATION_OVERRUN: EntryState.EXPIRED,
+    ErrorNumber.USAGE_PERIOD_OVERRUN: EntryState.USAGE_OVER,
+    ErrorNumber.UNIT_COUNTER_ZERO: EntryState.EXHAUSTED,
+    ErrorNumber.RUNTIME_TOO_OLD: EntryState.NEEDS_NEWER_SERVER,
+}
+
 
 def containers(table: Table, position: int) -> m.ContainerList:
     """List the containers in the order in which they are drawn on."""
     return m.ContainerList(position, tuple(map(_container, table.containers.values())))
 
 
-def contents(container: KnownContainer, position: int, *, local: bool) -> m.ContainerContents:
-    """Show one container's firm items and product items."""
-    firm_items = tuple(_firm_item(firm_item, local) for firm_item in container.contents.firm_items)
+def contents(container: KnownContainer, position: int, now: int, *, local: bool) -> m.ContainerContents:
+    """Show one container's firm items and product items, and which are valid now."""
+    firm_items = tuple(_firm_item(firm_item, now, local) for firm_item in container.contents.firm_items)
     return m.ContainerContents(position, _container(container), firm_items)
 
 
-def handle_info(table: Table, held: Access) -> m.HandleInfo:
+def handle_info(table: Table, held: Access, now: int) -> m.HandleInfo:
     """Show what a handle refers to."""
     target = held.target
     if isinstance(target, Allocation):
@@ -57,7 +69,7 @@ def handle_info(table: Table, held: Access) -> m.HandleInfo:
             allocation=target.id,
             firm_code=counted.id.firm_code,
             container=_container(table.containers[counted.id.container]),
-            entry=_entry(counted.item),
+            entry=_entry(counted.item, now),
         )
     return m.HandleInfo(
         handle=held.handle,
@@ -78,7 +90,9 @@ def license_page(table: Table, request: m.NetCluster, position: int, now: int, *
     ]
     page = wanted[: request.limit]
     more = len(wanted) > len(page)
-    return m.LicensePage(position, now, tuple(map(_license, page)), page[-1].number if more else None)
+    return m.LicensePage(
+        position, now, tuple(_license(counted, now) for counted in page), page[-1].number if more else None
+    )
 
 
 def access_page(
@@ -114,12 +128,17 @@ def _container(container: KnownContainer) -> m.ContainerInfo:
     return m.ContainerInfo(contents.id, contents.kind, contents.text, container.present, len(contents.firm_items))
 
 
-def _firm_item(firm_item: FirmItem, local: bool) -> m.FirmItemInfo:
-    entries = tuple(_entry(item) for item in firm_item.products if visible(item, local))
-    return m.FirmItemInfo(firm_item.firm_code, firm_item.text, firm_item.update_counter, entries)
+def _firm_item(firm_item: FirmItem, now: int, local: bool) -> m.FirmItemInfo:
+    entries = tuple(_entry(item, now) for item in firm_item.products if visible(item, local))
+    return m.FirmItemInfo(firm_item.firm_code, firm_item.text, firm_item.update_counter, entries, firm_item.unusable)
 
 
-def _entry(item: ProductItem) -> m.EntryInfo:
+def _state(item: ProductItem, now: int) -> str:
+    return _STATES[invalid(item, now, ANYTHING)].value
+
+
+def _entry(item: ProductItem, now: int) -> m.EntryInfo:
+    runtime = item.minimum_runtime
     return m.EntryInfo(
         item=item.reference,
         product_code=item.product_code,
@@ -129,10 +148,23 @@ def _entry(item: ProductItem) -> m.EntryInfo:
         local_only=item.quantity == 0 or bool(item.flags & QuantityFlag.LOCAL_ONLY),
         feature_map=item.feature_map,
         unusable=item.unusable,
+        activation=item.activation,
+        expiration=item.expiration,
+        usage=None if item.usage is None else item.usage.amount,
+        usage_start=item.usage_start or None,
+        maintenance=None if item.maintenance is None else (item.maintenance.start, item.maintenance.end),
+        units=None if item.units is None else item.units.amount,
+        units_left=None if item.units is None else max(item.units.amount - item.units_used, 0),
+        linger=item.linger,
+        minimum_runtime="" if runtime is None else f"{runtime.major}.{runtime.minor}",
+        protected_data=item.protected_data,
+        user_data=item.user_data,
+        valid_until=valid_until(item),
+        state=_state(item, now),
     )
 
 
-def _license(counted: License) -> m.LicenseCount:
+def _license(counted: License, now: int) -> m.LicenseCount:
     # What an unplugged container had free cannot be had just now; what is used stands.
     total = counted.item.quantity if counted.present else counted.used
     return m.LicenseCount(
@@ -151,6 +183,10 @@ def _license(counted: License) -> m.LicenseCount:
         no_user_limit=counted.no_user_limit,
         exclusive=counted.exclusive,
         station_share=counted.station_share,
+        lingering=len(counted.lingering),
+        lingering_until=counted.lingering[0][0] if counted.lingering else None,
+        valid_until=valid_until(counted.item),
+        state=_state(counted.item, now),
     )
 
 
@@ -163,7 +199,9 @@ def _access(held: Access) -> m.AccessInfo:
         allocation, kind, mode = target.id, HandleKind.ENTRY, str(target.mode)
         container, firm_code = str(entry.id.container), entry.id.firm_code
         product_code, item = entry.item.product_code, entry.id.item
+        end = None if held.want.force else valid_until(entry.item)
     else:
+        end = None
         allocation, kind, mode = 0, target.kind, ""
         container, firm_code = str(target.container or ""), target.firm_code
         product_code = item = 0
@@ -187,6 +225,7 @@ def _access(held: Access) -> m.AccessInfo:
         first_access=held.first,
         last_access=held.last,
         attached=session.state is SessionState.ATTACHED,
+        valid_until=end,
     )
 
 

@@ -8,17 +8,22 @@ driver is somebody's plug-in: whatever it raises hurts its own containers, and n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import structlog
 import trio
 from msgspec import Struct
 
+from cmserverd.devices import Devices, OpenDevice
 from cmserverd.engine import Engine
-from drivers import image
-from drivers.container import Container, ContainerId
-from drivers.driver import Device, Dongle, Driver, DriverError, Hotplug, Vanished
+from drivers import image, statement
+from drivers.container import ContainerId
+from drivers.driver import Device, Dongle, Driver, DriverError, Hotplug, Purpose, Vanished
+from drivers.image import Image
+from drivers.trust import Trust
 
 T = TypeVar("T")
 
@@ -32,17 +37,15 @@ _SLICE = 256
 
 
 class Intervals(Struct, frozen=True):
-    """Seconds: `poll` between two looks, `settle` from a hot-plug hint to the look."""
+    """Seconds: `poll` between two looks, `settle` from a hot-plug hint to the look, `check` between two proofs.
+
+    A container is told the license time each `keep_time`: the flash of a dongle bears a hundred thousand writes or so.
+    """
 
     poll: float = 5.0
     settle: float = 0.2
-
-
-class _Open(Struct, frozen=True, eq=False):
-    """A device that was read."""
-
-    device: Device
-    container: ContainerId
+    check: float = 45.0
+    keep_time: int = 3_600
 
 
 class Absences:
@@ -78,18 +81,29 @@ class Absences:
             self._engine.remove(container)
 
 
+class Site(Struct, frozen=True):
+    """Where the watchers of all drivers bring what they find: the engine, the open devices, what is missing."""
+
+    engine: Engine
+    devices: Devices
+    absences: Absences
+
+
 class Watcher:
     """Looks after one driver."""
 
-    def __init__(self, name: str, driver: Driver, engine: Engine, absences: Absences, intervals: Intervals) -> None:
+    def __init__(self, name: str, driver: Driver, site: Site, intervals: Intervals) -> None:
         self._name = name
         self._driver = driver
-        self._engine = engine
-        self._absences = absences
+        self._site = site
+        self._engine = site.engine
+        self._absences = site.absences
         self._intervals = intervals
         self._limiter = trio.CapacityLimiter(_THREADS)
         self._hotplug: Hotplug | None = None
-        self._open: dict[Dongle, _Open] = {}
+        self._open: dict[Dongle, OpenDevice] = {}
+        self._kept = site.engine.clock.now()
+        self._checked = trio.current_time()
         self._trouble: str | None = None  # why the driver itself cannot work
         self._said: dict[Dongle, str] = {}  # the last complaint about each device
         self._log = _log.bind(driver=name)
@@ -104,6 +118,9 @@ class Watcher:
             while True:
                 await self._wait()
                 await self._look()
+                if trio.current_time() >= self._checked + self._intervals.check:
+                    self._checked = trio.current_time()
+                    await self._check()
         finally:
             with trio.CancelScope(shield=True):
                 await self._close_all()
@@ -116,7 +133,7 @@ class Watcher:
 
     async def _wait(self) -> None:
         """Wait for a hint, or for the next look at intervals."""
-        with trio.move_on_after(self._intervals.poll):
+        with trio.move_on_after(min(self._intervals.poll, self._intervals.check)):
             if self._hotplug is not None:
                 await self._hint(self._hotplug)
                 return
@@ -158,9 +175,27 @@ class Watcher:
 
     async def _unplugged(self, dongle: Dongle) -> None:
         gone = self._open.pop(dongle)
+        self._site.devices.remove(gone)
         self._log.info("container pulled out", container=gone.container, place=dongle.text)
         self._absences.begin(gone.container)
-        await self._close(gone.device.close)
+        await self._let_go(gone)
+
+    async def _check(self) -> None:
+        """Have each container prove that it is still the one that was read, and keep the license time.
+
+        One that cannot is not believed any more: it counts as pulled out until it can be read again.
+        """
+        now = self._engine.clock.now()
+        keep = now >= self._kept + self._intervals.keep_time
+        if keep:
+            self._kept = now
+        for dongle, opened in tuple(self._open.items()):
+            try:
+                await opened.ask(partial(_prove, opened.image, now if keep else 0))
+            except DriverError as error:
+                if self._open.get(dongle) is opened:
+                    self._complain(dongle, error)
+                    await self._unplugged(dongle)
 
     async def _plugged(self, dongle: Dongle) -> None:
         try:
@@ -169,9 +204,10 @@ class Watcher:
             self._complain(dongle, error)
             return
         taken = False
+        now = self._engine.clock.now()
         try:
-            contents = await self._call(lambda: image.decode(device.read()))
-            taken = self._take(dongle, device, contents)
+            read, floor = await self._call(lambda: _read(device, self._site.devices.trust, now))
+            taken = self._take(dongle, OpenDevice(device, read, self._call), floor)
         except DriverError as error:
             self._complain(dongle, error)
         finally:
@@ -179,17 +215,27 @@ class Watcher:
                 with trio.CancelScope(shield=True):
                     await self._close(device.close)
 
-    def _take(self, dongle: Dongle, device: Device, contents: Container) -> bool:
+    def _take(self, dongle: Dongle, opened: OpenDevice, floor: int) -> bool:
+        contents = opened.image.container
         known = self._engine.table.containers.get(contents.id)
         if known is not None and known.present:
             self._complain(dongle, DriverError(f"Container {contents.id} is here already; the second one is not used."))
             return False
         self._said.pop(dongle, None)
-        self._open[dongle] = _Open(device, contents.id)
+        self._open[dongle] = opened
+        self._site.devices.add(opened)
         self._absences.end(contents.id)
+        self._engine.clock.raise_to(floor)
         self._engine.plug(contents)
         self._log.info("container plugged in", container=contents.id, kind=contents.kind.value, place=dongle.text)
         for firm_item in contents.firm_items:
+            if firm_item.unusable:
+                self._log.warning(
+                    "firm item is not believed",
+                    container=contents.id,
+                    firm_code=firm_item.firm_code,
+                    reason=firm_item.unusable,
+                )
             for item in firm_item.products:
                 if item.unusable:
                     self._log.warning(
@@ -211,10 +257,17 @@ class Watcher:
 
     async def _close_all(self) -> None:
         for opened in self._open.values():
-            await self._close(opened.device.close)
+            self._site.devices.remove(opened)
+            await self._let_go(opened)
         if self._hotplug is not None:
             await self._close(self._hotplug.close)
         await self._close(self._driver.close)
+
+    async def _let_go(self, opened: OpenDevice) -> None:
+        try:
+            await opened.close()
+        except DriverError as error:  # against the contract, but there is nothing to be done about it
+            self._log.warning("driver cannot close", reason=str(error), exc_info=_bug(error))
 
     async def _close(self, function: Callable[[], None]) -> None:
         try:
@@ -230,6 +283,23 @@ class Watcher:
             raise
         except Exception as bug:
             raise DriverBug(f"The driver has a bug ({bug!r}); report it to its author.") from bug
+
+
+def _read(device: Device, trust: Trust, now: int) -> tuple[Image, int]:
+    """Return what a device holds, once it has proven to be what it says, and the license time that it knows of."""
+    read = image.parse(device.read(), trust)
+    return read, _prove(read, now, device)
+
+
+def _prove(read: Image, now: int, device: Device) -> int:
+    """Have a container that has a key sign a nonce, which a copy of its image cannot; return the license time it knows.
+
+    It keeps `now` as that, unless it is 0. Raises DriverError.
+    """
+    if not read.owner.key_algorithm:
+        return 0
+    device.sign(Purpose.PRESENCE, os.urandom(statement.NONCE_LENGTH))
+    return device.time(now)
 
 
 class DriverBug(DriverError):

@@ -1,21 +1,39 @@
 """The conformance check: what the daemon relies on in every driver, tried on one. For authors of drivers.
 
 Give it a way to make the driver, and a way to plug one container in and to take it out again; in a test of your own,
-on real hardware too. It reads and never changes what is in the container.
+on real hardware too. It never changes what is in the container, unless you name an item whose units it may take.
 """
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final, NoReturn, TypeVar
 
-from drivers import image
+from drivers import image, statement
 from drivers.container import ContainerKind, check_text
-from drivers.driver import Device, Dongle, Driver, DriverError, ImageError, Unsupported, Vanished
+from drivers.driver import (
+    Device,
+    Dongle,
+    Driver,
+    DriverError,
+    Faulty,
+    ImageError,
+    Purpose,
+    Refused,
+    Signed,
+    Unsupported,
+    Used,
+    Vanished,
+)
+from drivers.trust import Trust
 
 _T = TypeVar("_T")
+NO_ITEM: Final = 28
+UNDERRUN: Final = 33
 _SCANS: Final = 20
 _PATIENCE: Final = 60.0
 """Seconds after which a function that has not returned is taken to hang."""
@@ -32,13 +50,15 @@ def check_driver(
     *,
     kind: ContainerKind,
     tells_replug: bool = True,
+    spend: tuple[int, int] | None = None,
 ) -> None:
     """Raise NonConforming unless the driver does what the daemon relies on.
 
     `make_driver` makes the driver as the daemon would, and is called twice. `plug` and `unplug` put one container in
     and take it out, and return once the system has seen it; it is out at the start and at the end. Containers of
     `kind` are what the driver gives. With `tells_replug` false, a container that was out and in again may have the
-    same key. Each function of the driver is called in a thread of its own.
+    same key. `spend` is the firm code and the reference of an item with three units or more, of which the check takes
+    two; with it the container must sign and count. Each function of the driver is called in a thread of its own.
     """
     driver, other = make_driver(), make_driver()
     before = _scan(driver)
@@ -51,7 +71,13 @@ def check_driver(
     with _opened(driver, dongle) as device:
         _check_beside_open(other, dongle)
         _check_contents(device, kind)
-        _check_unsupported(device)
+        _check_refusals(device)
+        if _signs(device):
+            _check_signing(device)
+        elif spend is not None:
+            _fail("it does not sign, and so cannot count")
+        if spend is not None:
+            _check_counting(device, *spend)
     with _opened(other, dongle) as device:  # closed is closed: somebody else can have it
         _call(device.read, "read after opening again")
 
@@ -59,8 +85,8 @@ def check_driver(
         unplug()
         if _scan(driver) != before:
             _fail("scan does not show that the container was unplugged")
-        _expect(Vanished, device.read, "read of an unplugged container")
-    _expect(Vanished, lambda: driver.open(dongle), "open of an unplugged container")
+        _expect((Vanished,), device.read, "read of an unplugged container")
+    _expect((Vanished,), lambda: driver.open(dongle), "open of an unplugged container")
 
     plug()
     again = _check_appeared(driver, before)
@@ -68,7 +94,7 @@ def check_driver(
         if again.key == dongle.key:
             _fail(f"after being plugged in again the container has its old key {again.key!r}")
         _expect(
-            Vanished, lambda: driver.open(dongle), "open of what was there before the container was plugged in anew"
+            (Vanished,), lambda: driver.open(dongle), "open of what was there before the container was plugged in anew"
         )
     with _opened(driver, again) as device:
         _call(device.read, "read after plugging in again")
@@ -111,15 +137,16 @@ def _call(function: Callable[[], _T], what: str) -> _T:
     return outcome
 
 
-def _expect(expected: type[DriverError], function: Callable[[], object], what: str) -> None:
+def _expect(expected: tuple[type[DriverError], ...], function: Callable[[], object], what: str) -> None:
+    words = " or ".join(each.__name__ for each in expected)
     outcome = _outcome(function, what)
     if not isinstance(outcome, DriverError):
-        _fail(f"{what} raised nothing; it must raise {expected.__name__}")
+        _fail(f"{what} raised nothing; it must raise {words}")
     if not isinstance(outcome, expected):
-        msg = f"The driver breaks its contract: {what} raised {outcome!r}; it must raise {expected.__name__}."
+        msg = f"The driver breaks its contract: {what} raised {outcome!r}; it must raise {words}."
         raise NonConforming(msg) from outcome
     if not str(outcome):
-        _fail(f"{what} raised {expected.__name__} without a word about what the operator can do")
+        _fail(f"{what} raised {words} without a word about what the operator can do")
 
 
 def _scan(driver: Driver) -> frozenset[Dongle]:
@@ -153,7 +180,7 @@ def _check_appeared(driver: Driver, before: frozenset[Dongle]) -> Dongle:
 
 def _check_stranger(driver: Driver) -> None:
     stranger = Dongle(driver.name, "never there", "container that was never there")
-    _expect(Vanished, lambda: driver.open(stranger), "open of a container that was never there")
+    _expect((Vanished,), lambda: driver.open(stranger), "open of a container that was never there")
 
 
 def _check_hotplug(driver: Driver) -> None:
@@ -196,7 +223,7 @@ def _check_contents(device: Device, kind: ContainerKind) -> None:
     if type(octets) is not bytes:
         _fail(f"read returned a {type(octets).__name__}; it must return bytes")
     try:
-        container = image.decode(octets)
+        container = image.parse(octets, Trust()).container
     except ImageError as error:
         msg = f"The driver breaks its contract: read gave no sound image. {error}"
         raise NonConforming(msg) from error
@@ -206,14 +233,83 @@ def _check_contents(device: Device, kind: ContainerKind) -> None:
         _fail("a second read gave another image")
 
 
-def _check_unsupported(device: Device) -> None:
+def _check_refusals(device: Device) -> None:
     """A purpose, an item and an update that exist nowhere: whoever can sign or count must say that he cannot this."""
-    _expect(Unsupported, lambda: device.sign("no such purpose", bytes(16)), "sign for an unknown purpose")
-    _expect(Unsupported, lambda: device.consume((0, 0), 0, bytes(16)), "consume of an unknown item")
-    _expect(Unsupported, lambda: device.apply(b""), "apply of an empty update")
+    _expect((Unsupported,), lambda: device.sign(Purpose.TRACKING, bytes(32)), "sign for a reserved purpose")
+    _expect((Unsupported, Refused), lambda: device.consume(0, 0, 0, bytes(16), 0), "consume of an unknown item")
+    _expect((Unsupported, ImageError), lambda: device.apply(b""), "apply of an empty update")
+
+
+def _signs(device: Device) -> bool:
+    outcome = _outcome(lambda: device.sign(Purpose.PRESENCE, bytes(32)), "sign for presence")
+    if isinstance(outcome, DriverError) and not isinstance(outcome, Unsupported):
+        msg = f"The driver breaks its contract: sign for presence raised {outcome!r}."
+        raise NonConforming(msg) from outcome
+    return not isinstance(outcome, DriverError)
+
+
+def _check_signing(device: Device) -> None:
+    """Whoever signs says what he was asked, with the key in the image, and nothing of items that are not there."""
+    owner = _image(device).owner
+    nonces = [bytes([number]) * statement.NONCE_LENGTH for number in (1, 2)]
+    for purpose in (Purpose.PRESENCE, Purpose.REQUEST):
+        for nonce in nonces:
+            signed = _call(partial(device.sign, purpose, nonce), f"sign for {purpose.name}")
+            if type(signed) is not Signed:
+                _fail(f"sign returned a {type(signed).__name__}; it must return a Signed")
+            try:
+                statement.check(purpose, nonce, owner, signed)
+            except Faulty as error:
+                msg = f"The driver breaks its contract: sign returned what it should have refused. {error}"
+                raise NonConforming(msg) from error
+    body = statement.crypt_body(nonces[0], 0, 0, 0, 1)
+    _expect_refused(NO_ITEM, lambda: device.sign(Purpose.CRYPT, body), "sign for an unknown item")
+    _expect_refused(NO_ITEM, lambda: device.consume(0, 0, 0, bytes(16), 0), "consume of an unknown item")
+    floor = _call(lambda: device.time(0), "time")
+    if _call(lambda: device.time(max(0, floor - 1)), "time of the past") != floor:
+        _fail("time went back, or changed without being told to")
+
+
+def _check_counting(device: Device, firm_code: int, reference: int) -> None:
+    """Each use is taken once: a repeated key takes nothing, and the image shows what was taken."""
+
+    def used() -> int:
+        items = _image(device).state.items
+        return sum(item.units_used for item in items if (item.firm_code, item.reference) == (firm_code, reference))
+
+    def take(units: int, key: bytes) -> Callable[[], Used]:
+        return lambda: device.consume(firm_code, reference, units, key, 0)
+
+    before, keys = used(), (secrets.token_bytes(16), secrets.token_bytes(16))
+    first = _call(take(1, keys[0]), "consume")
+    if type(first) is not Used or first.units_left is None:
+        _fail(f"consume of one unit returned {first!r}; it must return a Used with the units that are left")
+    if used() != before + 1:
+        _fail(f"after one unit was taken, the image shows {used() - before} more used")
+    for _ in range(2):
+        if _call(take(1, keys[0]), "consume with the same key") != first or used() != before + 1:
+            _fail("consume with the same key gave another answer, or took units again")
+    second = _call(take(1, keys[1]), "consume with another key")
+    if second.units_left != first.units_left - 1 or used() != before + 2:
+        _fail("consume with another key did not take one unit more")
+    _expect_refused(UNDERRUN, take(second.units_left + 1, secrets.token_bytes(16)), "consume of more than is left")
+    if used() != before + 2:
+        _fail("consume took units and refused")
+    if _call(device.nonce, "nonce")[0] == _call(device.nonce, "nonce")[0]:
+        _fail("nonce gave the same nonce twice")
+
+
+def _image(device: Device) -> image.Image:
+    return image.parse(_call(device.read, "read"), Trust())
+
+
+def _expect_refused(number: int, function: Callable[[], object], what: str) -> None:
+    outcome = _outcome(function, what)
+    if not isinstance(outcome, Refused) or outcome.number != number:
+        _fail(f"{what} gave {outcome!r}; it must raise Refused with the number {number}")
 
 
 def _check_close(device: Device) -> None:
     _call(device.close, "close")
     _call(device.close, "the second close")
-    _expect(DriverError, device.read, "read after close")
+    _expect((DriverError,), device.read, "read after close")

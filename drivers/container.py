@@ -12,6 +12,15 @@ from msgspec import Struct
 ContainerId = NewType("ContainerId", str)
 """A container's id as it is printed: `mask-serial`, as in `3-3448482`."""
 
+DATA_LIMIT: Final = 256
+"""The most bytes of an item's protected or user data: a key, or a line of settings."""
+
+EARLIEST: Final = 946_684_800
+"""2000-01-01T00:00:00Z: no date in a container is before this one."""
+
+LATEST: Final = 253_402_300_799
+"""9999-12-31T23:59:59Z: no date in a container is after this one."""
+
 TEXT_LIMIT: Final = 255
 """The most characters in any text of a container: what a line of a listing and a field on the wire can bear."""
 
@@ -73,11 +82,41 @@ KNOWN_FLAGS: Final = QuantityFlag(sum(QuantityFlag))
 """The flags that this software obeys; an item with any other is unusable (`ProductItem.unusable`)."""
 
 
+class Period(Struct, frozen=True, gc=False):
+    """From `start` on, up to and without `end`; Unix seconds."""
+
+    start: int
+    end: int
+
+
+class Allowance(Struct, frozen=True, gc=False):
+    """What a licensor gives to be used up: units, or seconds from the first use.
+
+    The container counts what is used. `generation` tells a new allowance from the old one that was programmed again:
+    with another number the container begins to count anew.
+    """
+
+    amount: int
+    generation: int = 0
+
+
+class Runtime(Struct, frozen=True, gc=False, order=True):
+    """A version of this software, as in 1.2."""
+
+    major: int
+    minor: int
+
+
 class ProductItem(Struct, frozen=True, gc=False):
     """One license entry. `reference` tells entries of one firm item apart (1 to 2^32-1).
 
-    `quantity` is the number of licenses, 0 = for the local machine only. `feature_map` is a set of 32 bits, or None.
+    An option that is None, or has its default, is not there. `quantity` is the number of licenses, 0 = for the local
+    machine only. `feature_map` is a set of 32 bits. It is valid from `activation` to `expiration` (Unix seconds),
+    and for `usage` seconds after its first use; software is served whose release date lies in `maintenance`. `units`
+    are used up one by one. `linger` is for how many seconds a license stays occupied after its release,
+    `minimum_runtime` the oldest server that may hand it out. Applications read the data; nobody interprets them.
     `unusable` is a sentence if the entry has an option that this software does not know and so must not ignore.
+    `units_used` and `usage_start` (Unix seconds, 0 before the first use) are what the container counted.
     """
 
     reference: int
@@ -86,16 +125,33 @@ class ProductItem(Struct, frozen=True, gc=False):
     quantity: int = 1
     flags: QuantityFlag = QuantityFlag.NONE
     feature_map: int | None = None
+    activation: int | None = None
+    expiration: int | None = None
+    usage: Allowance | None = None
+    maintenance: Period | None = None
+    units: Allowance | None = None
+    linger: int = 0
+    minimum_runtime: Runtime | None = None
+    protected_data: bytes = b""
+    user_data: bytes = b""
+    units_used: int = 0
+    usage_start: int = 0
     unusable: str = ""
 
 
 class FirmItem(Struct, frozen=True, gc=False):
-    """A licensor's section of a container. `update_counter` rises with each update."""
+    """A licensor's section of a container. `update_counter` rises with each update.
+
+    `unusable` is a sentence if it is not believed; then nothing else is known of it. `licensor` is the trusted public
+    key whose signature it has; empty if it is believed without one.
+    """
 
     firm_code: int
     text: str = ""
     update_counter: int = 0
     products: tuple[ProductItem, ...] = ()
+    unusable: str = ""
+    licensor: bytes = b""
 
 
 class Container(Struct, frozen=True, gc=False):

@@ -17,27 +17,38 @@ One container a file, or several in an array `containers`:
     denied = ["exclusive"]        # user_limit, no_user_limit, exclusive, station_share
     local_only = false
     feature_map = 0x3             # 32 feature bits; leave it out for none
+    activation = 2026-01-01T00:00:00Z
+    expiration = 2027-01-01T00:00:00Z
+    usage = { seconds = 2592000 } # valid for so long after its first use
+    maintenance = { start = 2026-01-01T00:00:00Z, end = 2027-01-01T00:00:00Z }
+    units = { count = 100, generation = 1 }   # another generation: the container counts from 0 again
+    linger = 120                  # seconds for which a released license stays with its station
+    minimum_runtime = "0.2"       # the oldest server that may hand it out
+    protected_data = "what applications read"
+    user_data = "likewise"
 """
 
 from __future__ import annotations
 
-import re
 import stat
 from collections import Counter
-from difflib import get_close_matches
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
-from drivers import toml
+from drivers import tables, toml
 from drivers.container import (
+    Allowance,
     Container,
     ContainerKind,
     FirmItem,
+    Period,
     ProductItem,
     QuantityFlag,
+    Runtime,
     check_text,
     container_id,
     mask_and_serial,
@@ -47,8 +58,32 @@ from drivers.driver import Faulty, NoPermission, Vanished
 FILE_LIMIT: Final = 256 * 1024
 """The most bytes of a file that is read at all: several images, generously commented."""
 
+
+def _by(check: Callable[[str], object]) -> Meta:
+    """Describe a text by a check whose ValueError has words for people."""
+
+    def explain(text: str) -> None:
+        try:
+            check(text)
+        except ValueError as error:
+            raise tables.Explained(str(error)) from None
+
+    return tables.checked("a text", explain)
+
+
 _U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 _Number = Annotated[int, Meta(ge=1, le=2**32 - 1)]
+_Date = Annotated[datetime, Meta(tz=True)]
+_Version = Annotated[
+    str,
+    Meta(
+        pattern=r"^(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})$",
+        extra={"expected": 'a version of two numbers, as in "0.2"'},
+    ),
+]
+_Data = Annotated[str, Meta(max_length=64)]  # 256 bytes of UTF-8 at most
+_Text = Annotated[str, _by(check_text)]
+_Id = Annotated[str, _by(mask_and_serial)]
 _Mode = Literal["user_limit", "no_user_limit", "exclusive", "station_share"]
 
 _DENIALS: Final[dict[_Mode, QuantityFlag]] = {
@@ -59,44 +94,88 @@ _DENIALS: Final[dict[_Mode, QuantityFlag]] = {
 }
 
 
+class _Usage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    seconds: _U32
+    generation: _U32 = 0
+
+
+class _Units(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    count: _U32
+    generation: _U32 = 0
+
+
+class _Maintenance(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    start: _Date
+    end: _Date
+
+
 class _Product(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     item: _Number
     product_code: _U32
-    text: str = ""
+    text: _Text = ""
     quantity: _U32 = 1
     denied: tuple[_Mode, ...] = ()
     local_only: bool = False
     feature_map: _U32 | None = None
-
-    def __post_init__(self) -> None:
-        check_text(self.text)
+    activation: _Date | None = None
+    expiration: _Date | None = None
+    usage: _Usage | None = None
+    maintenance: _Maintenance | None = None
+    units: _Units | None = None
+    linger: _U32 = 0
+    minimum_runtime: _Version | None = None
+    protected_data: _Data = ""
+    user_data: _Data = ""
 
     def item_of_container(self) -> ProductItem:
         flags = QuantityFlag.LOCAL_ONLY if self.local_only else QuantityFlag.NONE
         for mode in self.denied:
             flags |= _DENIALS[mode]
-        return ProductItem(self.item, self.product_code, self.text, self.quantity, flags, self.feature_map)
+        return ProductItem(
+            self.item,
+            self.product_code,
+            self.text,
+            self.quantity,
+            flags,
+            self.feature_map,
+            activation=_seconds(self.activation),
+            expiration=_seconds(self.expiration),
+            usage=Allowance(self.usage.seconds, self.usage.generation) if self.usage else None,
+            maintenance=Period(_instant(self.maintenance.start), _instant(self.maintenance.end))
+            if self.maintenance
+            else None,
+            units=Allowance(self.units.count, self.units.generation) if self.units else None,
+            linger=self.linger,
+            minimum_runtime=Runtime(*map(int, self.minimum_runtime.split("."))) if self.minimum_runtime else None,
+            protected_data=self.protected_data.encode(),
+            user_data=self.user_data.encode(),
+        )
+
+
+def _instant(date: datetime) -> int:
+    return int(date.timestamp())
+
+
+def _seconds(date: datetime | None) -> int | None:
+    return None if date is None else _instant(date)
 
 
 class _FirmItem(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     firm_code: _Number
-    text: str = ""
+    text: _Text = ""
     update_counter: _U32 = 0
     products: tuple[_Product, ...] = ()
 
     def __post_init__(self) -> None:
-        check_text(self.text)
         _refuse_repeated("item", [product.item for product in self.products])
 
 
 class _Container(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    id: str
-    text: str = ""
+    id: _Id
+    text: _Text = ""
     firm_items: tuple[_FirmItem, ...] = ()
 
     def __post_init__(self) -> None:
-        mask_and_serial(self.id)
-        check_text(self.text)
         _refuse_repeated("firm_code", [item.firm_code for item in self.firm_items])
 
     def container(self, kind: ContainerKind) -> Container:
@@ -159,44 +238,15 @@ def parse(octets: bytes, source: str, kind: ContainerKind) -> tuple[Container, .
     Raises Faulty, with what would be right, if the description is wrong.
     """
     try:
-        table = toml.loads(octets.decode())
-    except ValueError as error:  # UnicodeDecodeError is one
-        msg = f"{source} is not TOML: {error}."
-        raise Faulty(msg) from None
-    except RecursionError:
-        msg = f"{source} is not TOML that describes containers: it is nested too deep."
+        text, table = toml.read(octets)
+    except toml.Unreadable as error:
+        msg = f"{source}:{error}"
         raise Faulty(msg) from None
     form: type[_File | _Container] = _File if "containers" in table else _Container
     try:
-        described = msgspec.convert(table, form)
-    except msgspec.ValidationError as error:
-        raise _explained(source, str(error), form) from None
+        described = tables.convert(table, form)
+    except tables.Fault as fault:
+        msg = f"{source}:{toml.line_of(text, fault.key)}: {fault}"
+        raise Faulty(msg) from None
     containers = described.containers if isinstance(described, _File) else (described,)
     return tuple(each.container(kind) for each in containers)
-
-
-_PLACE: Final = re.compile(r"(?P<what>.*) - at `\$(?P<path>[^`]*)`", re.DOTALL)
-_UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<word>.*)`", re.DOTALL)
-_NO_MODE: Final = re.compile(r"Invalid enum value '(?P<word>.*)'", re.DOTALL)
-_TABLES: Final[dict[str, type[Struct]]] = {"containers": _Container, "firm_items": _FirmItem, "products": _Product}
-
-
-def _explained(source: str, complaint: str, form: type[Struct]) -> Faulty:
-    """Return msgspec's complaint as a sentence that says where it is, and what would be right."""
-    match = _PLACE.fullmatch(complaint)
-    what, path = (match["what"], match["path"]) if match else (complaint, "")
-    steps = re.findall(r"\.(\w+)(?:\[(\d+)\])?", path)
-    where = source + "".join(f", {key} {int(index) + 1}" if index else f", {key}" for key, index in steps)
-    if unknown := _UNKNOWN.fullmatch(what):
-        table = _TABLES[steps[-1][0]] if steps else form
-        return Faulty(
-            f"{where}: there is no key {unknown['word']!a}; {_hint(unknown['word'], table.__struct_fields__)}"
-        )
-    if mode := _NO_MODE.fullmatch(what):
-        return Faulty(f"{where}: there is no access mode '{mode['word']}'; {_hint(mode['word'], tuple(_DENIALS))}")
-    return Faulty(f"{where}: {what[:1].lower()}{what[1:]}.")
-
-
-def _hint(word: str, right: tuple[str, ...]) -> str:
-    close = get_close_matches(word, right, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"what may stand here: {', '.join(right)}."

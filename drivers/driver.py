@@ -20,12 +20,14 @@ The error tree; each class is one thing for the operator to do:
       Faulty               it answers, but not as the protocol says: stalls, wrong lengths, a damaged image
         ImageError         what it holds is no sound container image
       Unsupported          it cannot do what was asked
+      Refused              it can, and says no: no such item, nothing left, an old update; it has the field's number
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn, Protocol
+from enum import IntEnum
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -62,6 +64,38 @@ class Unsupported(DriverError):
     """The device cannot do what was asked."""
 
 
+class Refused(DriverError):
+    """The container will not do what was asked. `number` is the field's error number (domain reference, section 7)."""
+
+    def __init__(self, text: str, number: int = 104) -> None:
+        super().__init__(text)
+        self.number = number
+
+
+class Purpose(IntEnum):
+    """For what a container signs; it composes each statement itself (decision 3)."""
+
+    PRESENCE = 1
+    CRYPT = 2
+    REQUEST = 3
+    BORROW = 4
+    TRACKING = 5
+
+
+class Signed(Struct, frozen=True):
+    """What a container composed, and its signature over that."""
+
+    message: bytes
+    signature: bytes
+
+
+class Used(Struct, frozen=True):
+    """What is left after a use: units, None for an item without; and since when it is used (Unix seconds, 0: not)."""
+
+    units_left: int | None
+    usage_start: int
+
+
 class Dongle(Struct, frozen=True):
     """A place where a container is: what a scan finds, before anything is opened.
 
@@ -82,19 +116,34 @@ class Device(Protocol):
     """
 
     def read(self) -> bytes:
-        """Return the container's image (decode it with `drivers.image.decode`); its kind is the driver's own."""
+        """Return the container's image (`drivers.image.parse` takes it apart); its kind is the driver's own."""
         ...
 
-    def sign(self, purpose: str, challenge: bytes) -> bytes:
-        """Return the container's signature over what the device composes for this purpose."""
+    def sign(self, purpose: Purpose, body: bytes) -> Signed:
+        """Have the container sign what it composes for this purpose (`drivers.statement` has what is asked).
+
+        What it composed was checked, and its signature verified with the public key in the image.
+        """
         ...
 
-    def consume(self, item: tuple[int, int], delta: int, key: bytes) -> int:
-        """Take units of (firm code, item reference); return what is left. The same key never takes twice."""
+    def consume(self, firm_code: int, reference: int, delta: int, key: bytes, now: int) -> Used:
+        """Take `delta` units of an item, 0 for none, and begin its usage period if it has one.
+
+        `now` is license time in Unix seconds; the container's time floor is raised to it. `key` has 16 bytes: the
+        container remembers its last 64, and the same key never takes twice. Zeros are no key, and do for 0 units.
+        """
         ...
 
     def apply(self, update: bytes) -> None:
-        """Apply a signed update, wholly or not at all."""
+        """Apply a signed update (`drivers.update`), wholly or not at all; once more, it raises Refused 229."""
+        ...
+
+    def time(self, now: int) -> int:
+        """Raise the container's time floor to a license time, 0 to leave it; return it (Unix seconds)."""
+        ...
+
+    def nonce(self) -> tuple[bytes, int]:
+        """Return a fresh nonce of 32 bytes for a certified time, and the time floor; the container keeps both."""
         ...
 
     def close(self) -> None:
@@ -105,19 +154,31 @@ class Device(Protocol):
 class ReadOnly:
     """The part of a device that can only be read: derive from it and add `read` and `close`."""
 
-    def sign(self, purpose: str, challenge: bytes) -> NoReturn:  # noqa: ARG002 - the interface's names
+    # ruff: noqa: ARG002 - the interface's names
+
+    def sign(self, purpose: Purpose, body: bytes) -> NoReturn:
         """Raise `Unsupported`."""
         msg = "This container cannot sign; ask its licensor for one that can."
         raise Unsupported(msg)
 
-    def consume(self, item: tuple[int, int], delta: int, key: bytes) -> NoReturn:  # noqa: ARG002 - likewise
+    def consume(self, firm_code: int, reference: int, delta: int, key: bytes, now: int) -> NoReturn:
         """Raise `Unsupported`."""
-        msg = "This container cannot count units; ask its licensor for one that can."
+        msg = "This container cannot count what is used; ask its licensor for one that can."
         raise Unsupported(msg)
 
-    def apply(self, update: bytes) -> NoReturn:  # noqa: ARG002 - likewise
+    def apply(self, update: bytes) -> NoReturn:
         """Raise `Unsupported`."""
-        msg = "This container cannot be updated over this driver."
+        msg = "This container cannot be updated."
+        raise Unsupported(msg)
+
+    def time(self, now: int) -> NoReturn:
+        """Raise `Unsupported`."""
+        msg = "This container keeps no time; ask its licensor for one that does."
+        raise Unsupported(msg)
+
+    def nonce(self) -> NoReturn:
+        """Raise `Unsupported`."""
+        msg = "This container keeps no time that could be certified; ask its licensor for one that does."
         raise Unsupported(msg)
 
 
@@ -156,6 +217,19 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Let go of everything; the devices have been closed before."""
+        ...
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """What a driver has besides, if what it reads can be looked at without touching a device: files, that is.
+
+    `cmserverd --check-config` calls it on a driver that was only made, and outside the daemon's threads:
+    `check_cancelled` must not be called.
+    """
+
+    def check(self) -> list[DriverError]:
+        """Return what is wrong. `Vanished` is what is not there yet: only a warning, for it may come."""
         ...
 
 

@@ -1,6 +1,7 @@
 """The bytes that a licensor signs: one firm item, with the container that it was made for.
 
-Nothing in here changes in the field. `docs/drivers.md` has the layout byte by byte.
+Nothing in here changes in the field. `docs/drivers.md` has the layout byte by byte. Only a firm item that is believed
+(`drivers.trust`) is decoded; of others only the beginning is looked at, which lies at fixed places.
 """
 
 from __future__ import annotations
@@ -11,31 +12,19 @@ from typing import Final
 
 from msgspec import Struct
 
-from drivers.container import (
-    KNOWN_FLAGS,
-    ContainerKind,
-    FirmItem,
-    ProductItem,
-    QuantityFlag,
-)
-from drivers.cursor import Cursor, decode_text, encode_text
+from drivers import keys, options
+from drivers.container import ContainerKind, FirmItem, ProductItem
+from drivers.cursor import Cursor, encode_text
 from drivers.driver import ImageError
 
-KEY_LENGTH: Final = 32
-NO_KEY: Final = bytes(KEY_LENGTH)
+NO_KEY: Final = bytes(keys.LENGTH)
 
 _PREFIX: Final = b"cmfirm\x00\x01"
 """Tells these bytes from all others that a licensor's key may sign; the last one is the version."""
-_OWNER: Final = Layout(f"<HIBB{KEY_LENGTH}s")
+_OWNER: Final = Layout(f"<HIBB{keys.LENGTH}s")
 _FIRM: Final = Layout("<II")
 _COUNT: Final = Layout("<H")
 _PRODUCT: Final = Layout("<IIH")
-_OPTION: Final = Layout("<HH")
-_VALUE: Final = Layout("<I")
-
-CRITICAL: Final = 0x8000
-"""This bit of an option's tag says: whoever does not know the option must not use the item."""
-TEXT, QUANTITY, FLAGS, FEATURE_MAP = 1, 2, 3, 4
 _KINDS: Final = {1: ContainerKind.HARDWARE, 2: ContainerKind.VIRTUAL, 3: ContainerKind.EMBEDDED}
 _KIND_NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
 
@@ -48,6 +37,19 @@ class Owner(Struct, frozen=True):
     kind: ContainerKind
     key_algorithm: int = 0
     key: bytes = NO_KEY
+
+
+class SealedItem(Struct, frozen=True):
+    """A firm item as it lies in a container: the signed bytes, and who signed them. Nothing of it is believed yet.
+
+    Algorithm 0 means that nobody did; then key and signature are zeros.
+    """
+
+    firm_code: int
+    octets: bytes
+    algorithm: int
+    licensor: bytes
+    signature: bytes
 
 
 def encode_owner(owner: Owner) -> bytes:
@@ -63,6 +65,31 @@ def decode_owner(cursor: Cursor) -> Owner:
         msg = f"The container is of kind {number}, which this software does not know; update it."
         raise ImageError(msg)
     return Owner(mask, serial, kind, key_algorithm, key)
+
+
+def owner_of(octets: bytes) -> Owner:
+    """Return the container that a firm item's signed bytes are for. Raises ImageError if they begin in another way."""
+    cursor = Cursor(octets, "a firm item")
+    _check_version(cursor)
+    return decode_owner(cursor)
+
+
+def firm_code_of(octets: bytes) -> int:
+    """Return the firm code in a firm item's signed bytes. Raises ImageError if they begin in another way."""
+    cursor = Cursor(octets, "a firm item")
+    _check_version(cursor)
+    cursor.take(_OWNER.size)
+    firm_code, _ = cursor.unpack(_FIRM)
+    if firm_code == 0:
+        msg = "The image is damaged: a firm item has the firm code 0."
+        raise ImageError(msg)
+    return int(firm_code)
+
+
+def _check_version(cursor: Cursor) -> None:
+    if cursor.take(len(_PREFIX)) != _PREFIX:
+        msg = "A firm item is of a version that this software does not know; update it."
+        raise ImageError(msg)
 
 
 def encode(item: FirmItem, owner: Owner) -> bytes:
@@ -84,38 +111,21 @@ def encode(item: FirmItem, owner: Owner) -> bytes:
 
 
 def _encode_product(product: ProductItem) -> bytes:
-    options = [(CRITICAL | QUANTITY, _VALUE.pack(product.quantity))]
-    if product.text:
-        options.append((TEXT, encode_text(product.text)[_COUNT.size :]))
-    if product.flags:
-        options.append((CRITICAL | FLAGS, _VALUE.pack(product.flags)))
-    if product.feature_map is not None:
-        options.append((CRITICAL | FEATURE_MAP, _VALUE.pack(product.feature_map)))
-    encoded = b"".join(_OPTION.pack(tag, len(value)) + value for tag, value in options)
+    encoded = options.encode(product)
     return _PRODUCT.pack(product.reference, product.product_code, len(encoded)) + encoded
 
 
-def decode(octets: bytes, owner: Owner, unusable: str = "") -> FirmItem:
-    """Return the firm item that these bytes hold; its product items are unusable if `unusable` gives a reason.
-
-    Raises ImageError if they are damaged, or were made for another container than `owner`.
-    """
+def decode(octets: bytes) -> FirmItem:
+    """Return the firm item that these bytes hold. Raises ImageError if they are damaged."""
     cursor = Cursor(octets, "a firm item")
-    if cursor.take(len(_PREFIX)) != _PREFIX:
-        msg = "A firm item is of a version that this software does not know; update it."
-        raise ImageError(msg)
-    if decode_owner(cursor) != owner:
-        msg = "A firm item was made for another container; have its licensor program this one again."
-        raise ImageError(msg)
+    _check_version(cursor)
+    cursor.take(_OWNER.size)
     firm_code, update_counter = cursor.unpack(_FIRM)
-    if firm_code == 0:
-        msg = "The image is damaged: a firm item has the firm code 0."
-        raise ImageError(msg)
     text = cursor.text()
     (count,) = cursor.unpack(_COUNT)
     products: dict[int, ProductItem] = {}
     for _ in range(count):
-        product = _decode_product(cursor, unusable)
+        product = _decode_product(cursor)
         if product.reference in products:
             msg = f"The image is damaged: firm item {firm_code} has item {product.reference} twice."
             raise ImageError(msg)
@@ -124,56 +134,10 @@ def decode(octets: bytes, owner: Owner, unusable: str = "") -> FirmItem:
     return FirmItem(firm_code, text, update_counter, tuple(products.values()))
 
 
-def _decode_product(cursor: Cursor, unusable: str) -> ProductItem:
+def _decode_product(cursor: Cursor) -> ProductItem:
     reference, product_code, length = cursor.unpack(_PRODUCT)
     if reference == 0:
         msg = "The image is damaged: an item has the reference 0."
         raise ImageError(msg)
-    what = f"item {reference}"
-    reasons = [unusable] if unusable else []
-    values, unknown = _decode_options(cursor.take(length), what)
-    if unknown:
-        numbers = ", ".join(str(tag) for tag in sorted(unknown))
-        reasons.append(f"The item has an option that this server does not know ({numbers}); update the server.")
-    flags = _value(values, FLAGS, 0, what)
-    if flags & ~KNOWN_FLAGS.value:
-        strange = flags & ~KNOWN_FLAGS.value
-        reasons.append(f"The item has a flag that this server does not know ({strange:#x}); update the server.")
-    return ProductItem(
-        reference=reference,
-        product_code=product_code,
-        text=decode_text(values.get(TEXT, b""), what),
-        quantity=_value(values, QUANTITY, 1, what),
-        flags=QuantityFlag(flags & KNOWN_FLAGS.value),
-        feature_map=_value(values, FEATURE_MAP, 0, what) if FEATURE_MAP in values else None,
-        unusable=" ".join(reasons),
-    )
-
-
-def _decode_options(octets: bytes, what: str) -> tuple[dict[int, bytes], set[int]]:
-    """Return the options by tag, and the tags of those that are critical and unknown."""
-    cursor = Cursor(octets, what)
-    values: dict[int, bytes] = {}
-    unknown: set[int] = set()
-    while not cursor.done:
-        tag, length = cursor.unpack(_OPTION)
-        value = cursor.take(length)
-        number = tag & ~CRITICAL
-        if number in values:
-            msg = f"The image is damaged: {what} has option {number} twice."
-            raise ImageError(msg)
-        values[number] = value
-        if tag & CRITICAL and number not in {TEXT, QUANTITY, FLAGS, FEATURE_MAP}:
-            unknown.add(number)
-    return values, unknown
-
-
-def _value(values: dict[int, bytes], tag: int, default: int, what: str) -> int:
-    octets = values.get(tag)
-    if octets is None:
-        return default
-    if len(octets) != _VALUE.size:
-        msg = f"The image is damaged: option {tag} of {what} has {len(octets)} bytes instead of {_VALUE.size}."
-        raise ImageError(msg)
-    (value,) = _VALUE.unpack(octets)
-    return int(value)
+    fields, reasons = options.decode(cursor.take(length), f"item {reference}")
+    return ProductItem(reference, product_code, unusable=" ".join(reasons), **fields)

@@ -4,63 +4,89 @@
 
 The layout, byte by byte, is in `docs/drivers.md`. An image is checked before it is believed: whatever it is made of,
 `decode` returns a container that is wholly sound, or raises `ImageError` with a sentence that says what is wrong.
-A number that says how long or how many is held against the bytes that are there before anything is made of it.
+A number that says how long or how many is held against the bytes that are there before anything is made of it, and a
+firm item is not decoded before its licensor's signature is verified. One that is not believed is listed with the
+reason, and the rest of the container goes on.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from struct import Struct as Layout
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
-from drivers import firm_item, state
+from drivers import firm_item, keys, state
 from drivers.container import Container, FirmItem, container_id, mask_and_serial
 from drivers.cursor import Cursor, encode_text
 from drivers.driver import ImageError
-from drivers.firm_item import Owner
+from drivers.firm_item import NO_KEY, Owner, SealedItem
 from drivers.state import State
+from drivers.trust import ED25519, Trust
 
-__all__ = ["FORMAT_VERSION", "IMAGE_LIMIT", "Image", "ImageError", "decode", "encode", "parse"]
+__all__ = ["FORMAT_VERSION", "IMAGE_LIMIT", "Image", "ImageError", "SigningKeys", "decode", "encode", "parse"]
 
 FORMAT_VERSION: Final = 1
 IMAGE_LIMIT: Final = 64 * 1024
 """The most bytes of an image: some 1,500 product items, and what a small dongle can store."""
-SLOT_LENGTH: Final = 1024
-"""Bytes of a state slot where nobody asks for another length: the counters of 46 items."""
+SLOT_LENGTH: Final = 4096
+"""Bytes of a state slot where nobody asks for another length: 64 receipts, and the counters of 82 items."""
 
 _MAGIC: Final = b"CMIMAGE\n"
 """The line feed at its end is broken by transfers that take the file for text."""
 _START: Final = Layout("<8sHHI")
 _COUNTS: Final = Layout("<HII")
-_ITEM_HEAD: Final = Layout("<BxI")
-_SIGNATURE_LENGTH: Final = 64
-_NO_SIGNATURE: Final = bytes(_SIGNATURE_LENGTH)
+_ITEM_HEAD: Final = Layout(f"<Bx{keys.LENGTH}sI")
+_NO_SIGNATURE: Final = bytes(keys.SIGNATURE_LENGTH)
 _CHECKSUM: Final = Layout("<I")
 
 
 class Image(Struct, frozen=True):
-    """A decoded image. `owner` has the container's public key, `state` is the slot in force."""
+    """A decoded image. `owner` has the container's public key, `state` is the slot in force.
+
+    `sealed` has each firm item as its licensor signed it, by firm code.
+    """
 
     container: Container
     owner: Owner
     state: State
+    sealed: Mapping[int, SealedItem]
+
+
+class SigningKeys(Struct, frozen=True):
+    """Private keys: of a container, and of the licensors whose firm items are to be signed, by firm code."""
+
+    container: bytes
+    licensors: Mapping[int, bytes] = field(default_factory=dict)
 
 
 def encode(
     container: Container,
     states: tuple[State, State] = (State(sequence=1), State()),
     slot_length: int = SLOT_LENGTH,
+    signing: SigningKeys | None = None,
 ) -> bytes:
-    """Return the image of a container. Raises ImageError if it holds anything that `decode` would refuse."""
+    """Return the image of a container. Raises ImageError if it holds anything that `decode` would refuse.
+
+    Without `signing` the container has no key, and nothing is signed. What was used is taken from `states`, not from
+    the items.
+    """
     try:
         owner = Owner(*mask_and_serial(container.id), container.kind)
     except ValueError as error:
         msg = f"The container cannot be written: {error}."
         raise ImageError(msg) from None
-    items = b"".join(_encode_item(item, owner) for item in container.firm_items)
-    slots = b"".join(state.encode(each, slot_length) for each in states)
+    licensors: Mapping[int, bytes] = {}
+    private = None
+    if signing is not None:
+        private = signing.container
+        owner = replace(owner, key_algorithm=ED25519, key=keys.public_of(private))
+        licensors = signing.licensors
+    items = b"".join(_encode_item(item, owner, licensors.get(item.firm_code)) for item in container.firm_items)
+    slots = b"".join(state.encode(each, slot_length, owner, private) for each in states)
     text = encode_text(container.text)
     header_length = _START.size + len(firm_item.encode_owner(owner)) + _COUNTS.size + len(text) + _CHECKSUM.size
     total = header_length + len(items) + len(slots)
@@ -76,24 +102,47 @@ def encode(
         )
     )
     image = header + _CHECKSUM.pack(zlib.crc32(header)) + items + slots
-    if decode(image) != container:
+    trust = Trust(
+        {code: keys.public_of(private) for code, private in licensors.items()},
+        {item.firm_code for item in container.firm_items} - licensors.keys(),
+    )
+    if _pure(decode(image, trust)) != _pure(container):
         msg = "The container cannot be written: it has an option or a flag that this software does not know."
         raise ImageError(msg)
     return image
 
 
-def _encode_item(item: FirmItem, owner: Owner) -> bytes:
+def _encode_item(item: FirmItem, owner: Owner, private: bytes | None) -> bytes:
     signed = firm_item.encode(item, owner)
-    covered = _ITEM_HEAD.pack(0, len(signed)) + signed + _NO_SIGNATURE
+    if private is None:
+        covered = _ITEM_HEAD.pack(0, NO_KEY, len(signed)) + signed + _NO_SIGNATURE
+    else:
+        head = _ITEM_HEAD.pack(ED25519, keys.public_of(private), len(signed))
+        covered = head + signed + keys.sign(private, signed)
     return covered + _CHECKSUM.pack(zlib.crc32(covered))
 
 
-def decode(image: bytes) -> Container:
+def _pure(container: Container) -> Container:
+    """Return the container without what its licensors did not write into it."""
+    return replace(
+        container,
+        firm_items=tuple(
+            replace(
+                firm,
+                licensor=b"",
+                products=tuple(replace(item, units_used=0, usage_start=0) for item in firm.products),
+            )
+            for firm in container.firm_items
+        ),
+    )
+
+
+def decode(image: bytes, trust: Trust) -> Container:
     """Return the container that an image holds. Raises ImageError, and nothing else, if it is not sound."""
-    return parse(image).container
+    return parse(image, trust).container
 
 
-def parse(image: bytes) -> Image:
+def parse(image: bytes, trust: Trust) -> Image:
     """Return all that an image holds. Raises ImageError, and nothing else, if it is not sound."""
     header_length = _check_start(image)
     cursor = Cursor(image[:header_length], "the header")
@@ -105,11 +154,13 @@ def parse(image: bytes) -> Image:
     cursor.end()
 
     cursor = Cursor(image[header_length:], "the image")
-    firm_items = _decode_items(cursor.take(items_length), count, owner)
+    sealed = _sealed_items(cursor.take(items_length), count)
     slots = (cursor.take(slot_length), cursor.take(slot_length))
     cursor.end()
+    in_force = state.in_force(slots, owner)
+    firm_items = tuple(_firm_item(item, owner, in_force, trust) for item in sealed.values())
     container = Container(container_id(owner.mask, owner.serial), owner.kind, text, firm_items)
-    return Image(container, owner, state.in_force(slots))
+    return Image(container, owner, in_force, sealed)
 
 
 def _check_start(image: bytes) -> int:
@@ -136,31 +187,43 @@ def _check_start(image: bytes) -> int:
     return int(header_length)
 
 
-def _decode_items(octets: bytes, count: int, owner: Owner) -> tuple[FirmItem, ...]:
+def _sealed_items(octets: bytes, count: int) -> dict[int, SealedItem]:
     cursor = Cursor(octets, "the firm items")
-    items: dict[int, FirmItem] = {}
+    items: dict[int, SealedItem] = {}
     for _ in range(count):
-        item = _decode_item(cursor, owner)
+        item = _sealed_item(cursor)
         if item.firm_code in items:
             msg = f"The image is damaged: it has firm item {item.firm_code} twice."
             raise ImageError(msg)
         items[item.firm_code] = item
     cursor.end()
-    return tuple(items.values())
+    return items
 
 
-def _decode_item(cursor: Cursor, owner: Owner) -> FirmItem:
+def _sealed_item(cursor: Cursor) -> SealedItem:
     head = cursor.take(_ITEM_HEAD.size)
-    algorithm, length = _ITEM_HEAD.unpack(head)
-    signed, signature = cursor.take(length), cursor.take(_SIGNATURE_LENGTH)
+    algorithm, licensor, length = _ITEM_HEAD.unpack(head)
+    signed, signature = cursor.take(length), cursor.take(keys.SIGNATURE_LENGTH)
     (checksum,) = cursor.unpack(_CHECKSUM)
     if checksum != zlib.crc32(head + signed + signature):
         msg = "The image is damaged: the checksum of a firm item is wrong."
         raise ImageError(msg)
-    unusable = ""
-    if algorithm == 0 and signature != _NO_SIGNATURE:
+    if algorithm == 0 and (licensor, signature) != (NO_KEY, _NO_SIGNATURE):
         msg = "The image is damaged: a firm item has a signature, and no algorithm for it."
         raise ImageError(msg)
-    if algorithm != 0:
-        unusable = f"The item is signed with algorithm {algorithm}, which this server does not know; update the server."
-    return firm_item.decode(signed, owner, unusable)
+    return SealedItem(firm_item.firm_code_of(signed), signed, algorithm, licensor, signature)
+
+
+def _firm_item(sealed: SealedItem, owner: Owner, in_force: State, trust: Trust) -> FirmItem:
+    """Return the firm item, with what was used of it, or without contents if it is not believed."""
+    if why := trust.complaint(sealed, owner):
+        return FirmItem(sealed.firm_code, unusable=why)
+    decoded = firm_item.decode(sealed.octets)
+    used = {each.reference: each for each in in_force.items if each.firm_code == sealed.firm_code}
+    products = tuple(
+        replace(item, units_used=used[item.reference].units_used, usage_start=used[item.reference].usage_start)
+        if item.reference in used
+        else item
+        for item in decoded.products
+    )
+    return replace(decoded, products=products, licensor=trust.licensor(sealed))

@@ -1,7 +1,7 @@
 """What changes in a container in the field: units used, first uses, its clock, what is lent out (decisions 5 and 21).
 
 It lies in the image in two slots. A device writes the one that is not in force and raises the sequence number, so
-that a cut in mid-write leaves the other. No licensor signs any of it; the container itself will.
+that a cut in mid-write leaves the other. No licensor signs any of it; the container itself does, if it has a key.
 """
 
 from __future__ import annotations
@@ -14,16 +14,24 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import astuple
 
+from drivers import keys
 from drivers.cursor import Cursor
 from drivers.driver import ImageError
+from drivers.firm_item import Owner, encode_owner
 
-_HEAD: Final = Layout("<QqHH")
+NO_COUNTER: Final = 2**32 - 1
+"""Stands for the units that are left of an item without units."""
+
+_PREFIX: Final = b"cmstate\x00\x01"
+"""Tells a slot from all else that a container signs."""
+_HEAD: Final = Layout("<QqHHHxx32sq")
 _ITEM: Final = Layout("<IIIq")
 _LOAN: Final = Layout("<16sIIIq32s")
+_RECEIPT: Final = Layout("<16sIIIq")
 _SIGNATURE: Final = Layout("<B64s")
 _CHECKSUM: Final = Layout("<I")
 _TAIL: Final = _SIGNATURE.size + _CHECKSUM.size
-_UNSIGNED: Final = _SIGNATURE.pack(0, bytes(64))
+_UNSIGNED: Final = bytes(keys.SIGNATURE_LENGTH)
 
 
 class ItemState(Struct, frozen=True):
@@ -46,23 +54,55 @@ class Loan(Struct, frozen=True):
     holder: bytes
 
 
+class Receipt(Struct, frozen=True):
+    """The result of a use that the container counted, by the key (16 bytes) under which it was asked for.
+
+    `units_left` is NO_COUNTER if the item has no units.
+    """
+
+    key: bytes
+    firm_code: int
+    reference: int
+    units_left: int
+    usage_start: int
+
+
 class State(Struct, frozen=True):
-    """The state of a container. `time_floor` is the latest license time it knows of, in Unix seconds."""
+    """The state of a container. `time_floor` is the latest license time it knows of, in Unix seconds.
+
+    `receipts` are of the last 64 uses, the oldest first. `nonce` (32 bytes) waits for a certified time since the
+    license time `asked`; both are zero if none does.
+    """
 
     sequence: int = 0
     time_floor: int = 0
     items: tuple[ItemState, ...] = ()
     loans: tuple[Loan, ...] = ()
+    receipts: tuple[Receipt, ...] = ()
+    nonce: bytes = bytes(32)
+    asked: int = 0
 
 
-def encode(state: State, length: int) -> bytes:
-    """Return a slot of `length` bytes. Raises ImageError if the state does not fit."""
+def encode(state: State, length: int, owner: Owner, private: bytes | None = None) -> bytes:
+    """Return a slot of `length` bytes, signed with the container's private key if that is given.
+
+    Raises ImageError if the state does not fit.
+    """
     try:
         filled = b"".join(
             (
-                _HEAD.pack(state.sequence, state.time_floor, len(state.items), len(state.loans)),
+                _HEAD.pack(
+                    state.sequence,
+                    state.time_floor,
+                    len(state.items),
+                    len(state.loans),
+                    len(state.receipts),
+                    state.nonce,
+                    state.asked,
+                ),
                 *(_ITEM.pack(*astuple(item)) for item in state.items),
                 *(_LOAN.pack(*astuple(loan)) for loan in state.loans),
+                *(_RECEIPT.pack(*astuple(receipt)) for receipt in state.receipts),
             )
         )
     except LayoutError as error:
@@ -71,36 +111,62 @@ def encode(state: State, length: int) -> bytes:
     if len(filled) > length - _TAIL:
         msg = f"The container's state takes {len(filled)} bytes; its slots have room for {length - _TAIL}."
         raise ImageError(msg)
-    covered = filled.ljust(length - _TAIL, b"\0") + _UNSIGNED
+    signed = filled.ljust(length - _TAIL, b"\0") + bytes([private is not None])
+    covered = signed + (_UNSIGNED if private is None else keys.sign(private, _statement(signed, owner)))
     return covered + _CHECKSUM.pack(zlib.crc32(covered))
 
 
-def decode(slot: bytes) -> State:
-    """Return the state in a slot. Raises ImageError if the slot is damaged or half written."""
+def _statement(signed: bytes, owner: Owner) -> bytes:
+    """Return what the container signs: whose state it is, and all of the slot before the signature."""
+    return _PREFIX + encode_owner(owner) + signed
+
+
+def decode(slot: bytes, owner: Owner) -> State:
+    """Return the state in a slot of this container.
+
+    Raises ImageError if the slot is damaged, half written, or not the container's own.
+    """
     cursor = Cursor(slot, "a state slot")
     covered = cursor.take(max(len(slot), _TAIL) - _CHECKSUM.size)
     (checksum,) = cursor.unpack(_CHECKSUM)
     if checksum != zlib.crc32(covered):
         msg = "The image is damaged: the checksum of a state slot is wrong."
         raise ImageError(msg)
+    _check_signature(covered, owner)
     cursor = Cursor(covered[: -_SIGNATURE.size], "a state slot")
-    sequence, time_floor, items, loans = cursor.unpack(_HEAD)
+    sequence, time_floor, items, loans, receipts, nonce, asked = cursor.unpack(_HEAD)
     state = State(
         sequence,
         time_floor,
         tuple(ItemState(*cursor.unpack(_ITEM)) for _ in range(items)),
         tuple(Loan(*cursor.unpack(_LOAN)) for _ in range(loans)),
+        tuple(Receipt(*cursor.unpack(_RECEIPT)) for _ in range(receipts)),
+        nonce,
+        asked,
     )
-    if covered[-_SIGNATURE.size :] != _UNSIGNED:
-        msg = "The container's state is signed in a way that this software does not know; update it."
-        raise ImageError(msg)
     if cursor.rest().strip(b"\0"):
         msg = "The image is damaged: the room left in a state slot is not empty."
         raise ImageError(msg)
     return state
 
 
-def in_force(slots: tuple[bytes, bytes]) -> State:
+def _check_signature(covered: bytes, owner: Owner) -> None:
+    """Raise ImageError unless the slot is signed as its container's key demands: by it, or by nobody."""
+    algorithm, signature = _SIGNATURE.unpack(covered[-_SIGNATURE.size :])
+    if algorithm != owner.key_algorithm:
+        msg = "The container's state is signed in another way than its key demands; have the container exchanged."
+        raise ImageError(msg)
+    sound = (
+        keys.verify(owner.key, signature, _statement(covered[: -len(signature)], owner))
+        if algorithm
+        else signature == _UNSIGNED
+    )
+    if not sound:
+        msg = "The signature of the container's state is not its own; have the container exchanged."
+        raise ImageError(msg)
+
+
+def in_force(slots: tuple[bytes, bytes], owner: Owner) -> State:
     """Return the state that counts: of the valid slots the one with the higher sequence number.
 
     Raises ImageError if no slot is valid.
@@ -109,7 +175,7 @@ def in_force(slots: tuple[bytes, bytes]) -> State:
     faults: list[str] = []
     for slot in slots:
         try:
-            valid.append(decode(slot))
+            valid.append(decode(slot, owner))
         except ImageError as error:
             faults.append(str(error))
     if not valid:

@@ -1,4 +1,4 @@
-"""TOML that anybody may have written: parsed within bounds, and divided into statements. For descriptions and settings.
+"""TOML that anybody may have written: parsed within bounds, faults told by line. For descriptions and settings.
 
 The standard parser needs time quadratic in the parts of a dotted key: minutes for a file of one such key.
 """
@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import re
 import tomllib
+from bisect import bisect_left
+from collections.abc import Callable
 from typing import Any, Final
+
+Key = tuple[str | int, ...]
+"""A dotted key, part by part; a number is a place in an array, from 0."""
 
 DOTS: Final = 16
 """How many a key may have; what we read needs three."""
@@ -24,6 +29,25 @@ _TOKEN: Final = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+
+
+class Unreadable(ValueError):
+    """A file is no TOML. The text goes behind the file's name and a colon: the line, if there is one, and why."""
+
+
+def read(octets: bytes) -> tuple[str, dict[str, Any]]:
+    """Return a file's text, for `line_of`, and what it says. Raises Unreadable."""
+    try:
+        text = octets.decode().replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = octets.count(b"\n", 0, error.start) + 1
+        raise Unreadable(f"{line}: is not UTF-8; save the file in that encoding") from None
+    try:
+        return text, loads(text)
+    except ValueError as error:
+        raise Unreadable(_syntax(text, error)) from None
+    except RecursionError:
+        raise Unreadable(" has arrays or tables nested too deep; three levels are the most that is needed") from None
 
 
 def loads(text: str) -> dict[str, Any]:
@@ -57,3 +81,47 @@ def ends(text: str) -> list[int]:
         elif token.lastgroup == "newline" and not depth:
             found.append(line)
     return [*found, line + 1]
+
+
+def line_of(text: str, key: Key) -> int:
+    """Return the line, from 1, on which the statement begins that brings a key into a valid TOML text.
+
+    The parser itself is asked: the beginning of a valid text, up to the end of any statement, is a valid text too.
+    """
+
+    def has_key(beginning: str) -> bool:
+        value: Any = tomllib.loads(beginning)
+        try:
+            for part in key:
+                value = value[part]
+        except LookupError:
+            return False
+        return True
+
+    return _statement(text, has_key)
+
+
+def _statement(text: str, holds: Callable[[str], bool]) -> int:
+    """Return the line, from 1, of the first statement with which something holds for the text up to its end."""
+    lines = text.split("\n")
+    after = ends(text)
+    found = bisect_left(after, True, lo=1, hi=len(after) - 1, key=lambda end: holds("\n".join(lines[:end])))
+    return after[found - 1] + 1
+
+
+def _syntax(text: str, error: ValueError) -> str:
+    """Return what the TOML parser says, with the line in front."""
+    what, _, place = str(error).partition(" (at ")
+    found = re.search(r"line (\d+), column (\d+)", place)
+    if found:
+        return f"{found[1]}: is not TOML: {what}, column {found[2]}"
+    # It has no place, or it is the end of the file: the fault is in the first statement that is not sound.
+    return f"{_statement(text, _is_unsound)}: is not TOML: {what}"
+
+
+def _is_unsound(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except ValueError:
+        return True
+    return False

@@ -1,4 +1,7 @@
-"""Virtual containers: TOML files instead of dongles, for trying things out and for tests (decision 7).
+"""Virtual containers: files instead of dongles, for trying things out and for tests (decision 7).
+
+A `.cmc` file is a whole container that signs and counts (`drivers.cmc`). Any other one describes containers in TOML,
+which can only be read; the rest of this is about those.
 
 A file that appears is a plug, one that is removed an unplug, and one that is edited both. Every scan reads the files
 anew, since a change within a clock tick and of the same length shows in no stat. Only scans do: what is opened and read
@@ -13,9 +16,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from drivers import description, image
+from drivers import cmc, description, image
 from drivers.container import ContainerKind
-from drivers.driver import CheckCancelled, Dongle, DriverError, ReadOnly, Vanished
+from drivers.driver import Busy, CheckCancelled, Device, Dongle, DriverError, ReadOnly, Vanished
 
 _KIND: Final = ContainerKind.VIRTUAL
 
@@ -23,7 +26,7 @@ _Contents = dict[Dongle, bytes | DriverError]
 
 
 class VirtualOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table `[drivers.virtual]`. `files` are absolute paths of TOML files; `drivers.description` has their form."""
+    """The table `[drivers.virtual]`. `files` are absolute paths, of `.cmc` files or of TOML (`drivers.description`)."""
 
     files: tuple[str, ...] = ()
 
@@ -42,24 +45,43 @@ class VirtualDriver:
 
     def __init__(self, options: VirtualOptions, check_cancelled: CheckCancelled) -> None:
         paths = [Path(name) for name in options.files]
-        self._files = {str(path): _File(path) for path in paths}  # by the beginning of their dongles' keys
+        self._files = {  # by the beginning of their dongles' keys
+            str(path): cmc.CmcFile(path) if path.suffix == cmc.SUFFIX else _Described(path) for path in paths
+        }
         self._check_cancelled = check_cancelled
 
     def scan(self) -> frozenset[Dongle]:
         """Return one dongle for each container that a file describes, and one for each file that is wrong."""
-        for file in self._files.values():
-            file.look()
-        return frozenset(dongle for file in self._files.values() for dongle in file.contents)
+        return frozenset(dongle for file in self._files.values() for dongle in file.dongles())
 
-    def open(self, dongle: Dongle) -> VirtualDevice:
+    def open(self, dongle: Dongle) -> Device:
         """Return the device. Raises Vanished if the last scan did not find it, any DriverError if its file is wrong."""
         self._check_cancelled()
         file = self._files.get(dongle.key.rpartition("#")[0])
         if file is None:
             raise _gone(dongle)
-        device = VirtualDevice(file, dongle)
-        device.read()
-        return device
+        return file.open(dongle)
+
+    def check(self) -> list[DriverError]:
+        """Return what is wrong with the files, and which are not there; one that another process has is right."""
+        found: list[DriverError] = []
+        for path, file in self._files.items():
+            dongles = file.dongles()
+            if not dongles and not Path(path).exists():
+                found.append(
+                    Vanished(f"There is no such file yet: {path}; once it is there, its containers are served.")
+                )
+            for dongle in dongles:
+                try:
+                    device = file.open(dongle)
+                    device.read()
+                except Busy:
+                    continue
+                except DriverError as error:
+                    found.append(error)
+                    continue
+                device.close()
+        return found
 
     def hotplug(self) -> None:
         """Return None: files give no hints, the daemon's scans find them."""
@@ -68,8 +90,8 @@ class VirtualDriver:
         """Do nothing: no file stays open."""
 
 
-class _File:
-    """One file, and what the last scan took it to describe.
+class _Described:
+    """One TOML file, and what the last scan took it to describe.
 
     Who saves a file may empty it first and write it in pieces, and a piece may be sound TOML that has fewer licenses.
     So bytes that changed are believed once two scans in a row have found them. `contents` is one assignment of one
@@ -82,7 +104,18 @@ class _File:
         self._believed: tuple[bytes, _Contents] | None = None
         self._doubted: bytes | None = None
 
-    def look(self) -> None:
+    def dongles(self) -> frozenset[Dongle]:
+        """Read the file, and return the dongles that it describes."""
+        self._look()
+        return frozenset(self.contents)
+
+    def open(self, dongle: Dongle) -> VirtualDevice:
+        """Return the device. Raises DriverError as its `read` does."""
+        device = VirtualDevice(self, dongle)
+        device.read()
+        return device
+
+    def _look(self) -> None:
         """Read the file, and have in `contents` each dongle with its image, or the error that opening it shall give."""
         try:
             octets = description.read(self._path)
@@ -90,7 +123,7 @@ class _File:
             self._doubted, self.contents = None, {}
             return
         except DriverError as error:
-            self._doubted, self.contents = None, {self._dongle("unreadable", str(error).encode()): error}
+            self._doubted, self.contents = None, {self._dongle("", str(error).encode()): error}
             return
         if self._believed is None or octets == self._doubted:
             self._believed = octets, self._parsed(octets)
@@ -104,22 +137,25 @@ class _File:
             containers = description.parse(octets, str(self._path), _KIND)
             images = {container.id: image.encode(container) for container in containers}
         except DriverError as error:
-            return {self._dongle("wrong", octets): error}
+            return {self._dongle("", octets): error}
         return {self._dongle(name, encoded): encoded for name, encoded in images.items()}
 
     def _dongle(self, name: str, octets: bytes) -> Dongle:
         """Return a dongle whose key changes with what is in the file, and stays if only its time or a comment does.
 
+        `name` is the container's id, empty for a file that is wrong.
+
         A CRC would not do: the parts of an image end with their own, so that the CRC of the whole is always the same.
         """
         digest = blake2b(octets, digest_size=8).hexdigest()
-        return Dongle("virtual", f"{self._path}#{name}@{digest}", f"virtual container {name} in {self._path}")
+        text = f"virtual container {name} in {self._path}" if name else f"file {self._path}"
+        return Dongle("virtual", f"{self._path}#{name}@{digest}", text)
 
 
 class VirtualDevice(ReadOnly):
     """One container of a file."""
 
-    def __init__(self, file: _File, dongle: Dongle) -> None:
+    def __init__(self, file: _Described, dongle: Dongle) -> None:
         self._file = file
         self._dongle = dongle
         self._closed = False

@@ -2,13 +2,15 @@
 
 It starts a daemon of its own on free ports and in a private directory, runs instances of `examples.charts` on several
 "stations", and says line by line what it shows. Every number is read from `cmu --json`. Exit codes: 0 each number was
-right, the exit code of the daemon included, 1 one was not, 130 Ctrl-C came before all had been shown.
+right, the exit code of the daemon included, 1 one was not, 130 Ctrl-C came before all had been shown. SIGTERM and
+SIGHUP end it as Ctrl-C does, daemon and directory with it; before all had been shown, with 143 and 129.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,13 +18,18 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+from drivers import keys
+from drivers.usb import demo_licensor
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = Path(sys.executable).parent
 FIRM_CODE = 600010
 PRODUCT_CODE = 14
 CONTAINER = "3-3448482"
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 30.0
 """Seconds after which something that should happen is given up."""
 
@@ -43,12 +50,16 @@ class Daemon:
             'name = "demo"\n'
             'listen = ["127.0.0.1:0", "[::1]:0"]\n'
             f"run_directory = {json.dumps(str(self.monitor.parent))}\n"
+            "[licensors]\n"
+            f'{FIRM_CODE} = "{keys.to_text(demo_licensor.PUBLIC)}"\n'
             "[drivers.usb]\n"
             "embedded = true\n",
             encoding="utf-8",
         )
         with self._log.open("w") as log:
-            self._process = subprocess.Popen([COMMANDS / "cmserverd", "--config", config], stderr=log, cwd=ROOT)
+            self._process = subprocess.Popen(  # a group of its own: the terminal's signals are for the demo
+                [COMMANDS / "cmserverd", "--config", config], stderr=log, cwd=ROOT, process_group=0
+            )
 
     def cmu(self, *options: str) -> tuple[int, str]:
         """Run `cmu` on the monitor socket; return its exit code and what it printed."""
@@ -92,7 +103,9 @@ class Instance:
 
     def __init__(self, server: str, station: str) -> None:
         command = [sys.executable, "-m", "examples.charts", "--server", server, "--station", station]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, process_group=0
+        )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
@@ -133,9 +146,9 @@ def main() -> int:
     except (Failed, subprocess.TimeoutExpired) as failure:
         say(f"\nFAILED: {failure}")
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         say("\nStopped before the end.")
-        return 130
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     return 0
 
 
@@ -237,9 +250,19 @@ def check(what: str, found: object, right: object) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line at once."""
-    print(text, flush=True)
+    """Print a line at once; a terminal that was closed does not keep the daemon from being stopped."""
+    with suppress(OSError):
+        print(text, flush=True)
+
+
+def interrupt(number: int, _frame: FrameType | None) -> None:
+    """Do what Ctrl-C does, whichever signal it was; a second one must not break the stop."""
+    for every in STOPPING:
+        signal.signal(every, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":
+    for each in STOPPING:
+        signal.signal(each, interrupt)
     sys.exit(main())

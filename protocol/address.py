@@ -59,6 +59,9 @@ def parse(text: str, source: str = "the server's address") -> Address:
     """
     if text.startswith("unix:"):
         return _unix(text, source)
+    if text.startswith("/"):
+        msg = f"{source}: {text!r} is a path; did you mean {'unix:' + text!r}?"
+        raise SettingError(msg)
     bracketed = re.match(r"\[([^]]*)\](?::(.*))?\Z", text, re.DOTALL)
     if bracketed:
         host, port = bracketed[1], bracketed[2]
@@ -74,7 +77,8 @@ def parse(text: str, source: str = "the server's address") -> Address:
     try:
         IPv6Address(host)
     except ValueError:
-        msg = f"{source}: {text!r} has no valid IPv6 address; {_FORMS}"
+        wrong = "has no valid IPv6 address" if bracketed else "has several colons, and is no IPv6 address"
+        msg = f"{source}: {text!r} {wrong}; {_FORMS}"
         raise SettingError(msg) from None
     return Tcp(host, _port(port, text, source))
 

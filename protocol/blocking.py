@@ -21,16 +21,19 @@ from typing import Self, TypeVar, cast
 
 from msgspec import Struct
 
-from protocol import messages
+from protocol import messages, proof
 from protocol.address import Address, candidates
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError
 from protocol.held import Call, Held, Outcome
 from protocol.link import Dial, Dispatcher, Link, OnEvent, dial
 from protocol.messages import (
     AccessInfo,
+    AccessKey,
     AccessPage,
     ContainerContents,
     ContainerList,
+    Crypt,
+    CryptAnswer,
     Goodbye,
     Greeting,
     HandleInfo,
@@ -41,6 +44,7 @@ from protocol.messages import (
     ServerInfo,
 )
 from protocol.opening import introduction, none_reached, not_reached
+from protocol.proof import Proof
 from protocol.session import ClientSession, new_key, next_cursor
 from protocol.terms import AccessMode, HandleKind, Station
 
@@ -62,6 +66,19 @@ class Access(Held):
     def info(self) -> HandleInfo:
         """Ask what the handle refers to; the server counts this as a use. Raises LicenseError."""
         return cast("HandleInfo", self._client._ask(Call(messages.Info(self.handle), held=self)))  # noqa: SLF001
+
+    def crypt(
+        self, licensor: bytes, *, units: int = 0, key: AccessKey | None = None, mode: AccessMode | None = None
+    ) -> Proof:
+        """Have the container prove that it holds the license, and return what is proven.
+
+        `licensor` is the licensor's public key. `units` are counted as used; with the `key` of an earlier try that was
+        not answered they are counted once. `mode` is what the access mode has to be. The first one begins the usage
+        period. Raises LicenseError: 308 if the answer proves nothing, 32, 33, 35, 69, 71 and others if it is refused.
+        """
+        call = Call(proof.challenge(self.handle, units, key, mode), held=self)
+        answer = cast("CryptAnswer", self._client._ask(call))  # noqa: SLF001
+        return proof.check(answer, cast("Crypt", call.params), self.request, licensor)
 
     def release(self) -> None:
         """Give the access back. Doing so twice, or after the server ended it, is no error. Raises LicenseError.
@@ -195,10 +212,30 @@ class Client:
         feature_code: int = 0,
         container: str | None = None,
         item: int | None = None,
+        release_date: int | None = None,
+        force: bool = False,
+        ignore_linger: bool = False,
     ) -> Access:
-        """Ask for an access. Raises LicenseError with the reasons; after any error nothing is held."""
+        """Ask for an access. Raises LicenseError with the reasons; after any error nothing is held.
+
+        `feature_code`, `container` and `item` narrow it down. `release_date` (Unix seconds) is that of the software,
+        which the maintenance period must cover. `force` takes an entry that is not valid too; with `ignore_linger`
+        the license is free at once after the release.
+        """
         key = new_key()
-        request = messages.Access(key, firm_code, product_code, mode, kind, feature_code, container, item)
+        request = messages.Access(
+            key,
+            firm_code,
+            product_code,
+            mode,
+            kind,
+            feature_code,
+            container,
+            item,
+            release_date,
+            force,
+            ignore_linger,
+        )
         access = Access(self, self._session, request)
         self._ask(Call(request, held=access))
         return access

@@ -20,15 +20,18 @@ from typing import Final, Self, TypeVar, cast
 import trio
 from msgspec import Struct
 
-from protocol import messages
-from protocol.address import Address, Unix, candidates
+from protocol import messages, proof
+from protocol.address import Address, candidates
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError
 from protocol.held import Call, Held, Outcome
 from protocol.messages import (
     AccessInfo,
+    AccessKey,
     AccessPage,
     ContainerContents,
     ContainerList,
+    Crypt,
+    CryptAnswer,
     Event,
     Goodbye,
     Greeting,
@@ -41,23 +44,16 @@ from protocol.messages import (
     ServerInfo,
 )
 from protocol.opening import introduction, none_reached, not_reached
-from protocol.rpc import CHUNK
-from protocol.session import EVENTS, ClientSession, Phase, new_key, next_cursor
+from protocol.proof import Proof
+from protocol.session import EVENTS, ClientSession, new_key, next_cursor
 from protocol.terms import AccessMode, HandleKind, Station
+from protocol.trio_link import Dial, TrioLink, dial
 
 R = TypeVar("R", bound=Struct)
 
 OnEvent = Callable[[Event], Awaitable[None]]
-Dial = Callable[[Address], Awaitable[trio.abc.Stream]]
 
 _log: Final = logging.getLogger(__name__)
-
-
-async def dial(address: Address) -> trio.abc.Stream:
-    """Connect. Raises OSError. Small messages leave at once: trio sets TCP_NODELAY on each of its TCP streams."""
-    if isinstance(address, Unix):
-        return await trio.open_unix_socket(address.path)
-    return await trio.open_tcp_stream(address.host, address.port)
 
 
 class Access(Held):
@@ -70,6 +66,19 @@ class Access(Held):
     async def info(self) -> HandleInfo:
         """Ask what the handle refers to; the server counts this as a use. Raises LicenseError."""
         return cast("HandleInfo", await self._client._ask(Call(messages.Info(self.handle), held=self)))  # noqa: SLF001
+
+    async def crypt(
+        self, licensor: bytes, *, units: int = 0, key: AccessKey | None = None, mode: AccessMode | None = None
+    ) -> Proof:
+        """Have the container prove that it holds the license, and return what is proven.
+
+        `licensor` is the licensor's public key. `units` are counted as used; with the `key` of an earlier try that was
+        not answered they are counted once. `mode` is what the access mode has to be. The first one begins the usage
+        period. Raises LicenseError: 308 if the answer proves nothing, 32, 33, 35, 69, 71 and others if it is refused.
+        """
+        call = Call(proof.challenge(self.handle, units, key, mode), held=self)
+        answer = cast("CryptAnswer", await self._client._ask(call))  # noqa: SLF001
+        return proof.check(answer, cast("Crypt", call.params), self.request, licensor)
 
     async def release(self) -> None:
         """Give the access back. Doing so twice, or after the server ended it, is no error. Raises LicenseError.
@@ -110,7 +119,7 @@ class Client:
         self._dial = dial
         self._nursery = nursery
         self._session: ClientSession[Access] = ClientSession()
-        self._link: _Link | None = None
+        self._link: TrioLink | None = None
         self._events: trio.MemorySendChannel[Event] | None = None
         if on_event is not None:
             self._events, receiver = trio.open_memory_channel[Event](EVENTS)
@@ -142,10 +151,30 @@ class Client:
         feature_code: int = 0,
         container: str | None = None,
         item: int | None = None,
+        release_date: int | None = None,
+        force: bool = False,
+        ignore_linger: bool = False,
     ) -> Access:
-        """Ask for an access. Raises LicenseError with the reasons; after any error nothing is held."""
+        """Ask for an access. Raises LicenseError with the reasons; after any error nothing is held.
+
+        `feature_code`, `container` and `item` narrow it down. `release_date` (Unix seconds) is that of the software,
+        which the maintenance period must cover. `force` takes an entry that is not valid too; with `ignore_linger`
+        the license is free at once after the release.
+        """
         key = new_key()
-        request = messages.Access(key, firm_code, product_code, mode, kind, feature_code, container, item)
+        request = messages.Access(
+            key,
+            firm_code,
+            product_code,
+            mode,
+            kind,
+            feature_code,
+            container,
+            item,
+            release_date,
+            force,
+            ignore_linger,
+        )
         access = Access(self, self._session, request)
         await self._ask(Call(request, held=access))
         return access
@@ -256,7 +285,9 @@ class Client:
 
     async def _greet(self, address: Address) -> None:
         stream = await self._connect(address)
-        self._link = _Link(self, self._session, self._timeout)
+        self._link = TrioLink(
+            self._session, self._timeout, self._connect, self._deliver, lambda: self.call(KeepAlive())
+        )
         self._nursery.start_soon(self._link.run, stream, address)
         try:
             await self._ask(Call(self._hello), self._session.open)
@@ -313,118 +344,6 @@ class Client:
                 self._events.send_nowait(event)
         except trio.WouldBlock:
             self._session.lost("the program does not take its events")
-
-
-class _Link:
-    """The way to the server, one connection after the other; each has tasks that read, write and keep it alive."""
-
-    def __init__(self, client: Client, session: ClientSession[Access], timeout: float) -> None:
-        self._client = client
-        self._session = session
-        self._timeout = timeout
-        # Whoever cancels the user's block must leave us the time for a goodbye; only `close` and the session end us.
-        self._scope = trio.CancelScope(shield=True)
-        self._more = trio.Event()
-        self._postponed = trio.Event()
-        self._done = trio.Event()
-
-    def flush(self) -> None:
-        """Have the session's outbox sent."""
-        self._more.set()
-
-    async def close(self) -> None:
-        """End the connection, or the seeking of one, and wait for that."""
-        self._scope.cancel()
-        await self._done.wait()
-
-    async def run(self, stream: trio.abc.Stream | None, address: Address) -> None:
-        """Serve a connection, and make another one when it breaks, until the session is closed."""
-        try:
-            with self._scope:
-                while stream is not None:
-                    await self._serve(stream)
-                    stream = await self._seek(address)
-        finally:
-            self._done.set()
-
-    async def _seek(self, address: Address) -> trio.abc.Stream | None:
-        while self._session.phase is Phase.SEEKING:
-            await trio.sleep(self._session.backoff.next())
-            try:
-                stream = await self._client._connect(address)  # noqa: SLF001
-            except LicenseError as error:
-                self._session.lost(str(error))
-            else:
-                self._session.begin()
-                return stream
-        return None
-
-    async def _serve(self, stream: trio.abc.Stream) -> None:
-        self._postponed = trio.Event()
-        greeted = trio.Event()
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write, stream)
-                nursery.start_soon(self._keep_alive, greeted, nursery.cancel_scope)
-                nursery.start_soon(self._claim)
-                await self._read(stream, greeted)
-                nursery.cancel_scope.cancel()
-        finally:
-            await trio.aclose_forcefully(stream)
-
-    async def _read(self, stream: trio.abc.Stream, greeted: trio.Event) -> None:
-        while self._session.connected:
-            try:
-                data = await stream.receive_some(CHUNK)
-            except trio.BrokenResourceError as error:
-                self._session.lost(f"{error.__cause__ or error}")
-                return
-            if not data:
-                self._session.lost("the server closed it")
-                return
-            self._client._deliver(self._session.receive(bytes(data)))  # noqa: SLF001
-            if self._session.phase is Phase.OPEN:
-                greeted.set()
-            if self._session.postponed:
-                self._postponed.set()
-            self.flush()
-
-    async def _write(self, stream: trio.abc.Stream) -> None:
-        while True:
-            if data := bytes(self._session.outbox):
-                self._session.outbox.clear()
-                try:
-                    await stream.send_all(data)
-                except trio.BrokenResourceError:
-                    return  # the reader learns why: perhaps a farewell is still to be read
-            else:
-                self._more = trio.Event()
-                await self._more.wait()
-
-    async def _keep_alive(self, greeted: trio.Event, connection: trio.CancelScope) -> None:
-        with trio.move_on_after(self._timeout) as waiting:
-            await greeted.wait()
-        silence = f"no answer within {self._timeout:g} seconds" if waiting.cancelled_caught else ""
-        while not silence:
-            await trio.sleep(self._session.keep_alive)
-            self._session.lived()
-            try:
-                await self._client.call(KeepAlive())
-            except LocalProtocolError:
-                return  # a goodbye is on its way: nothing more is asked on this connection
-            except LicenseError as error:
-                if error.number == ErrorNumber.NETWORK_FAULT:
-                    silence = "the server gives no sign of life"
-        self._session.lost(silence)
-        connection.cancel()
-
-    async def _claim(self) -> None:
-        while True:
-            await self._postponed.wait()
-            await trio.sleep(self._session.backoff.next())
-            self._postponed = trio.Event()
-            self._session.claim()
-            self.flush()
 
 
 async def _dispatch(events: trio.MemoryReceiveChannel[Event], on_event: OnEvent) -> None:

@@ -12,6 +12,7 @@ What a client raises:
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from typing import Final
 
@@ -26,7 +27,18 @@ class ErrorNumber(IntEnum):
     PRODUCT_ITEM_INVALID = 23
     FEATURE_MAP_MISSING = 29
     FEATURE_MAP_INCOMPATIBLE = 30
+    PRODUCT_CODE_WRONG = 28
+    UNIT_COUNTER_MISSING = 31
+    UNIT_COUNTER_ZERO = 32
+    UNIT_COUNTER_UNDERRUN = 33
+    EXPIRATION_OVERRUN = 35
+    ACTIVATION_UNDERRUN = 37
+    BOX_BUSY = 64
+    ACCESS_MODE_MISMATCH = 69
     BOX_LOST = 70
+    USAGE_PERIOD_OVERRUN = 71
+    MAINTENANCE_UNDERRUN = 77
+    MAINTENANCE_OVERRUN = 78
     NETWORK_FAULT = 100
     SERVER_NOT_FOUND = 101
     INTERNAL = 104
@@ -38,22 +50,40 @@ class ErrorNumber(IntEnum):
     RUNTIME_TOO_OLD = 129
     ENTRY_NOT_FOUND = 200
     BOX_NOT_FOUND = 201
+    VALIDATION_FAILED = 211
     NO_MORE_LICENSES = 212
     EXCLUSIVE_CONFLICT = 213
     WRONG_ACCESS_MODE = 223
+    UPDATE_TOO_NEW = 228
+    UPDATE_TOO_OLD = 229
     SEVERAL_REASONS = 230
     ACCESS_DENIED = 231
+    UPDATE_FAILED = 233
     SERVER_STARTING = 238
+    COMMAND_FAILED = 303
     NOT_IMPLEMENTED = 304
+    NOT_SUPPORTED = 306
+    VERIFY_FAILED = 308
     REQUEST_OVERLOAD = 309
 
 
 _TEXTS: Final[dict[ErrorNumber, str]] = {
     ErrorNumber.FIRM_ITEM_INVALID: "The firm item cannot be read or trusted",
     ErrorNumber.PRODUCT_ITEM_INVALID: "The product item cannot be used by this server",
+    ErrorNumber.PRODUCT_CODE_WRONG: "The container has no such product item",
     ErrorNumber.FEATURE_MAP_MISSING: "A feature is asked for, and the license has no feature map",
     ErrorNumber.FEATURE_MAP_INCOMPATIBLE: "The license does not include the requested feature",
+    ErrorNumber.UNIT_COUNTER_MISSING: "The license has no units that could be counted",
+    ErrorNumber.UNIT_COUNTER_ZERO: "The units of the license are used up",
+    ErrorNumber.UNIT_COUNTER_UNDERRUN: "The license has fewer units left than are asked for",
+    ErrorNumber.EXPIRATION_OVERRUN: "The license has expired",
+    ErrorNumber.ACTIVATION_UNDERRUN: "The license is not valid yet",
+    ErrorNumber.BOX_BUSY: "The container does not answer in time; try again in a moment",
+    ErrorNumber.ACCESS_MODE_MISMATCH: "The handle has another access mode than is needed",
     ErrorNumber.BOX_LOST: "The container has been unplugged; plug it in again",
+    ErrorNumber.USAGE_PERIOD_OVERRUN: "The usage period of the license is over",
+    ErrorNumber.MAINTENANCE_UNDERRUN: "The software was released before the maintenance period of the license",
+    ErrorNumber.MAINTENANCE_OVERRUN: "The software was released after the maintenance period of the license",
     ErrorNumber.NETWORK_FAULT: "The connection to the license server is broken",
     ErrorNumber.SERVER_NOT_FOUND: "The license server cannot be reached",
     ErrorNumber.INTERNAL: "The license server met a fault of its own; its log says more",
@@ -62,24 +92,42 @@ _TEXTS: Final[dict[ErrorNumber, str]] = {
     ErrorNumber.NO_MORE_HANDLES: "The client holds as many handles as it may",
     ErrorNumber.WRONG_HANDLE_TYPE: "The handle is of a kind that this request cannot use",
     ErrorNumber.SERVER_TOO_OLD: "The license server is too old for this client",
-    ErrorNumber.RUNTIME_TOO_OLD: "The client is too old for this license server",
+    ErrorNumber.RUNTIME_TOO_OLD: "The software is older than it must be",
     ErrorNumber.ENTRY_NOT_FOUND: "There is no such license on this server",
     ErrorNumber.BOX_NOT_FOUND: "There is no such container on this server",
+    ErrorNumber.VALIDATION_FAILED: "The signature is not the licensor's",
     ErrorNumber.NO_MORE_LICENSES: "All licenses are in use",
     ErrorNumber.EXCLUSIVE_CONFLICT: "An exclusive access and another one cannot stand side by side on one station",
     ErrorNumber.WRONG_ACCESS_MODE: "The license forbids this access mode",
+    ErrorNumber.UPDATE_TOO_NEW: "The update builds on one that the container does not have",
+    ErrorNumber.UPDATE_TOO_OLD: "The container has this update already, or a later one",
     ErrorNumber.SEVERAL_REASONS: "No license can serve the request, for several reasons",
     ErrorNumber.ACCESS_DENIED: "The server's access permissions exclude this client",
+    ErrorNumber.UPDATE_FAILED: "The update cannot be applied",
     ErrorNumber.SERVER_STARTING: "The license server is still starting; try again in a moment",
+    ErrorNumber.COMMAND_FAILED: "The container answers wrongly",
     ErrorNumber.NOT_IMPLEMENTED: "The license server does not know this request",
+    ErrorNumber.NOT_SUPPORTED: "The container cannot do what is asked",
+    ErrorNumber.VERIFY_FAILED: "What the server answered is no proof of a license",
     ErrorNumber.REQUEST_OVERLOAD: "Too many connections or requests from this client's address",
 }
 
 
 def text_of(number: ErrorNumber, detail: str = "") -> str:
-    """Return the sentence for people: the table's text, a detail if there is one, and the number at its end."""
-    middle = f": {detail}" if detail else ""
+    """Return the sentence for people: the table's text, a detail if there is one, and the number at its end.
+
+    A detail that is such a sentence itself loses its number: there is one, and it is this one's.
+    """
+    middle = f": {_NUMBER.sub('', detail)}" if detail else ""
     return f"{_TEXTS[number]}{middle}, Error {number.value}."
+
+
+def detail_of(number: ErrorNumber, sentence: str) -> str:
+    """Return what a sentence of this number tells beyond the table's text; another one without its number."""
+    return _NUMBER.sub("", sentence).removeprefix(f"{_TEXTS[number]}: ")
+
+
+_NUMBER: Final = re.compile(r", Error [0-9]+\.?\Z")
 
 
 class LicenseError(Exception):

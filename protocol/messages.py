@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, NewType
 
 from msgspec import Meta, Struct
 
+from protocol.listings import AccessInfo as AccessInfo
+from protocol.listings import ContainerInfo as ContainerInfo
+from protocol.listings import EntryInfo as EntryInfo
+from protocol.listings import FirmItemInfo as FirmItemInfo
+from protocol.listings import LicenseCount as LicenseCount
 from protocol.terms import (
     U32,
     AccessMode,
@@ -37,6 +42,8 @@ Version = Annotated[int, Meta(ge=1, le=2**16 - 1)]
 HandleNumber = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 Cursor = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 PageSize = Annotated[int, Meta(ge=1, le=1000)]
+Instant = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Nonce = Annotated[bytes, Meta(min_length=16, max_length=64)]
 Token = Annotated[str, Meta(min_length=64, max_length=64, pattern=r"^[0-9a-f]+\Z")]
 
 
@@ -99,6 +106,9 @@ class EndCause(StrEnum):
     """Its session came back from another machine, and the license is for the server's own only."""
     SUPERSEDED = "superseded"
     """A newer session of the same application took its place after the old one had closed."""
+    EXPIRED = "expired"
+    USAGE_OVER = "usage_over"
+    """The usage period of its license, which began with the first use, is over."""
 
 
 # --- greeting ---------------------------------------------------------------------------------------------------
@@ -189,7 +199,8 @@ class Goodbye(Params[Done], frozen=True, gc=False):
 class Access(Params["Granted"], frozen=True, gc=False):
     """Asks for a handle. `container` and `item` pin the request; feature code 0 asks for no feature.
 
-    Firm code 0 with kind `container` means any container.
+    Firm code 0 with kind `container` means any container. `release_date` is that of the software, which the maintenance
+    period must cover. `force` takes an entry that is not valid too; with `ignore_linger` it is free at once afterwards.
     """
 
     method: ClassVar[str] = "access"
@@ -201,6 +212,9 @@ class Access(Params["Granted"], frozen=True, gc=False):
     feature_code: U32 = 0
     container: ContainerText | None = None
     item: U32 | None = None
+    release_date: Instant | None = None
+    force: bool = False
+    ignore_linger: bool = False
 
 
 class Granted(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -240,39 +254,36 @@ class HandleInfo(Struct, frozen=True, gc=False, omit_defaults=True):
     entry: EntryInfo | None = None
 
 
+class Crypt(Params["CryptAnswer"], frozen=True, gc=False):
+    """Has the container answer a challenge: only one that holds the license can (decision 4).
+
+    `units` are taken, once for each `key`, which must be there then; `mode` is the access mode that the handle must
+    have. The first one begins the usage period.
+    """
+
+    method: ClassVar[str] = "crypt"
+    handle: HandleNumber
+    nonce: Nonce
+    units: U32 = 0
+    key: AccessKey | None = None
+    mode: AccessMode | None = None
+
+
+class CryptAnswer(Struct, frozen=True, gc=False, omit_defaults=True):
+    """The answer: what the container composed and signed, and the firm item as its licensor signed it.
+
+    `units_left` is None if the entry counts none, `usage_start` 0 if it has no usage period.
+    """
+
+    message: bytes
+    signature: bytes
+    firm_item: bytes
+    firm_signature: bytes
+    units_left: int | None = None
+    usage_start: int = 0
+
+
 # --- containers and contents ------------------------------------------------------------------------------------
-
-
-class ContainerInfo(Struct, frozen=True, gc=False):
-    """A container in a listing. `kind`: `hardware`, `virtual` or `embedded`; not `present`: unplugged just now."""
-
-    id: str
-    kind: str
-    text: str
-    present: bool
-    firm_items: int
-
-
-class EntryInfo(Struct, frozen=True, gc=False, omit_defaults=True):
-    """A product item with its options. `denied` are access modes; `unusable` says why the server cannot use it."""
-
-    item: int
-    product_code: int
-    text: str
-    quantity: int
-    denied: tuple[str, ...] = ()
-    local_only: bool = False
-    feature_map: int | None = None
-    unusable: str = ""
-
-
-class FirmItemInfo(Struct, frozen=True, gc=False):
-    """A firm item with its product items."""
-
-    firm_code: int
-    text: str
-    update_counter: int
-    entries: tuple[EntryInfo, ...]
 
 
 class Containers(Params["ContainerList"], frozen=True, gc=False):
@@ -317,30 +328,6 @@ class NetCluster(Params["LicensePage"], frozen=True, gc=False):
     limit: PageSize = 200
 
 
-class LicenseCount(Struct, frozen=True, gc=False):
-    """The counts of one license. `total` is what is offered now; `used` + `free` = `total`.
-
-    The four mode fields are allocations: accesses for user limit, exclusive and no user limit, stations for
-    station share.
-    """
-
-    container: str
-    firm_code: int
-    product_code: int
-    item: int
-    text: str
-    feature_map: int | None
-    present: bool
-    quantity: int
-    total: int
-    used: int
-    free: int
-    user_limit: int
-    no_user_limit: int
-    exclusive: int
-    station_share: int
-
-
 class LicensePage(Struct, frozen=True, gc=False, omit_defaults=True):
     """A page of counts at one position; `next` is the cursor of the following page, absent on the last."""
 
@@ -360,30 +347,6 @@ class NetUsers(Params["AccessPage"], frozen=True, gc=False):
     relevant: bool = False
     cursor: Cursor = 0
     limit: PageSize = 200
-
-
-class AccessInfo(Struct, frozen=True, gc=False):
-    r"""One access. `client` is `address(host \ user)`; `attached` is false while its client is cut off."""
-
-    handle: int
-    allocation: int
-    kind: str
-    mode: str
-    container: str
-    firm_code: int
-    product_code: int
-    item: int
-    client: str
-    address: str
-    host: str
-    user: str
-    pid: int
-    application: str
-    session: int
-    station: str
-    first_access: int
-    last_access: int
-    attached: bool
 
 
 class AccessPage(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -433,6 +396,10 @@ class Event(Struct, frozen=True, gc=False, omit_defaults=True):
     """What the server tells by itself: the notification `event`, or an element of an `EventList`.
 
     `ended`: the handle is valid no longer, `error` says why. `rebooked`: another license serves it now.
+
+    Two are made by the clients of this package, at position 0, when a server has forgotten their session. `reacquired`:
+    the access has been granted anew, and `handle` is its new one. `lost`: it was refused, `error` says why, and
+    `handle` is what it was.
     """
 
     method: ClassVar[str] = "event"
@@ -465,6 +432,39 @@ class EventList(Struct, frozen=True, gc=False):
     events: tuple[Event, ...]
 
 
+# --- administering, over the control socket only ------------------------------------------------------------------
+
+
+class Context(Params["ContextFile"], frozen=True, gc=False):
+    """Asks for a container's request file, which its licensor answers with an update; `time`: with a certified time."""
+
+    method: ClassVar[str] = "context"
+    container: ContainerText
+    time: bool = False
+
+
+class ContextFile(Struct, frozen=True, gc=False):
+    """The request file."""
+
+    request: bytes
+
+
+class Import(Params["Imported"], frozen=True, gc=False):
+    """Applies a licensor's update file."""
+
+    method: ClassVar[str] = "import"
+    update: Annotated[bytes, Meta(max_length=65_536)]
+
+
+class Imported(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What the update brought: a firm item with its update counter, or a license time."""
+
+    container: str
+    firm_code: int = 0
+    update_counter: int = 0
+    time: int = 0
+
+
 RESULTS: dict[type[Params], type[Struct]] = {
     Hello: Greeting,
     Resume: Greeting,
@@ -473,12 +473,15 @@ RESULTS: dict[type[Params], type[Struct]] = {
     Access: Granted,
     Release: Done,
     Info: HandleInfo,
+    Crypt: CryptAnswer,
     Containers: ContainerList,
     Contents: ContainerContents,
     NetCluster: LicensePage,
     NetUsers: AccessPage,
     ServerInfoRequest: ServerInfo,
     Events: EventList,
+    Context: ContextFile,
+    Import: Imported,
 }
 """Every request, and what answers it."""
 

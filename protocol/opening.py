@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from protocol.address import Address
 from protocol.connection import VERSIONS
-from protocol.errors import ErrorNumber, LicenseError
+from protocol.errors import ErrorNumber, LicenseError, detail_of
 from protocol.messages import Hello
 from protocol.station import client as this_client
 from protocol.station import station as this_station
@@ -26,4 +26,5 @@ def none_reached(failures: list[LicenseError]) -> LicenseError:
     """Return the one error for the failures of all servers that were tried."""
     if len(failures) == 1:
         return failures[0]
-    return LicenseError.of(ErrorNumber.SERVER_NOT_FOUND, "; ".join(str(error).rstrip(".") for error in failures))
+    number = ErrorNumber.SERVER_NOT_FOUND
+    return LicenseError.of(number, "; ".join(detail_of(number, str(error)) for error in failures))

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import re
 from string import hexdigits
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgpack
 import msgspec
 from msgspec import Struct
 
-from protocol.messages import Access, ErrorBody, Params
+from protocol.messages import Access, Crypt, ErrorBody, Params
 
 T = TypeVar("T", bound=Struct)
 
@@ -43,8 +43,11 @@ BEFORE_GREETING: Final = MessageLimits(total=4_096, array=16, map=32, text=1_024
 FROM_CLIENT: Final = MessageLimits(total=16_384, array=64, map=64, text=1_024, binary=64)
 """The longest request has some ten fields, the longest text 255 characters, the longest binary a 64-byte challenge."""
 
-FROM_SERVER: Final = MessageLimits(total=4 * 1024 * 1024, array=16_384, map=64, text=65_536, binary=65_536)
-"""A page of 1,000 accesses at 2 KB each, the contents of a container of 64 KiB, with room to spare."""
+FROM_OPERATOR: Final = MessageLimits(total=131_072, array=64, map=64, text=1_024, binary=65_536)
+"""Over the control socket an update file comes, which has 64 KiB at most."""
+
+FROM_SERVER: Final = MessageLimits(total=4 * 1024 * 1024, array=16_384, map=64, text=65_536, binary=131_072)
+"""A page of 1,000 accesses at 2 KB each, a container's contents or request file of 64 KiB, with room to spare."""
 
 
 HOPED: Final = 64
@@ -185,8 +188,10 @@ def parameters(request: Request, kind: type[T]) -> T:
     if type(params) is not list or len(params) > 1:
         raise BadMessage(request.msgid, "params must be an array with one map")
     value = params[0] if params else {}
-    if kind is Access and type(value) is dict and type(value.get("key")) is str:
-        value["key"] = _key_of(request.msgid, value["key"])
+    if (kind is Access or kind is Crypt) and type(value) is dict:
+        for name in _SPELLED[kind]:
+            if type(value.get(name)) is str:
+                value[name] = _octets_of(request.msgid, name, value[name])
     try:
         return convert(value, kind)
     except msgspec.ValidationError as error:
@@ -198,10 +203,19 @@ def convert(value: object, kind: type[T]) -> T:
     return msgspec.convert(value, kind, builtin_types=(bytes,))
 
 
-def _key_of(msgid: int, text: str) -> bytes:
-    """Return the key that 32 hexadecimal digits spell, for clients that have no byte strings."""
-    if len(text) != 32 or not _HEX.issuperset(text):
-        raise BadMessage(msgid, "a key is 16 bytes, or 32 hexadecimal digits - at `$.key`")
+_SPELLED: Final[dict[type[Any], tuple[str, ...]]] = {Access: ("key",), Crypt: ("key", "nonce")}
+"""The fields that are bytes."""
+
+_SPELLINGS: Final = {
+    "key": "a key is 16 bytes, or 32 hexadecimal digits",
+    "nonce": "a nonce is 16 to 64 bytes, or twice as many hexadecimal digits",
+}
+
+
+def _octets_of(msgid: int, name: str, text: str) -> bytes:
+    """Return the bytes that hexadecimal digits spell, for clients that have no byte strings."""
+    if len(text) % 2 or not _HEX.issuperset(text) or (name == "key" and len(text) != 32):
+        raise BadMessage(msgid, f"{_SPELLINGS[name]} - at `$.{name}`")
     return bytes.fromhex(text)
 
 

@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Final, Generic
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from protocol import messages
 from protocol.backoff import Backoff
@@ -24,6 +25,7 @@ from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError, Remot
 from protocol.held import Call, H, Outcome
 from protocol.messages import (
     AccessKey,
+    Crypt,
     Done,
     ErrorBody,
     Event,
@@ -269,11 +271,11 @@ class ClientSession(Generic[H]):
 
     def _send(self, call: Call[H]) -> None:
         held = call.held
-        if held is not None and isinstance(call.params, Release | Info):
+        if held is not None and isinstance(call.params, Release | Info | Crypt):
             if wrong := held.ending or held.doubt:
                 _answer(call, LicenseError(wrong))
                 return
-            call.params = type(call.params)(held.handle)  # it may have got another one meanwhile
+            call.params = replace(call.params, handle=held.handle)  # it may have got another one meanwhile
         try:
             msgid, data = self._connection.request(call.params)
         except LocalProtocolError as error:
@@ -374,7 +376,7 @@ class ClientSession(Generic[H]):
         for call in waiting:
             if isinstance(call.params, Release):
                 _answer(call, Done())
-            elif isinstance(call.params, Info) and call.held is None:
+            elif isinstance(call.params, Info | Crypt) and call.held is None:
                 _answer(call, LicenseError(error))
             else:
                 self._queue.append(call)

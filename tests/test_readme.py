@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cmserverd.config import load
-from drivers import registry
+from drivers import description, registry
+from drivers.container import ContainerKind
 from tests.daemon.harness import Daemon, ending
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,8 +54,16 @@ def test_the_configuration(tmp_path: Path) -> None:
     assert config.server.addresses == (("0.0.0.0", 22350), ("::", 22350))
 
 
+def test_the_container_for_trials() -> None:
+    """The file that it names describes what its program asks for, and its configuration believes it."""
+    octets = (ROOT / "examples" / "trial.toml").read_bytes()
+    (container,) = description.parse(octets, "trial.toml", ContainerKind.VIRTUAL)
+    (firm_item,) = container.firm_items
+    assert (firm_item.firm_code, [item.product_code for item in firm_item.products]) == (600010, [14])
+
+
 def test_the_pages_that_it_names_are_there() -> None:
     """No link leads nowhere."""
-    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / "README.md").read_text())
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []

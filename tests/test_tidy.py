@@ -20,12 +20,17 @@ PACKAGES = ("cmserverd", "protocol", "drivers")
 WITH_TRIO = frozenset(
     {
         "cmserverd.connection",
+        "cmserverd.crypt",
         "cmserverd.daemon",
+        "cmserverd.deadlines",
+        "cmserverd.devices",
         "cmserverd.main",
         "cmserverd.reaper",
         "cmserverd.server",
+        "cmserverd.updating",
         "cmserverd.watcher",
         "protocol.client",
+        "protocol.trio_link",
     }
 )
 """The only modules in which anything is awaited. What is not here is plain, and so atomic."""
@@ -39,6 +44,9 @@ CORE_MAY_NOT = frozenset(
 """A clock, chance, a log, the world outside: the core decides by what it is given, and replaying gives the same."""
 
 CORE_MAY_NOT_CALL = frozenset({"__import__", "breakpoint", "input", "open", "print"})
+
+OUTSIDERS = {"cmserverd.cmu": "protocol", "cmserverd.cmboxpgm": "drivers"}
+"""The tools outside the building, and the one leaf that each imports."""
 
 NAMES_THAT_SAY_NOTHING = frozenset({"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"})
 
@@ -118,8 +126,8 @@ def floor_of(name: str, floors: dict[str, int]) -> int | None:
 
 
 def floors_are_kept(module: Module) -> Iterator[str]:
-    """Yield what is imported from a floor above. `cmu` lives outside the building, see `outsiders_stay_outside`."""
-    if module.name == "cmserverd" or module.inside("cmserverd.cmu"):
+    """Yield what is imported from a floor above. The tools live outside the building, see `outsiders_stay_outside`."""
+    if module.name == "cmserverd" or module.inside(*OUTSIDERS):
         return
     own = floor_of(module.name, FLOORS)
     if own is None:
@@ -141,16 +149,19 @@ def leaves_know_nobody(module: Module) -> Iterator[str]:
 
 
 def outsiders_stay_outside(module: Module) -> Iterator[str]:
-    """Yield what `cmu` imports besides the protocol: it is a client like any other."""
-    if module.inside("cmserverd.cmu"):
+    """Yield what a tool imports besides its leaf: `cmu` is a client like any other, `cmboxpgm` knows no server."""
+    for tool, leaf in OUTSIDERS.items():
+        if not module.inside(tool):
+            continue
         for line, name in module.imports():
-            inside = within(name, "cmserverd", "drivers") and not within(name, "cmserverd.cmu", "cmserverd.__version__")
+            inside = within(name, *PACKAGES) and not within(name, tool, leaf, "cmserverd.__version__")
             if inside and name != "cmserverd":
-                yield f"{module.name}:{line}: a client imports {name}"
+                yield f"{module.name}:{line}: {tool} imports {name}"
+        own = tool.rpartition(".")[2]
         for node in ast.walk(module.tree):
-            used = node.attr if isinstance(node, ast.Attribute) and _is_name(node.value, "cmserverd") else "cmu"
-            if used not in ("__version__", "cmu"):
-                yield f"{module.name}: a client uses cmserverd.{used}"
+            used = node.attr if isinstance(node, ast.Attribute) and _is_name(node.value, "cmserverd") else own
+            if used not in ("__version__", own):
+                yield f"{module.name}: {tool} uses cmserverd.{used}"
 
 
 def _is_name(node: ast.expr, name: str) -> bool:
@@ -274,6 +285,8 @@ BAD: list[tuple[Check, str, str]] = [
     (outsiders_stay_outside, "cmserverd.cmu.main", "from cmserverd import views"),
     (outsiders_stay_outside, "cmserverd.cmu.main", "import cmserverd\ncmserverd.engine.Engine()"),
     (outsiders_stay_outside, "cmserverd.cmu.tables", "from drivers import registry"),
+    (outsiders_stay_outside, "cmserverd.cmboxpgm.main", "from protocol.errors import ErrorNumber"),
+    (outsiders_stay_outside, "cmserverd.cmboxpgm.tables", "from cmserverd.cmu.folding import FoldingTable"),
     (core_is_pure, "cmserverd.core.rules", "import time"),
     (core_is_pure, "cmserverd.core.rules", "from datetime import datetime"),
     (core_is_pure, "cmserverd.core.rules", "from random import choice"),
@@ -313,6 +326,11 @@ GOOD: list[tuple[Check, str, str]] = [
     (leaves_know_nobody, "drivers.usb.driver", "from drivers import image\nimport protocols"),
     (outsiders_stay_outside, "cmserverd.cmu.main", "from cmserverd.cmu import tables\nfrom protocol import messages"),
     (outsiders_stay_outside, "cmserverd.cmu.main", "from cmserverd import __version__"),
+    (
+        outsiders_stay_outside,
+        "cmserverd.cmboxpgm.main",
+        "from cmserverd.cmboxpgm import files\nfrom drivers import keys",
+    ),
     (outsiders_stay_outside, "cmserverd.cmu.main", "import cmserverd\ncmserverd.__version__"),
     (core_is_pure, "cmserverd.core.rules", "from typing import Final\nfrom msgspec import Struct"),
     (core_is_pure, "cmserverd.core.rules", "from protocol import messages\nfrom protocol.terms import Client"),

@@ -1,4 +1,7 @@
-"""The listings as JSON, for programs: one document each, its fields named as in the protocol, none ever left out."""
+"""The listings as JSON, for programs: one document each, its fields named as in the protocol, none ever left out.
+
+Bytes are hexadecimal digits.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,8 @@ def _plain(value: object) -> object:
         return {**_fields(value.counts), "accesses": _plain(value.accesses)}
     if isinstance(value, Struct):
         return _fields(value)
+    if isinstance(value, bytes):
+        return value.hex()
     if isinstance(value, tuple):
         return [_plain(one) for one in value]
     return value

@@ -17,14 +17,15 @@ from protocol.blocking import Client
 from protocol.errors import ErrorNumber, LicenseError, SettingError
 from protocol.messages import ErrorBody, ServerInfo, ServerInfoRequest
 
-FOUND, NOTHING, USAGE, UNREACHED, REFUSED = range(5)
+FOUND, NOTHING, USAGE, UNREACHED, REFUSED, UNWRITTEN = range(6)
 INTERRUPTED: Final = 130
 """What shells give for a program that Ctrl-C has ended."""
 
 HELP: Final = """\
 The server asked is the one that --server names; else the daemon of this machine by its monitor socket, if there is one
 in $CMSERVERD_RUN_DIRECTORY (default /run/cmserverd) that you may open; else the first that answers of those that every
-client here asks (cmu -k shows them).
+client here asks (cmu -k shows them): $CMSERVERD_SERVER names one; several stand in client.toml, of the user
+(~/.config/cmserverd) or of the machine (/etc/xdg/cmserverd); else it is this machine.
 
 exit codes:
   0  something was found
@@ -32,6 +33,7 @@ exit codes:
   2  the command line or a setting is wrong
   3  no server was reached, or the connection broke
   4  the server refused; the message has the error number
+  5  the output could not be written
 """
 
 
@@ -64,6 +66,11 @@ def main(arguments: list[str] | None = None) -> int:
         # Whoever reads has seen enough (`| head`); what is still buffered must not fail at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FOUND
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # likewise
+        name = ErrorNumber.INTERNAL
+        text = f"cannot write: {error.strerror}"
+        return _fail(ErrorBody(name.value, name.name, text), UNWRITTEN, as_json="--json" in given)
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
@@ -77,7 +84,7 @@ def _parse(given: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    commands = parser.add_mutually_exclusive_group(required=True)
+    commands = parser.add_mutually_exclusive_group()
     for short, name, text in (
         ("-l", "--list", "list the containers"),
         ("-x", "--list-content", "list the contents of the containers"),
@@ -101,7 +108,11 @@ def _parse(given: list[str]) -> argparse.Namespace:
         help="how long to wait for each answer (default 10)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
-    options = parser.parse_args(given)
+    options, unknown = parser.parse_known_args(given)
+    if unknown:  # told before anything that is missing: it may be what was meant
+        parser.error(f"there is no option {unknown[0]!r}")
+    if options.command is None:
+        parser.error("say what to list: -l, -x, -n, -k or -v")
     if options.serial is not None and options.command not in ("--list", "--list-content", "--list-network"):
         parser.error("--serial goes with -l, -x or -n")
     narrowed = options.firmcode is not None or options.productcode is not None or options.relevant

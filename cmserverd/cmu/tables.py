@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Final, TextIO
 
 from rich.console import Console
@@ -16,13 +15,12 @@ from rich.text import Text
 
 from cmserverd.cmu.fetch import ContainerListing, ContentsListing, LicenseUse, Listing, NetworkListing, ServerState
 from cmserverd.cmu.folding import Cell, FoldingTable
+from cmserverd.cmu.options import LOUD, instant, options, state, until
 from protocol.messages import AccessInfo, ContainerContents, ContainerInfo, EntryInfo, FirmItemInfo
 from protocol.terms import HandleKind, printable
 
 WIDTH: Final = 160
 """Columns where there is no terminal and no `COLUMNS`."""
-
-LOUD: Final = "bold red"
 
 TIMES: Final = ("~First Access", "~Last Access")
 
@@ -56,7 +54,7 @@ def show(out: Console, found: Listing) -> None:
                 _container(out, one)
             _result(out, len(contents), "CmContainer")
         case NetworkListing(licenses=licenses, others=others):
-            out.print(f"As of {_time(found.time)}; all times are UTC")
+            out.print(f"As of {instant(found.time)}; all times are UTC")
             out.print()
             for use in licenses:
                 _license(out, use)
@@ -111,7 +109,11 @@ def _container(out: Console, one: ContainerContents) -> None:
         name = f" {firm_item.text}" if firm_item.text else ""
         updates = f"update counter {firm_item.update_counter}"
         out.print(printable(f"  Firm Code {firm_item.firm_code}{name}, {updates}"))
+        if firm_item.unusable:
+            out.print(Padding(Text(printable(f"NOT TRUSTED: {firm_item.unusable}"), LOUD), (0, 0, 0, 2), expand=False))
         _print(out, _entries(firm_item), indent=2)
+        if (others := _options(firm_item)).rows:
+            _print(out, others, indent=2)
         out.print()
     if not one.firm_items:
         out.print("  empty")
@@ -136,6 +138,15 @@ def _entries(firm_item: FirmItemInfo) -> FoldingTable:
     return table
 
 
+def _options(firm_item: FirmItemInfo) -> FoldingTable:
+    """Return what those entries have that few have, in a table of its own: the other one fills the screen."""
+    table = FoldingTable("#Item", "~Valid Until", "Options")
+    for entry in firm_item.entries:
+        if said := options(entry):
+            table.row(entry.item, until(entry.valid_until), said)
+    return table
+
+
 def _license(out: Console, use: LicenseUse) -> None:
     counts = use.counts
     container = counts.container if counts.present else Text(printable(f"{counts.container} (unplugged)"), LOUD)
@@ -155,13 +166,21 @@ def _license(out: Console, use: LicenseUse) -> None:
         "#Exclusive": counts.exclusive,
         "#Station Share": counts.station_share,
     }
-    whole = _one_row(identity | numbers)
-    for upper in [whole] if whole.natural <= out.width else [_one_row(identity), _one_row(numbers)]:
+    ends: dict[str, Cell] = {}
+    if counts.lingering_until is not None:
+        ends |= {"#Lingering": counts.lingering, "~Lingering Until": instant(counts.lingering_until)}
+    if counts.valid_until is not None:
+        ends["~Valid Until"] = instant(counts.valid_until)
+    if word := state(counts.state):
+        ends["State"] = word
+    whole = _one_row(identity | numbers | ends)
+    for upper in [whole] if whole.natural <= out.width else map(_one_row, filter(None, (identity, numbers, ends))):
         _print(out, upper)
     if use.accesses:
         lower = FoldingTable("#ID", "Client", "#Client Process ID", "Application", "~Access Mode", *TIMES)
         for access in use.accesses:
-            lower.row(access.handle, *_client(access), _mode(access.mode), *_times(access))
+            forced = " (forced)" if access.valid_until != counts.valid_until else ""  # it does not end with its license
+            lower.row(access.handle, *_client(access), _mode(access.mode) + forced, *_times(access))
         _print(out, lower, indent=2)
     out.print()
 
@@ -193,14 +212,7 @@ def _client(access: AccessInfo) -> tuple[str | Text, int, str]:
 
 
 def _times(access: AccessInfo) -> tuple[str, str]:
-    return _time(access.first_access), _time(access.last_access)
-
-
-def _time(seconds: int) -> str:
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    except (ValueError, OverflowError, OSError):
-        return str(seconds)  # a server may send any number
+    return instant(access.first_access), instant(access.last_access)
 
 
 def _presence(container: ContainerInfo) -> str | Text:
@@ -210,7 +222,7 @@ def _presence(container: ContainerInfo) -> str | Text:
 def _use(entry: EntryInfo) -> str | Text:
     if entry.unusable:
         return Text(printable(f"UNUSABLE: {entry.unusable}"), LOUD)
-    return "local only" if entry.local_only else ""
+    return state(entry.state) or ("local only" if entry.local_only else "")
 
 
 def _mode(name: str) -> str:

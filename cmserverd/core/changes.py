@@ -39,6 +39,20 @@ class Reprogrammed(Struct, frozen=True, gc=False, tag=True):
     item: ProductItem | None
 
 
+class Consumed(Struct, frozen=True, gc=False, tag=True):
+    """A container has counted a use of a license: so many units are used up by now, and so its usage period began."""
+
+    license: LicenseId
+    units_used: int
+    usage_start: int
+
+
+class Expired(Struct, frozen=True, gc=False, tag=True):
+    """The time of a license is over; no access is booked on it but those that need no valid one."""
+
+    license: LicenseId
+
+
 class Removed(Struct, frozen=True, gc=False, tag=True):
     """A container is gone for good; none of its licenses is left."""
 
@@ -91,7 +105,7 @@ class Allocated(Struct, frozen=True, gc=False, tag=True):
 
 
 class Joined(Struct, frozen=True, gc=False, tag=True):
-    """An access that shares its station's allocation."""
+    """An access on an allocation that its station has: a share, or one that lingered until now."""
 
     handle: int
     session: int
@@ -121,7 +135,10 @@ class Used(Struct, frozen=True, gc=False, tag=True):
 
 
 class Moved(Struct, frozen=True, gc=False, tag=True):
-    """An access is booked on another license: on the allocation named there, which is new if that has no such one."""
+    """An access is booked on another license: on the allocation named there, which is new if that has no such one.
+
+    One that lingered does so no longer.
+    """
 
     handle: int
     session: int
@@ -145,11 +162,29 @@ class Freed(Struct, frozen=True, gc=False, tag=True):
     cause: EndCause | None = None
 
 
+class Lingering(Struct, frozen=True, gc=False, tag=True):
+    """The last access of an allocation ended; nobody holds the allocation, and it is its station's alone until then."""
+
+    handle: int
+    session: int
+    until: int
+    cause: EndCause | None = None
+
+
+class Lapsed(Struct, frozen=True, gc=False, tag=True):
+    """An allocation that lingered is gone."""
+
+    license: LicenseId
+    allocation: int
+
+
 Change = (
     Started
     | Plugged
     | Unplugged
     | Reprogrammed
+    | Consumed
+    | Expired
     | Removed
     | Opened
     | Detached
@@ -162,4 +197,6 @@ Change = (
     | Moved
     | Left
     | Freed
+    | Lingering
+    | Lapsed
 )

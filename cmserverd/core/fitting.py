@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from cmserverd.core.terms import ANYTHING, License, Want, weight
+from cmserverd.core.validity import invalid
 from drivers.container import ProductItem, QuantityFlag
 from protocol.errors import ErrorNumber
 from protocol.terms import AccessMode
@@ -28,14 +29,17 @@ def has_room(counted: License, mode: AccessMode) -> bool:
     return counted.used < counted.item.quantity or not weight(counted.item, mode)
 
 
-def unusable(counted: License, mode: AccessMode, want: Want, local: bool) -> ErrorNumber | None:
+def unusable(counted: License, mode: AccessMode, want: Want, local: bool, now: int) -> ErrorNumber | None:
     """Return why a license cannot serve a request, apart from the want of a unit; None if it can."""
     item = counted.item
     if not visible(item, local) or (want is not ANYTHING and not pins_fit(counted, want)):
         return ErrorNumber.ENTRY_NOT_FOUND
     if not counted.present:
         return ErrorNumber.BOX_LOST
-    return unfit(item, mode, want)
+    why = unfit(item, mode, want)
+    if why is None and counted.limited:
+        why = invalid(item, now, want)
+    return why
 
 
 def unfit(item: ProductItem, mode: AccessMode, want: Want) -> ErrorNumber | None:
@@ -57,8 +61,8 @@ def pins_fit(counted: License, want: Want) -> bool:
     return want.container in (None, counted.id.container) and want.item in (None, counted.id.item)
 
 
-def can_join(counted: License, mode: AccessMode, want: Want, local: bool) -> bool:
-    """Whether a station's share of this license satisfies a request of the same station.
+def can_join(counted: License, mode: AccessMode, want: Want, local: bool, now: int) -> bool:
+    """Whether what a station has of this license, a share or what lingers, satisfies a request of the same station.
 
     Its container may be unplugged just now: what is allocated stands (decision 6), and a share is never refused.
     """
@@ -66,5 +70,6 @@ def can_join(counted: License, mode: AccessMode, want: Want, local: bool) -> boo
     return (
         visible(item, local)
         and (want is ANYTHING or pins_fit(counted, want))
-        and ((not item.flags and want is ANYTHING) or unfit(item, mode, want) is None)
+        and ((not item.flags and not item.unusable and want is ANYTHING) or unfit(item, mode, want) is None)
+        and (not counted.limited or invalid(item, now, want) is None)
     )

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from cmserverd.core.fitting import unusable
+from cmserverd.core.fitting import can_join, unusable
+from cmserverd.core.lingering import left_for, lingers
 from cmserverd.core.table import Table
 from cmserverd.core.terms import EXCLUSIVE, Access, Allocation, Product, Session, Want, weight
 from protocol.terms import AccessMode
@@ -21,11 +22,11 @@ Each refused request looks at all of them, so their number bounds what a refusal
 """
 
 
-def in_the_way(table: Table, session: Session, product: Product, mode: AccessMode, want: Want) -> list[int]:
+def in_the_way(table: Table, session: Session, product: Product, mode: AccessMode, want: Want, now: int) -> list[int]:
     """Return the handles of the ghosts whose end would let a request through; none if none would.
 
     First those that the request cannot stand beside (213), then, if no unit is free without them, the oldest allocation
-    of ghosts alone.
+    of ghosts alone. What lingers when its ghosts have ended helps a request of the same mode only.
     """
     sessions = table.ghosts.get((session.station, session.client.application), {}).values()
     if sum(len(ghost.accesses) for ghost in sessions) > LOOKED_AT:
@@ -36,19 +37,39 @@ def in_the_way(table: Table, session: Session, product: Product, mode: AccessMod
     leaving = _in_conflict(ghosts, product, session, mode)
     if leaving is None:
         return []
-    usable = [counted for counted in product.licenses if unusable(counted, mode, want, session.local) is None]
+    if left_for(product.holdings[session.station], mode, want, session.local, now):
+        return sorted(leaving)
+    usable = [counted for counted in product.licenses if unusable(counted, mode, want, session.local, now) is None]
     taken = {counted: counted.used for counted in usable}
-    ends = _ends(ghosts)
+    ends = [allocation for allocation in _ends(ghosts) if _gives(allocation, mode)]
     for allocation in ends:
         if allocation.license in taken and leaving.issuperset(allocation.accesses):
             taken[allocation.license] -= allocation.weight
     if any(not weight(counted.item, mode) or used < counted.item.quantity for counted, used in taken.items()):
         return sorted(leaving)
+    # What lingers the station has back even if its container was unplugged just now, and takes nothing new.
+    left = [allocation for allocation in ends if _lingers_for(allocation, mode, want, session.local, now)]
+    if any(leaving.issuperset(allocation.accesses) for allocation in left):
+        return sorted(leaving)
     for allocation in ends:
         # One that leaves already has given its unit, and that was not enough.
-        if allocation.license in taken and allocation.weight and not leaving.issuperset(allocation.accesses):
+        gives = allocation in left or (allocation.license in taken and allocation.weight)
+        if gives and not leaving.issuperset(allocation.accesses):
             return sorted(leaving.union(allocation.accesses))
     return []
+
+
+def _lingers_for(allocation: Allocation, mode: AccessMode, want: Want, local: bool, now: int) -> bool:
+    """Whether an allocation, once its ghosts have ended, lingers and satisfies the request."""
+    last = allocation.accesses[max(allocation.accesses)]
+    satisfies = allocation.mode is mode and can_join(allocation.license, mode, want, local, now)
+    return satisfies and lingers(allocation, last.want)
+
+
+def _gives(allocation: Allocation, mode: AccessMode) -> bool:
+    """Whether the end of an allocation would leave its unit to a request in this mode of the same station."""
+    last = allocation.accesses[max(allocation.accesses)]
+    return allocation.mode is mode or not lingers(allocation, last.want)
 
 
 def _ghosts(sessions: Iterable[Session], product: Product) -> Iterator[Access]:

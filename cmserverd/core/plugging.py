@@ -10,6 +10,7 @@ from cmserverd.core.fitting import can_join, has_room, unfit, unusable, visible
 from cmserverd.core.rules import Rule, end
 from cmserverd.core.table import Table
 from cmserverd.core.terms import STATION_SHARE, Access, Allocation, License, LicenseId, Product, Reference, Want, weight
+from cmserverd.core.validity import barred
 from drivers.container import Container, ContainerId, ProductItem
 from protocol.messages import EndCause
 from protocol.terms import AccessMode, HandleKind
@@ -20,7 +21,7 @@ def started() -> Rule[None]:
     yield c.Started()
 
 
-def plug(table: Table, contents: Container) -> Rule[None]:
+def plug(table: Table, contents: Container, now: int) -> Rule[None]:
     """A container is here: for the first time, again, or with other contents.
 
     Accesses that the new contents do not serve any more are rebooked or ended before those take effect.
@@ -31,8 +32,8 @@ def plug(table: Table, contents: Container) -> Rule[None]:
         for firm_item in contents.firm_items
         for item in firm_item.products
     }
-    yield from _reprogram(table, contents.id, new, EndCause.REPROGRAMMED)
-    firm_codes = {firm_item.firm_code for firm_item in contents.firm_items}
+    yield from _reprogram(table, contents.id, new, now)
+    firm_codes = {firm_item.firm_code for firm_item in contents.firm_items if not firm_item.unusable}
     for held in list(table.containers[contents.id].references.values()):
         reference = held.target
         assert isinstance(reference, Reference)
@@ -46,7 +47,14 @@ def unplug(table: Table, container: ContainerId) -> Rule[None]:
         yield c.Unplugged(container)
 
 
-def vacate(table: Table, container: ContainerId, most: int | None) -> Rule[bool]:
+def consumed(table: Table, license_id: LicenseId, units_used: int, usage_start: int) -> Rule[None]:
+    """A container has counted a use of a license; nobody has to leave for that, whatever is left."""
+    counted = table.licenses.get(license_id)
+    if counted is not None and (counted.item.units_used, counted.item.usage_start) != (units_used, usage_start):
+        yield c.Consumed(license_id, units_used, usage_start)
+
+
+def vacate(table: Table, container: ContainerId, most: int | None, now: int) -> Rule[bool]:
     """A container is gone: some of its accesses are rebooked on other fitting licenses, or ended.
 
     That is `most` allocations at a time, and as many references. All that a container has, which may be a hundred
@@ -54,9 +62,11 @@ def vacate(table: Table, container: ContainerId, most: int | None) -> Rule[bool]
     """
     yield from unplug(table, container)
     leaving = dict.fromkeys(counted for counted in table.licenses.values() if counted.id.container == container)
-    refuges = Refuges(table, leaving)
+    refuges = Refuges(table, leaving, now)
     allocations = chain.from_iterable(counted.allocations.values() for counted in leaving)
     for allocation in list(islice(allocations, most)):
+        if allocation.until:
+            yield c.Lapsed(allocation.license.id, allocation.id)
         for held in list(allocation.accesses.values()):
             yield refuges.move(held) or end(held, EndCause.CONTAINER_GONE)
     references = table.containers[container].references
@@ -65,17 +75,15 @@ def vacate(table: Table, container: ContainerId, most: int | None) -> Rule[bool]
     return bool(references) or any(counted.allocations for counted in leaving)
 
 
-def remove(table: Table, container: ContainerId) -> Rule[None]:
+def remove(table: Table, container: ContainerId, now: int) -> Rule[None]:
     """A container is gone, and with it what is left of its accesses and all its licenses."""
-    yield from vacate(table, container, None)
+    yield from vacate(table, container, None, now)
     for counted in [counted for counted in table.licenses.values() if counted.id.container == container]:
         yield c.Reprogrammed(counted.id, None)
     yield c.Removed(container)
 
 
-def _reprogram(
-    table: Table, container: ContainerId, new: Mapping[LicenseId, ProductItem], cause: EndCause
-) -> Rule[None]:
+def _reprogram(table: Table, container: ContainerId, new: Mapping[LicenseId, ProductItem], now: int) -> Rule[None]:
     """Give a container's licenses their new options, first those that nobody has to leave for.
 
     What somebody has to leave is no refuge for others, until it has its new options.
@@ -87,19 +95,19 @@ def _reprogram(
     ]
     leaving: dict[License, None] = {}
     for counted in changed:
-        if _serves_all(counted, new.get(counted.id)):
+        if _serves_all(counted, new.get(counted.id), now):
             yield c.Reprogrammed(counted.id, new.get(counted.id))
         else:
             leaving[counted] = None
-    refuges = Refuges(table, leaving)
+    refuges = Refuges(table, leaving, now)
     # Those that go come last: what stays has room for their accesses once its own turn is over.
     going = [counted for counted in leaving if _goes(counted, new.get(counted.id))]
     for counted in [counted for counted in leaving if not _goes(counted, new.get(counted.id))]:
-        yield from _drain(counted, new.get(counted.id), refuges, cause)
+        yield from _drain(counted, new.get(counted.id), refuges)
         yield c.Reprogrammed(counted.id, new.get(counted.id))
         refuges.open(counted)
     for counted in going:
-        yield from _drain(counted, new.get(counted.id), refuges, cause)
+        yield from _drain(counted, new.get(counted.id), refuges)
     for counted in going:
         yield c.Reprogrammed(counted.id, new.get(counted.id))
 
@@ -108,26 +116,35 @@ def _goes(counted: License, item: ProductItem | None) -> bool:
     return item is None or item.product_code != counted.item.product_code
 
 
-def _serves_all(counted: License, item: ProductItem | None) -> bool:
+def _serves_all(counted: License, item: ProductItem | None, now: int) -> bool:
     allocations = counted.allocations.values()
+    if item is None or _goes(counted, item):
+        return not counted.allocations
     return _room_lacks(counted, item) <= 0 and all(
-        _serves(counted, item, held, allocation) for allocation in allocations for held in allocation.accesses.values()
+        _serves(item, held, allocation, now) for allocation in allocations for held in allocation.accesses.values()
     )
 
 
-def _drain(counted: License, item: ProductItem | None, refuges: Refuges, cause: EndCause) -> Rule[None]:
+def _drain(counted: License, item: ProductItem | None, refuges: Refuges) -> Rule[None]:
     """Book away from a license what it cannot serve once it has these options.
 
-    First goes what does not fit, then, the newest allocations first, what has no room. An allocation that can move as a
-    whole does so before another one has to end.
+    First goes what does not fit, then what lingers, then, the newest allocations first, what has no room. An allocation
+    that can move as a whole does so before another one has to end.
     """
+    cause = EndCause.REPROGRAMMED
+    gone = item is None or _goes(counted, item)
     for allocation in list(counted.allocations.values()):
+        if gone and allocation.until:
+            yield c.Lapsed(counted.id, allocation.id)
         for held in list(allocation.accesses.values()):
-            if not _serves(counted, item, held, allocation):
+            if gone or item is None or not _serves(item, held, allocation, refuges.now):
                 yield refuges.move(held) or end(held, cause)
     if item is None:
         return
     lacking = _room_lacks(counted, item)
+    for _, _, allocation in counted.lingering[: max(lacking, 0)]:
+        yield c.Lapsed(counted.id, allocation.id)
+        lacking -= 1
     for allocation in _weighty(counted, item):
         # A share moves as a whole: a part of it frees no unit. It takes one unit elsewhere at most, and those of its
         # accesses that the station's other shares satisfy go there (law 2).
@@ -142,24 +159,28 @@ def _drain(counted: License, item: ProductItem | None, refuges: Refuges, cause: 
 
 
 def _weighty(counted: License, item: ProductItem) -> list[Allocation]:
-    """Return the allocations that take room under these options, the newest first."""
-    return [allocation for allocation in reversed(list(counted.allocations.values())) if weight(item, allocation.mode)]
+    """Return the held allocations that take room under these options, the newest first."""
+    return [
+        allocation
+        for allocation in reversed(list(counted.allocations.values()))
+        if weight(item, allocation.mode) and not allocation.until
+    ]
 
 
-def _serves(counted: License, item: ProductItem | None, held: Access, allocation: Allocation) -> bool:
-    """Whether a license with these options serves an access, if there is room."""
+def _serves(item: ProductItem, held: Access, allocation: Allocation, now: int) -> bool:
+    """Whether a license with these options goes on serving an access, if there is room.
+
+    That units are used up ends no access, and if its time is over `passing` ends it.
+    """
     return (
-        item is not None
-        and not _goes(counted, item)
-        and visible(item, held.session.local)
+        visible(item, held.session.local)
         and unfit(item, allocation.mode, held.want) is None
+        and barred(item, now, held.want) is None
     )
 
 
-def _room_lacks(counted: License, item: ProductItem | None) -> int:
+def _room_lacks(counted: License, item: ProductItem) -> int:
     """Return how many units too few a license with these options would have for its allocations."""
-    if item is None:
-        return len(counted.allocations)
     return sum(weight(item, allocation.mode) for allocation in counted.allocations.values()) - item.quantity
 
 
@@ -170,7 +191,8 @@ class Refuges:
     the same either; so each search goes on where the last of its kind ended.
     """
 
-    def __init__(self, table: Table, leaving: dict[License, None]) -> None:
+    def __init__(self, table: Table, leaving: dict[License, None], now: int) -> None:
+        self.now = now
         self._table = table
         self._leaving = leaving
         self._passed: dict[tuple[Product, AccessMode, Want, bool], int] = {}
@@ -189,9 +211,9 @@ class Refuges:
     def find(self, allocation: Allocation, accesses: list[Access]) -> tuple[LicenseId, int] | None:
         """Decide on which allocation these accesses of an allocation can be booked together.
 
-        That is another share of their station, else a new allocation where a unit is free.
+        That is another share of their station, else what lingers for it, else a new allocation where a unit is free.
         """
-        if share := self.share(allocation, accesses):
+        if share := self.share(allocation, accesses) or self._left(allocation, accesses):
             return share
         free = self._free(allocation.license.product, allocation.mode, accesses)
         return None if free is None else (free.id, self._table.next_allocation)
@@ -202,9 +224,20 @@ class Refuges:
         if mode is STATION_SHARE:
             for share in allocation.license.product.holdings[allocation.station].shares:
                 if share.license not in self._leaving and all(
-                    can_join(share.license, mode, held.want, held.session.local) for held in accesses
+                    can_join(share.license, mode, held.want, held.session.local, self.now) for held in accesses
                 ):
                     return share.license.id, share.id
+        return None
+
+    def _left(self, allocation: Allocation, accesses: list[Access]) -> tuple[LicenseId, int] | None:
+        """Decide which allocation that lingers for their station these accesses can take up together."""
+        for left in reversed(allocation.license.product.holdings[allocation.station].lingering or ()):
+            if (
+                left.mode is allocation.mode
+                and left.license not in self._leaving
+                and all(can_join(left.license, left.mode, held.want, held.session.local, self.now) for held in accesses)
+            ):
+                return left.license.id, left.id
         return None
 
     def _free(self, product: Product, mode: AccessMode, accesses: list[Access]) -> License | None:
@@ -216,7 +249,7 @@ class Refuges:
             if (
                 has_room(counted, mode)
                 and counted not in self._leaving
-                and all(unusable(counted, mode, want, local) is None for want, local in kinds)
+                and all(unusable(counted, mode, want, local, self.now) is None for want, local in kinds)
             ):
                 if alike:
                     self._passed[alike] = place

@@ -7,6 +7,8 @@ from typing import Final
 from cmserverd.core.fitting import pins_fit, unusable, visible
 from cmserverd.core.table import Table
 from cmserverd.core.terms import License, Session, Want
+from cmserverd.core.validity import RUNTIME
+from drivers.container import ContainerId, FirmItem
 from protocol.errors import ErrorNumber, text_of
 from protocol.messages import EndCause, ErrorBody, Reason
 from protocol.terms import AccessMode
@@ -42,34 +44,49 @@ _BECAUSE = {
     EndCause.REPROGRAMMED: "its license was changed, and no other license could take its place",
     EndCause.NOT_LOCAL: "it is for the server's own machine only, and the session came back from elsewhere",
     EndCause.SUPERSEDED: "the application was started again after its connection had closed",
+    EndCause.EXPIRED: "no other license could take its place",
+    EndCause.USAGE_OVER: "no other license could take its place",
+}
+_NUMBERS = {
+    EndCause.EXPIRED: ErrorNumber.EXPIRATION_OVERRUN,
+    EndCause.USAGE_OVER: ErrorNumber.USAGE_PERIOD_OVERRUN,
 }
 
 
 def ended(cause: EndCause) -> Refused:
     """Return the answer to a use of a handle that the server has ended, and the error in the event that told of it."""
-    return Refused(ErrorNumber.INVALID_HANDLE, _BECAUSE[cause], cause=cause)
+    return Refused(_NUMBERS.get(cause, ErrorNumber.INVALID_HANDLE), _BECAUSE[cause], cause=cause)
 
 
 def no_license(
-    table: Table, session: Session, firm_code: int, product_code: int, want: Want, mode: AccessMode
+    table: Table, session: Session, firm_code: int, product_code: int, want: Want, mode: AccessMode, now: int
 ) -> Refused:
-    """Return the refusal of a request that no license serves as the table is now."""
+    """Return the refusal of a request that no license serves as the table is now.
+
+    A firm item that is not trusted may have held the license: it is one more reason, and the only one if there is none.
+    """
     product = table.products.get((firm_code, product_code))
     candidates = [
         counted
         for counted in (product.licenses if product else ())
         if visible(counted.item, session.local) and pins_fit(counted, want)
     ]
-    if product is None or not candidates:
+    untrusted = _untrusted(table, firm_code, want)
+    if not candidates and not untrusted:
         unknown = want.container is not None and want.container not in table.containers
         number = ErrorNumber.BOX_NOT_FOUND if unknown else ErrorNumber.ENTRY_NOT_FOUND
         return unless_starting(table, Refused(number))
-    holding = product.holdings.find(session.station)
-    if holding is not None and (holding.exclusives or mode is AccessMode.EXCLUSIVE):
+    holding = product.holdings.find(session.station) if product and candidates else None
+    if holding is not None and (holding.exclusives or (mode is AccessMode.EXCLUSIVE and holding.accesses)):
         conflict = ErrorNumber.EXCLUSIVE_CONFLICT
-        return Refused(conflict, reasons=tuple(_reason(counted, conflict) for counted in candidates[:REASONS]))
-    numbers = [unusable(counted, mode, want, session.local) or ErrorNumber.NO_MORE_LICENSES for counted in candidates]
-    reasons = tuple(map(_reason, candidates[:REASONS], numbers))
+        return Refused(conflict, reasons=tuple(_reason(counted, conflict, now) for counted in candidates[:REASONS]))
+    numbers = [
+        unusable(counted, mode, want, session.local, now) or ErrorNumber.NO_MORE_LICENSES for counted in candidates
+    ]
+    reasons = tuple(_reason(*tried, now) for tried in zip(candidates[:REASONS], numbers, strict=False))
+    for container, firm_item in untrusted[: REASONS - len(reasons)]:
+        reasons += (_no_trust(container, firm_item, product_code),)
+    numbers += [ErrorNumber.FIRM_ITEM_INVALID] * len(untrusted)
     if ErrorNumber.NO_MORE_LICENSES in numbers:
         number = ErrorNumber.NO_MORE_LICENSES
     else:
@@ -84,13 +101,36 @@ def unless_starting(table: Table, refused: Refused) -> Refused:
     return refused
 
 
-def _reason(counted: License, number: ErrorNumber) -> Reason:
+def _untrusted(table: Table, firm_code: int, want: Want) -> list[tuple[ContainerId, FirmItem]]:
+    """Return the firm items of this firm code that are listed and not used, and in which container each is."""
+    return [
+        (plugged.contents.id, firm_item)
+        for plugged in table.containers.values()
+        if want.container in (None, plugged.contents.id)
+        for firm_item in plugged.contents.firm_items
+        if firm_item.unusable and firm_item.firm_code == firm_code
+    ]
+
+
+def _no_trust(container: ContainerId, firm_item: FirmItem, product_code: int) -> Reason:
+    number = ErrorNumber.FIRM_ITEM_INVALID
+    text = text_of(number, firm_item.unusable)
+    return Reason(container, firm_item.firm_code, product_code, 0, number, number.name, text)
+
+
+def _reason(counted: License, number: ErrorNumber, now: int) -> Reason:
     item = counted.item
     detail = ""
     if number is ErrorNumber.NO_MORE_LICENSES:
         detail = f"{counted.used} of {item.quantity}"
+        if counted.lingering:
+            seconds = max(counted.lingering[0][0] - now, 0)
+            detail += f", {len(counted.lingering)} of them lingering, the next is free in {seconds} s"
     elif number is ErrorNumber.PRODUCT_ITEM_INVALID:
         detail = item.unusable
+    elif number is ErrorNumber.RUNTIME_TOO_OLD and item.minimum_runtime is not None:
+        needed = item.minimum_runtime
+        detail = f"the license needs server {needed.major}.{needed.minor}, this one is {RUNTIME.major}.{RUNTIME.minor}"
     return Reason(
         counted.id.container,
         counted.id.firm_code,

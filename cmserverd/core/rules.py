@@ -17,6 +17,7 @@ from msgspec import Struct
 from cmserverd.core import changes as c
 from cmserverd.core import ghosts
 from cmserverd.core.fitting import can_join, has_room, unusable, visible
+from cmserverd.core.lingering import left_for, lingers
 from cmserverd.core.refusal import Refused, ended, no_license, unless_starting
 from cmserverd.core.table import Table
 from cmserverd.core.terms import (
@@ -67,15 +68,15 @@ def access(table: Table, session: Session, request: AccessRequest, now: int, lim
     want = _want_of(request)
     product = table.products.get((request.firm_code, request.product_code))
     if product is None:
-        raise no_license(table, session, request.firm_code, request.product_code, want, request.mode)
+        raise no_license(table, session, request.firm_code, request.product_code, want, request.mode, now)
     step = _grant(table, session, product, request.mode, want, request.key, now)
     if step is None:
         # An application that crashes and is started again gets its license (decision 12).
-        for handle in ghosts.in_the_way(table, session, product, request.mode, want):
-            yield end(table.accesses[handle], EndCause.SUPERSEDED)
+        for handle in ghosts.in_the_way(table, session, product, request.mode, want, now):
+            yield let_go(table.accesses[handle], EndCause.SUPERSEDED, now)
         step = _grant(table, session, product, request.mode, want, request.key, now)
         if step is None:
-            raise no_license(table, session, request.firm_code, request.product_code, want, request.mode)
+            raise no_license(table, session, request.firm_code, request.product_code, want, request.mode, now)
     yield step
     return table.accesses[step.handle]
 
@@ -86,36 +87,48 @@ def _grant(
     """Decide on which license an access is booked, or None.
 
     In two passes over all licenses: first whether the station can join what it has, only then where a unit is free.
-    One pass would let two instances of one station land in two containers and take two units.
+    One pass would let two instances of one station land in two containers and take two units. Of what lingers for the
+    station it takes the newest: the oldest is free for others soonest.
     """
     holding = product.holdings.find(session.station)
     if holding is not None:
-        if holding.exclusives or mode is EXCLUSIVE:
+        if holding.exclusives or (mode is EXCLUSIVE and holding.accesses):
             return None
         if mode is STATION_SHARE:
             for share in holding.shares:
                 counted = share.license
-                if can_join(counted, mode, want, session.local):
+                if can_join(counted, mode, want, session.local, now):
                     return c.Joined(table.next_handle, session.id, key, counted.id, share.id, now, want)
-    free = _free_license(product, mode, want, session.local)
+        if holding.lingering and (left := left_for(holding, mode, want, session.local, now)):
+            return c.Joined(table.next_handle, session.id, key, left.license.id, left.id, now, want)
+    free = _free_license(product, mode, want, session.local, now)
     if free is None:
         return None
     return c.Allocated(table.next_handle, session.id, key, free.id, table.next_allocation, mode, now, want)
 
 
-def _free_license(product: Product, mode: AccessMode, want: Want, local: bool) -> License | None:
+def _free_license(product: Product, mode: AccessMode, want: Want, local: bool, now: int) -> License | None:
     """Return the first license, in the order of the containers and items, that can take one more allocation."""
     for counted in product.licenses:
-        if has_room(counted, mode) and unusable(counted, mode, want, local) is None:
+        if has_room(counted, mode) and unusable(counted, mode, want, local, now) is None:
             return counted
     return None
 
 
 def _want_of(request: AccessRequest) -> Want:
-    if not request.feature_code and request.container is None and request.item is None:
+    if (
+        not request.feature_code
+        and request.container is None
+        and request.item is None
+        and request.release_date is None
+        and not request.force
+        and not request.ignore_linger
+    ):
         return ANYTHING
     container = None if request.container is None else ContainerId(request.container)
-    return Want(request.feature_code, container, request.item)
+    return Want(
+        request.feature_code, container, request.item, request.release_date, request.force, request.ignore_linger
+    )
 
 
 def _repeated(session: Session, request: AccessRequest) -> Access:
@@ -150,25 +163,36 @@ def _refer(table: Table, session: Session, request: AccessRequest, now: int) -> 
     return table.accesses[handle]
 
 
+_NEAREST: Final = (
+    ErrorNumber.BOX_LOST,
+    ErrorNumber.FIRM_ITEM_INVALID,
+    ErrorNumber.ENTRY_NOT_FOUND,
+    ErrorNumber.BOX_NOT_FOUND,
+)
+"""Why no container serves, first what comes nearest to what was asked for."""
+
+
 def _container_for(table: Table, request: AccessRequest) -> ContainerId:
     """Find the first container that a firm item or container handle can be on; firm code 0 asks for any container."""
-    firm_item = request.kind is HandleKind.FIRM_ITEM
-    missing = ErrorNumber.BOX_NOT_FOUND
+    missing = [Refused(ErrorNumber.BOX_NOT_FOUND)]
     for plugged in table.containers.values():
         if request.container not in (None, plugged.contents.id):
             continue
-        if (firm_item or request.firm_code) and not _has_firm_item(plugged.contents, request.firm_code):
-            if missing is ErrorNumber.BOX_NOT_FOUND:
-                missing = ErrorNumber.ENTRY_NOT_FOUND
-        elif plugged.present:
+        why = None
+        if request.kind is HandleKind.FIRM_ITEM or request.firm_code:
+            why = _lacks_firm_item(plugged.contents, request.firm_code)
+        if why is None and plugged.present:
             return plugged.contents.id
-        else:
-            missing = ErrorNumber.BOX_LOST
-    raise unless_starting(table, Refused(missing))
+        missing.append(why or Refused(ErrorNumber.BOX_LOST))
+    raise unless_starting(table, min(missing, key=lambda refused: _NEAREST.index(refused.number)))
 
 
-def _has_firm_item(contents: Container, firm_code: int) -> bool:
-    return any(firm_item.firm_code == firm_code for firm_item in contents.firm_items)
+def _lacks_firm_item(contents: Container, firm_code: int) -> Refused | None:
+    """Return why a container has no such firm item that can be used; None if it has."""
+    for firm_item in contents.firm_items:
+        if firm_item.firm_code == firm_code:
+            return Refused(ErrorNumber.FIRM_ITEM_INVALID, firm_item.unusable) if firm_item.unusable else None
+    return Refused(ErrorNumber.ENTRY_NOT_FOUND)
 
 
 # Handles
@@ -185,9 +209,9 @@ def held_by(table: Table, session: Session, handle: int) -> Access:
     raise Refused(ErrorNumber.INVALID_HANDLE)
 
 
-def release(table: Table, session: Session, handle: int) -> Rule[None]:
-    """Give a handle back; the license is free when its last access is released."""
-    yield end(held_by(table, session, handle), None)
+def release(table: Table, session: Session, handle: int, now: int) -> Rule[None]:
+    """Give a handle back; the license is free, or lingers, when its last access is released."""
+    yield let_go(held_by(table, session, handle), None, now)
 
 
 def use(table: Table, session: Session, handle: int, now: int) -> Rule[Access]:
@@ -199,11 +223,21 @@ def use(table: Table, session: Session, handle: int, now: int) -> Rule[Access]:
 
 
 def end(held: Access, cause: EndCause | None) -> c.Left | c.Freed:
-    """Return the change that ends an access as the table is now."""
+    """Return the change that ends an access as the table is now, and leaves nothing of it."""
     target = held.target
     if isinstance(target, Allocation) and len(target.accesses) == 1:
         return c.Freed(held.handle, held.session.id, cause)
     return c.Left(held.handle, held.session.id, cause)
+
+
+def let_go(held: Access, cause: EndCause | None, now: int) -> c.Left | c.Freed | c.Lingering:
+    """Return the change that ends an access whose client let go of it, or is no more: its license may linger."""
+    target = held.target
+    if isinstance(target, Allocation):
+        linger = target.license.item.linger
+        if linger and len(target.accesses) == 1 and lingers(target, held.want):
+            return c.Lingering(held.handle, held.session.id, now + linger, cause)
+    return end(held, cause)
 
 
 # Sessions
@@ -241,8 +275,8 @@ def resume(table: Table, token_hash: bytes, address: str, local: bool) -> Rule[S
     return session
 
 
-def close(session: Session) -> Rule[None]:
+def close(session: Session, now: int) -> Rule[None]:
     """End a session and all it holds."""
     for held in list(session.accesses.values()):
-        yield end(held, None)
+        yield let_go(held, None, now)
     yield c.Closed(session.id)

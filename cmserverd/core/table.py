@@ -7,8 +7,11 @@ wherever that can be told; `apply` never refuses.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Final
+
+from msgspec.structs import replace
 
 from cmserverd.core import changes as c
 from cmserverd.core.blocks import Numbered, Spread
@@ -22,12 +25,15 @@ from cmserverd.core.terms import (
     Holding,
     KnownContainer,
     License,
+    LicenseEnd,
     LicenseId,
+    LingerEnd,
     Product,
     Session,
     SessionState,
     weight,
 )
+from cmserverd.core.validity import limited, valid_until
 from drivers.container import Container, ContainerId, ProductItem, mask_and_serial
 from protocol.messages import EndCause
 from protocol.terms import AccessMode, Station
@@ -37,14 +43,19 @@ REMEMBERED_ENDINGS: Final = 1_024
 
 
 class Table:
-    """The state of the license server. Read its attributes freely; change it by `apply` only."""
+    """The state of the license server. Read its attributes freely; change it by `apply` only.
+
+    `expiries` and `lingers` are sorted: what time does next comes first.
+    """
 
     __slots__ = (
         "accesses",
         "addresses",
         "containers",
+        "expiries",
         "ghosts",
         "licenses",
+        "lingers",
         "next_allocation",
         "next_handle",
         "next_license",
@@ -65,6 +76,8 @@ class Table:
         self.addresses: dict[str, int] = {}
         self.ghosts: dict[tuple[Station, str], dict[int, Session]] = {}
         self.accesses: Numbered[Access] = Numbered()
+        self.expiries: list[LicenseEnd] = []
+        self.lingers: list[LingerEnd] = []
         self.next_license = 1
         self.next_session = 1
         self.next_handle = 1
@@ -113,6 +126,7 @@ class Table:
         item = change.item
         if item is None or item.product_code != counted.item.product_code:
             assert not counted.allocations
+            self._forget_end(counted)
             del self.licenses[change.license]
             product = counted.product
             product.licenses.remove(counted)
@@ -122,11 +136,21 @@ class Table:
                 added = self._new_license(change.license, counted.turn, item)
                 added.product.licenses.sort(key=_turn)
             return
-        counted.item = item
+        self._set_item(counted, item)
         counted.used = 0
         for allocation in counted.allocations.values():
             allocation.weight = weight(item, allocation.mode)
             counted.used += allocation.weight
+
+    def _consumed(self, change: c.Consumed) -> None:
+        counted = self.licenses[change.license]
+        item = replace(counted.item, units_used=change.units_used, usage_start=change.usage_start)
+        self._set_item(counted, item)
+        container = self.containers[change.license.container]
+        container.contents = _with_item(container.contents, change.license.firm_code, item)
+
+    def _expired(self, change: c.Expired) -> None:
+        self._forget_end(self.licenses[change.license])
 
     def _removed(self, change: c.Removed) -> None:
         assert not self.containers[change.container].references
@@ -141,7 +165,23 @@ class Table:
         self.next_license += 1
         self.licenses[license_id] = counted
         product.licenses.append(counted)
+        self._set_item(counted, item)
         return counted
+
+    def _set_item(self, counted: License, item: ProductItem) -> None:
+        self._forget_end(counted)
+        counted.item = item
+        counted.limited = limited(item)
+        end = valid_until(item)
+        if end is not None:
+            insort(self.expiries, (end, counted.number, counted))
+
+    def _forget_end(self, counted: License) -> None:
+        end = valid_until(counted.item)
+        if end is not None:
+            at = bisect_left(self.expiries, (end, counted.number))
+            if at < len(self.expiries) and self.expiries[at][2] is counted:
+                del self.expiries[at]
 
     # sessions
 
@@ -209,7 +249,9 @@ class Table:
 
     def _joined(self, change: c.Joined) -> None:
         session = self.sessions[change.session]
-        allocation = self._share(change.license, session.station, change.allocation)
+        allocation = self._had(change.license, session.station, change.allocation)
+        if allocation.until:
+            self._take_up(allocation)
         access = Access(change.handle, change.key, session, allocation, change.want, change.at, change.at)
         self._hold(access, allocation)
         self._register(access)
@@ -235,6 +277,8 @@ class Table:
             self._drop_allocation(old)
         if new is None:
             new = self._new_allocation(counted, change.allocation, old.station, old.mode)
+        elif new.until:
+            self._take_up(new)
         access.target = new
         self._hold(access, new)
 
@@ -257,6 +301,32 @@ class Table:
         self._drop_allocation(allocation)
         self._end(access, change.cause)
 
+    def _lingering(self, change: c.Lingering) -> None:
+        access = self.accesses[change.handle]
+        allocation = access.target
+        assert isinstance(allocation, Allocation)
+        assert len(allocation.accesses) == 1
+        counted = allocation.license
+        holding = counted.product.holdings[allocation.station]
+        if holding.lingering is None:
+            holding.lingering = []
+        holding.lingering.append(allocation)
+        self._let_go(access, allocation)
+        allocation.until = change.until
+        insort(counted.lingering, (change.until, allocation.id, allocation))
+        insort(self.lingers, (change.until, allocation.id, allocation))
+        _count_mode(counted, allocation.mode, -1)
+        self._end(access, change.cause)
+
+    def _lapsed(self, change: c.Lapsed) -> None:
+        allocation = self.licenses[change.license].allocations[change.allocation]
+        self._take_up(allocation)
+        self._drop_allocation(allocation)
+        holdings = allocation.license.product.holdings
+        holding = holdings[allocation.station]
+        if not holding.accesses and not holding.lingering:
+            holdings.remove(allocation.station)
+
     # the parts of the above
 
     def _register(self, access: Access) -> None:
@@ -276,12 +346,24 @@ class Table:
                 del ended[next(iter(ended))]
             ended[access.key] = Ended(access.handle, cause)
 
-    def _share(self, license_id: LicenseId, station: Station, number: int) -> Allocation:
-        """Find a share by its station, which has a few, rather than by its license, which may have a million."""
-        for share in self.licenses[license_id].product.holdings[station].shares:
-            if share.id == number:
-                return share
+    def _had(self, license_id: LicenseId, station: Station, number: int) -> Allocation:
+        """Find an allocation by its station, which has a few, rather than by its license, which may have a million."""
+        holding = self.licenses[license_id].product.holdings[station]
+        for allocation in (*holding.shares, *reversed(holding.lingering or ())):
+            if allocation.id == number:
+                return allocation
         raise KeyError(number)
+
+    def _take_up(self, allocation: Allocation) -> None:
+        """An allocation that lingered does so no longer."""
+        counted = allocation.license
+        for ends in (counted.lingering, self.lingers):
+            del ends[bisect_left(ends, (allocation.until, allocation.id))]
+        lingering = counted.product.holdings[allocation.station].lingering
+        assert lingering is not None
+        lingering.remove(allocation)
+        allocation.until = 0
+        _count_mode(counted, allocation.mode, 1)
 
     def _hold(self, access: Access, allocation: Allocation) -> None:
         allocation.accesses[access.handle] = access
@@ -307,7 +389,7 @@ class Table:
                 holding.shares = tuple(share for share in holding.shares if share is not allocation)
         elif allocation.mode is EXCLUSIVE:
             holding.exclusives -= 1
-        if not holding.accesses:
+        if not holding.accesses and not holding.lingering:
             holdings.remove(allocation.station)
 
     def _new_allocation(self, counted: License, number: int, station: Station, mode: AccessMode) -> Allocation:
@@ -330,6 +412,8 @@ class Table:
         c.Plugged: _plugged,
         c.Unplugged: _unplugged,
         c.Reprogrammed: _reprogrammed,
+        c.Consumed: _consumed,
+        c.Expired: _expired,
         c.Removed: _removed,
         c.Opened: _opened,
         c.Detached: _detached,
@@ -342,6 +426,8 @@ class Table:
         c.Moved: _moved,
         c.Left: _left,
         c.Freed: _freed,
+        c.Lingering: _lingering,
+        c.Lapsed: _lapsed,
     }
 
 
@@ -353,6 +439,16 @@ def _items(contents: Container) -> Iterator[tuple[int, ProductItem]]:
     for firm_item in contents.firm_items:
         for item in firm_item.products:
             yield firm_item.firm_code, item
+
+
+def _with_item(contents: Container, firm_code: int, item: ProductItem) -> Container:
+    """Return what a container holds with another state of one of its items."""
+    firm_items = list(contents.firm_items)
+    for at, firm_item in enumerate(firm_items):
+        if firm_item.firm_code == firm_code:
+            products = tuple(item if one.reference == item.reference else one for one in firm_item.products)
+            firm_items[at] = replace(firm_item, products=products)
+    return replace(contents, firm_items=tuple(firm_items))
 
 
 def _count_mode(counted: License, mode: AccessMode, by: int) -> None:

@@ -37,12 +37,16 @@ class LicenseId(Struct, frozen=True, gc=False, cache_hash=True, order=True):
 class Want(Struct, frozen=True, gc=False):
     """What an access asked for beyond firm and product code: it must hold wherever the access is booked.
 
-    `container` and `item` pin it; `feature_code` is a set of bits that the license must all have.
+    `container` and `item` pin it; `feature_code` is a set of bits that the license must all have; its maintenance
+    period must cover the `release_date`. With `force` it need not be valid; with `ignore_linger` it does not linger.
     """
 
     feature_code: int = 0
     container: ContainerId | None = None
     item: int | None = None
+    release_date: int | None = None
+    force: bool = False
+    ignore_linger: bool = False
 
 
 ANYTHING = Want()
@@ -55,7 +59,8 @@ class License(Struct, eq=False, gc=False):
     `number` is never used twice. `turn` is its container's, and its place in the container: the order in which the
     licenses of a product are drawn on.
 
-    The four mode fields count its allocations by mode, so that a listing need not walk over them.
+    The four mode fields count its held allocations by mode, so that a listing need not walk over them; `lingering` has
+    the others, the first to be free first. `limited`: it can be invalid.
     """
 
     id: LicenseId
@@ -64,23 +69,27 @@ class License(Struct, eq=False, gc=False):
     item: ProductItem
     product: Product
     present: bool = True
+    limited: bool = False
     used: int = 0
     user_limit: int = 0
     no_user_limit: int = 0
     exclusive: int = 0
     station_share: int = 0
     allocations: Numbered[Allocation] = field(default_factory=Numbered)
+    lingering: list[LingerEnd] = field(default_factory=list)
 
 
 class Holding(Struct, eq=False, gc=False):
     """What one station has of one product, over all containers: the scope of StationShare and of Exclusive.
 
-    `accesses` counts the live ones in any mode, `exclusives` those in exclusive mode.
+    `accesses` counts the live ones in any mode, `exclusives` those in exclusive mode. What is `lingering` neither
+    forbids nor is forbidden anything (decision 9).
     """
 
     accesses: int = 0
     exclusives: int = 0
     shares: tuple[Allocation, ...] = ()
+    lingering: list[Allocation] | None = None
 
 
 class Product(Struct, eq=False, gc=False):
@@ -98,7 +107,10 @@ def weight(item: ProductItem, mode: AccessMode) -> int:
 
 
 class Allocation(Struct, eq=False, gc=False):
-    """What a license counts, each by its `weight`."""
+    """What a license counts, each by its `weight`.
+
+    One that nobody holds lingers: `until` then it is its station's alone. 0: it is held.
+    """
 
     id: int
     license: License
@@ -106,6 +118,14 @@ class Allocation(Struct, eq=False, gc=False):
     mode: AccessMode
     weight: int
     accesses: dict[int, Access] = field(default_factory=dict)
+    until: int = 0
+
+
+LingerEnd = tuple[int, int, Allocation]
+"""When an allocation lingers no longer, its number, and itself: sorted, the first is the next."""
+
+LicenseEnd = tuple[int, int, License]
+"""From when on a license is over, its number, and itself."""
 
 
 class Reference(Struct, frozen=True, gc=False):

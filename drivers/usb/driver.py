@@ -15,10 +15,11 @@ import usb.core
 import usb.util
 from msgspec import Meta, Struct
 
-from drivers import image
+from drivers import wire
 from drivers.container import ContainerKind
+from drivers.device import ChipDevice
 from drivers.driver import CheckCancelled, Dongle, DriverError, Faulty, Vanished
-from drivers.usb import hotplug, wire
+from drivers.usb import hotplug
 from drivers.usb.embedded import embedded_bus
 from drivers.usb.faults import translated
 from drivers.usb.transport import ENDPOINT_IN, ENDPOINT_OUT, INTERFACE, Transport
@@ -119,42 +120,13 @@ class UsbDriver:
         return self._backend
 
 
-class UsbDevice:
+class UsbDevice(ChipDevice):
     """An open dongle: claimed, and known to speak our protocol."""
 
     def __init__(self, device: usb.core.Device, transport: Transport, kind: ContainerKind) -> None:
+        super().__init__(self._over_usb, kind)
         self._device: usb.core.Device | None = device
         self._transport = transport
-        self._kind = kind
-
-    def read(self) -> bytes:
-        """Return the image: its length first, then chunk by chunk; the last check is that its kind is the driver's."""
-        info = wire.decode_info(self._exchange(wire.Command.INFO))
-        octets = b""
-        while len(octets) < info.image_length:
-            length = min(info.payload_limit, info.image_length - len(octets))
-            chunk = self._exchange(wire.Command.READ_IMAGE, wire.encode_chunk(len(octets), length))
-            if len(chunk) != length:
-                msg = f"The dongle gave {len(chunk)} bytes of its image instead of {length}; plug it in again."
-                raise Faulty(msg)
-            octets += chunk
-        kind = image.decode(octets).kind
-        if kind is not self._kind:
-            msg = f"The dongle says that it is {kind}, but it is {self._kind}; have its licensor program it again."
-            raise Faulty(msg)
-        return octets
-
-    def sign(self, purpose: str, challenge: bytes) -> bytes:  # noqa: ARG002 - its form is not settled yet
-        """Ask the dongle to sign; today's raise `Unsupported`."""
-        return self._exchange(wire.Command.SIGN)
-
-    def consume(self, item: tuple[int, int], delta: int, key: bytes) -> int:  # noqa: ARG002 - likewise
-        """Ask the dongle to count; today's raise `Unsupported`."""
-        return int.from_bytes(self._exchange(wire.Command.CONSUME), "little")
-
-    def apply(self, update: bytes) -> None:  # noqa: ARG002 - likewise
-        """Ask the dongle to apply an update; today's raise `Unsupported`."""
-        self._exchange(wire.Command.APPLY)
 
     def close(self) -> None:
         """Give the interface and the handle back."""
@@ -162,7 +134,7 @@ class UsbDevice:
         if device is not None:
             usb.util.dispose_resources(device)
 
-    def _exchange(self, command: wire.Command, payload: bytes = b"") -> bytes:
+    def _over_usb(self, command: wire.Command, payload: bytes) -> bytes:
         if self._device is None:  # pyusb would open it again, unasked
             msg = "The dongle is closed; open it again."
             raise DriverError(msg)

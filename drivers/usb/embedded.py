@@ -1,13 +1,21 @@
-"""The embedded dongle: the dongle's firmware on a USB bus inside this process, for the demo and for trials."""
+"""The embedded dongle: the dongle's firmware on a USB bus inside this process, for the demo and for trials.
+
+Its chip has a key of its own, made anew at each start, and forgets what it counted. Its firm items are signed with the
+demo licensor's key, which everybody has: the daemon believes them where that is configured.
+"""
 
 from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
 
-from drivers import description, image
+from drivers import description, image, keys
+from drivers.chip.chip import Chip
+from drivers.chip.flash import MemoryFlash, program
 from drivers.container import ContainerKind
 from drivers.driver import Faulty
+from drivers.image import SigningKeys
+from drivers.usb import demo_licensor
 from drivers.usb.backend import InProcessBackend
 from drivers.usb.firmware import Firmware
 
@@ -25,6 +33,11 @@ def embedded_bus(path: Path | None) -> InProcessBackend:
     if len(containers) != 1:
         msg = f"{source} describes {len(containers)} containers; the embedded dongle holds exactly one."
         raise Faulty(msg)
+    (container,) = containers
+    licensors = dict.fromkeys((item.firm_code for item in container.firm_items), demo_licensor.PRIVATE)
+    signing = SigningKeys(keys.generate(), licensors)
+    flash = MemoryFlash()
+    program(flash, image.encode(container, signing=signing))
     bus = InProcessBackend()
-    bus.plug(Firmware(image.encode(containers[0])))
+    bus.plug(Firmware(Chip(flash, signing.container)))
     return bus

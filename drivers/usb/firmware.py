@@ -1,8 +1,8 @@
-"""The dongle's own side: what a chip in a real dongle does, as a model that is driven by USB packets and nothing else.
+"""The dongle's USB: packets and frames around the chip, as a model that is driven by USB packets and nothing else.
 
 It is written from `docs/drivers.md`, as firmware in C would be, and so shares no code with the host's side: a mistake
-in one of the two shows. It stores a container image without understanding it. Whoever drives it is the USB: the
-in-process backend here, a USB/IP peer, or a gadget; calls must not overlap.
+in one of the two shows. Whoever drives it is the USB: the in-process backend here, a USB/IP peer, or a gadget; calls
+must not overlap.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 from collections import deque
 from typing import Final
+
+from drivers.chip.chip import PAYLOAD_LIMIT, VERSION, WRONG_VERSION, Memory
 
 VENDOR_ID: Final = 0x1209
 PRODUCT_ID: Final = 0x0001
@@ -20,13 +22,6 @@ PACKET: Final = 64
 _MANUFACTURER, _PRODUCT = "cmserverd project", "CmContainer dongle"
 _LANGUAGE: Final = 0x0409
 _DEVICE, _CONFIGURATION, _STRING = 1, 2, 3
-_PAYLOAD_LIMIT: Final = 4096
-_VERSION: Final = 1
-
-_OK, _UNKNOWN_COMMAND, _UNSUPPORTED, _BAD_REQUEST, _OUT_OF_RANGE, _WRONG_VERSION = range(6)
-_INFO, _READ_IMAGE = 1, 2
-_RESERVED: Final = {16, 17, 18}
-
 _DEVICE_DESCRIPTOR: Final = struct.pack(
     "<BBHBBBBHHHBBBB", 18, _DEVICE, 0x0200, 0xFF, 0, 0, PACKET, VENDOR_ID, PRODUCT_ID, 0x0100, 1, 2, 0, 1
 )
@@ -46,10 +41,10 @@ class Stall(Exception):
 
 
 class Firmware:
-    """One dongle that holds `image`."""
+    """One dongle with this chip, or with a memory alone."""
 
-    def __init__(self, image: bytes) -> None:
-        self._image = image
+    def __init__(self, chip: Memory) -> None:
+        self._chip = chip
         self.configuration = 0
         self._halted: set[int] = set()
         self._command = b""
@@ -126,7 +121,7 @@ class Firmware:
         if len(self._command) < 8:
             self._halt()
         length = 8 + int.from_bytes(self._command[4:6], "little")
-        if length > 8 + _PAYLOAD_LIMIT or len(self._command) > length:
+        if length > 8 + PAYLOAD_LIMIT or len(self._command) > length:
             self._halt()
         if len(self._command) == length:
             frame, self._command = self._command, b""
@@ -150,26 +145,10 @@ class Firmware:
         self._discard()
         raise Stall
 
-    # --- the commands -----------------------------------------------------------------------------------------------
+    # --- the frames -------------------------------------------------------------------------------------------------
 
     def answer(self, frame: bytes) -> bytes:
         """Return the whole reply to a whole command."""
         version, command, tag, _, _ = struct.unpack_from("<BBHHH", frame)
-        status, payload = self._run(version, command, frame[8:])
-        return struct.pack("<BBHHH", _VERSION, command | 0x80, tag, len(payload), status) + payload
-
-    def _run(self, version: int, command: int, payload: bytes) -> tuple[int, bytes]:
-        if version != _VERSION:
-            return _WRONG_VERSION, b""
-        if command == _INFO:
-            if payload:
-                return _BAD_REQUEST, b""
-            return _OK, struct.pack("<BBHI", _VERSION, _VERSION, _PAYLOAD_LIMIT, len(self._image))
-        if command == _READ_IMAGE:
-            if len(payload) != 6:
-                return _BAD_REQUEST, b""
-            offset, length = struct.unpack("<IH", payload)
-            if length > _PAYLOAD_LIMIT or offset + length > len(self._image):
-                return _OUT_OF_RANGE, b""
-            return _OK, self._image[offset : offset + length]
-        return _UNSUPPORTED if command in _RESERVED else _UNKNOWN_COMMAND, b""
+        status, payload = self._chip.answer(command, frame[8:]) if version == VERSION else (WRONG_VERSION, b"")
+        return struct.pack("<BBHHH", VERSION, command & 0x7F | 0x80, tag, len(payload), status) + payload

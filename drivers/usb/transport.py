@@ -14,8 +14,9 @@ from typing import Final, TypeVar
 
 import usb.core
 
+from drivers import wire
 from drivers.driver import CheckCancelled, Faulty
-from drivers.usb import wire
+from drivers.usb import frames
 from drivers.usb.faults import translated
 
 _T = TypeVar("_T")
@@ -63,23 +64,24 @@ class Transport:
             )
         self._clean = False
         self._tag = (self._tag + 1) % 2**16
-        self._write(wire.encode_command(command, self._tag, payload), deadline)
-        first = self._read(wire.PACKET, deadline)
-        header = wire.decode_reply_header(first)
-        reply = self._whole(first, wire.HEADER_LENGTH + header.length, deadline)
+        self._write(frames.encode_command(command, self._tag, payload), deadline)
+        first = self._read(frames.PACKET, deadline)
+        header = frames.decode_reply_header(first)
+        reply = self._whole(first, frames.HEADER_LENGTH + header.length, deadline)
         self._clean = header.tag == self._tag
-        wire.check_reply(header, command, self._tag)
-        return reply[wire.HEADER_LENGTH :]
+        frames.check_reply(header, command, self._tag)
+        wire.check_status(command, header.status)
+        return reply[frames.HEADER_LENGTH :]
 
     def _whole(self, first: bytes, length: int, deadline: float) -> bytes:
         """Return the whole frame of `length` bytes that begins with the packet `first`."""
         frame = first
         while len(frame) < length:
-            if len(frame) % wire.PACKET:
+            if len(frame) % frames.PACKET:
                 msg = f"The dongle's reply ends after {len(frame)} of {length} bytes; plug the dongle in again."
                 raise Faulty(msg)
-            packets = -(-(length - len(frame)) // wire.PACKET)
-            frame += self._read(packets * wire.PACKET, deadline)
+            packets = -(-(length - len(frame)) // frames.PACKET)
+            frame += self._read(packets * frames.PACKET, deadline)
         if len(frame) > length:
             msg = f"The dongle's reply has {len(frame)} bytes instead of {length}; plug the dongle in again."
             raise Faulty(msg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,9 +19,22 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from cmserverd.cmu.main import FOUND, INTERRUPTED, NOTHING, REFUSED, UNREACHED, USAGE, main
+from cmserverd.cmu import fetch
+from cmserverd.cmu.main import FOUND, INTERRUPTED, NOTHING, REFUSED, UNREACHED, UNWRITTEN, USAGE, main
 from protocol.errors import ErrorNumber, LicenseError
-from protocol.messages import AccessInfo, ContainerInfo, EntryInfo, LicenseCount, Params
+from protocol.messages import (
+    AccessInfo,
+    ContainerContents,
+    ContainerInfo,
+    EntryInfo,
+    ErrorBody,
+    FirmItemInfo,
+    LicenseCount,
+    Params,
+    Reason,
+    Server,
+    ServerInfo,
+)
 from tests.cmu.fake_server import serving
 from tests.cmu.made_up import CONTAINERS, NOON, PAGE_ACCESSES, PAGE_COUNTS, MadeUp
 
@@ -112,7 +126,7 @@ def test_json_has_a_stable_shape(server: str, capsys: Captured) -> None:
     assert list(contents) == ["server", "position", "contents"]
     assert [row["container"]["id"] for row in contents["contents"]] == [container.id for container in CONTAINERS]
     entries = [entry for row in contents["contents"] for item in row["firm_items"] for entry in item["entries"]]
-    assert len(entries) == 3
+    assert len(entries) == 5
     assert all(set(entry) == names(EntryInfo) for entry in entries)
     assert contents["contents"][0]["firm_items"][0]["update_counter"] == 7
 
@@ -169,10 +183,8 @@ def test_nothing_found_is_an_exit_code_of_its_own(command: str, server: str, cap
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (
-            [],
-            "one of the arguments -l/--list -x/--list-content -n/--list-network -k/--list-server -v/--version is",
-        ),
+        ([], "say what to list: -l, -x, -n, -k or -v"),
+        (["--bogus"], "there is no option '--bogus'"),
         (["-l", "-n"], "not allowed with argument"),
         (["-n", "--firmcode", "x"], "'x' is no code; write a whole number from 0 to 4294967295"),
         (["-n", "--firmcode", "4294967296"], "'4294967296' is no code"),
@@ -182,9 +194,10 @@ def test_nothing_found_is_an_exit_code_of_its_own(command: str, server: str, cap
         (["-l", "--firmcode", "1"], "--firmcode, --productcode and --relevant go with -n"),
         (["-x", "--relevant"], "--firmcode, --productcode and --relevant go with -n"),
         (["-k", "--serial", "1-1"], "--serial goes with -l, -x or -n"),
-        (["-n", "--serv", "x"], "unrecognized arguments"),
+        (["-n", "--serv", "x"], "there is no option '--serv'"),
         (["-n", "--server", "a b"], "'a b' names no host; write host, host:port, [IPv6]:port or unix:/path"),
         (["-k", "--server", "a:0"], "'a:0' has no valid port"),
+        (["-k", "--server", "/x.sock"], "'/x.sock' is a path; did you mean 'unix:/x.sock'?"),
     ],
 )
 def test_a_wrong_command_line_is_told(arguments: list[str], said: str, capsys: Captured) -> None:
@@ -306,7 +319,7 @@ def test_the_help_has_the_exit_codes(capsys: Captured) -> None:
         main(["--help"])
     assert ended.value.code == 0
     help_text = capsys.readouterr().out
-    for code in (FOUND, NOTHING, USAGE, UNREACHED, REFUSED):
+    for code in (FOUND, NOTHING, USAGE, UNREACHED, REFUSED, UNWRITTEN):
         assert f"\n  {code}  " in help_text
 
 
@@ -322,6 +335,31 @@ def test_whoever_reads_may_stop_reading(server: str) -> None:
         _, said = process.communicate(timeout=60)
     assert said == b""
     assert process.returncode == FOUND
+
+
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_output_that_cannot_be_written_is_exit_code_5(server: str, how: list[str]) -> None:
+    """A full disk is told in one sentence, without a traceback."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "-l", "--server", server, *how], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert done.returncode == UNWRITTEN
+    assert b"cannot write: No space left on device" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_the_page_has_every_key_of_the_json() -> None:
+    """`docs/cmu.md` names the keys of each document, all of them and no others."""
+    page = (Path(__file__).parents[2] / "docs" / "cmu.md").read_text()
+    listed = (fetch.ContainerListing, fetch.ContentsListing, fetch.NetworkListing, fetch.ServerState)
+    parts = (Server, ServerInfo, ContainerInfo, ContainerContents, FirmItemInfo, EntryInfo, LicenseCount, AccessInfo)
+    more = {fetch.ServerState: {"answers"}, LicenseCount: {"accesses"}}
+    kinds: tuple[type[Struct], ...] = (*listed, *parts, ErrorBody, Reason)
+    assert re.findall(r"(?m)^## (\w+)$", page) == [kind.__name__ for kind in kinds]
+    for kind in kinds:
+        keys = page.partition(f"\n## {kind.__name__}\n")[2].partition("\nKeys: ")[2].partition("\n\n")[0]
+        assert set(re.findall(r"`(\w+)`", keys)) == names(kind) | more.get(kind, set()), kind.__name__
 
 
 def test_an_ascii_terminal_gets_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import fields, replace
 from rich.cells import cell_len
+from rich.console import Console
 
-from cmserverd.cmu import fetch, tables
+from cmserverd.cmu import fetch, json_output, tables
+from protocol.listings import EntryState
 from protocol.messages import ContainerContents, EntryInfo, FirmItemInfo
 from tests.cmu import golden
-from tests.cmu.made_up import ACCESS, CONTAINERS, EVIL, LICENSE, SERVER, MadeUp
+from tests.cmu.made_up import ACCESS, CONTAINERS, EVIL, LICENSE, NOON, SERVER, MadeUp
 
 EVERYTHING = fetch.Selection()
 
@@ -86,7 +88,21 @@ def test_every_option_of_an_entry_is_shown() -> None:
         "local_only": True,
         "feature_map": 77,
         "unusable": "for a reason",
+        "activation": NOON,
+        "expiration": NOON,
+        "usage": 60,
+        "usage_start": NOON,
+        "maintenance": (NOON, NOON + 60),
+        "units": 77,
+        "units_left": 0,
+        "linger": 60,
+        "minimum_runtime": "7.7",
+        "protected_data": b"\x00data",
+        "user_data": b"a key",
+        "valid_until": NOON,
+        "state": "expired",
     }
+    needs = {"usage_start": {"usage": 60}, "units_left": {"units": 77}, "valid_until": {"expiration": 1}}
     assert set(others) == {field.name for field in fields(EntryInfo)}
 
     def contents(entry: EntryInfo) -> str:
@@ -94,7 +110,65 @@ def test_every_option_of_an_entry_is_shown() -> None:
         return shown(fetch.ContentsListing(SERVER, 1, (container,)))
 
     for name, value in others.items():
-        assert contents(replace(plain, **{name: value})) != contents(plain), name
+        without = replace(plain, **needs.get(name, {}))
+        assert contents(replace(without, **{name: value})) != contents(without), name
+
+
+@pytest.mark.parametrize("state", [state for state in EntryState if state is not EntryState.VALID])
+def test_a_license_that_is_not_valid_stands_out(state: EntryState) -> None:
+    """In both listings, in words; in colour too where there is one; and in JSON."""
+    word = state.value.replace("_", " ").upper()
+    entry = EntryInfo(1, 14, "Chart", 2, state=state)
+    contents = ContainerContents(1, CONTAINERS[0], (FirmItemInfo(600010, "", 0, (entry,)),))
+    for found in (
+        fetch.ContentsListing(SERVER, 1, (contents,)),
+        fetch.network(MadeUp((replace(LICENSE, state=state.value),), ()), EVERYTHING),
+    ):
+        assert word in " ".join(shown(found).split())
+        assert f'"state": "{state.value}"' in json_output.listing(found)
+        out = Console(file=io.StringIO(), width=200, force_terminal=True, color_system="standard")
+        tables.show(out, found)
+        assert isinstance(out.file, io.StringIO)
+        assert f"\x1b[1;31m{word}" in out.file.getvalue()
+
+
+def test_a_word_that_a_newer_server_has_is_shown() -> None:
+    """Whatever it is."""
+    entry = EntryInfo(1, 14, "Chart", 2, state="on_the\x1bmoon")
+    contents = ContainerContents(1, CONTAINERS[0], (FirmItemInfo(600010, "", 0, (entry,)),))
+    assert "ON THE?MOON" in shown(fetch.ContentsListing(SERVER, 1, (contents,)))
+
+
+def test_what_lingers_is_counted_and_has_an_end() -> None:
+    """A column of its own, where there is something to tell."""
+    text = shown(fetch.network(MadeUp((replace(LICENSE, lingering=3, lingering_until=NOON),), ()), EVERYTHING))
+    assert "Lingering  Lingering Until" in text
+    assert "3  2026-09-21 14:13:20" in text
+    assert "Lingering" not in shown(fetch.network(MadeUp((LICENSE,), ()), EVERYTHING))
+
+
+def test_a_forced_access_is_told_from_those_that_end() -> None:
+    """It outlives its license."""
+    license_count = replace(LICENSE, valid_until=NOON + 60)
+    found = fetch.network(MadeUp((license_count,), (replace(ACCESS, valid_until=NOON + 60),)), EVERYTHING)
+    assert "Valid Until" in shown(found)
+    assert "forced" not in shown(found)
+    assert "forced" in shown(fetch.network(MadeUp((license_count,), (ACCESS,)), EVERYTHING))
+
+
+def test_data_is_text_where_it_is_one() -> None:
+    """In JSON it is hexadecimal always."""
+    entry = EntryInfo(1, 14, "Chart", 2, protected_data=b"k=1", user_data=b"\x1b[2J")
+    contents = ContainerContents(1, CONTAINERS[0], (FirmItemInfo(600010, "", 0, (entry,)),))
+    found = fetch.ContentsListing(SERVER, 1, (contents,))
+    assert "protected data 'k=1'; user data 1b5b324a" in shown(found)
+    assert '"protected_data": "6b3d31"' in json_output.listing(found)
+
+
+def test_a_firm_item_that_is_not_trusted_says_why() -> None:
+    """Over its empty table."""
+    contents = ContainerContents(1, CONTAINERS[0], (FirmItemInfo(600010, "", 0, (), "Nobody knows its licensor."),))
+    assert "NOT TRUSTED: Nobody knows its licensor." in shown(fetch.ContentsListing(SERVER, 1, (contents,)))
 
 
 def test_what_needs_attention_stands_out_without_colours() -> None:

@@ -20,6 +20,7 @@ def check(table: Table) -> None:
         _check_license(table, counted)
     _check_products(table)
     _check_containers(table)
+    _check_instants(table)
     _check_numbers(table)
 
 
@@ -65,25 +66,30 @@ def _check_sessions(table: Table) -> None:
 
 
 def _check_license(table: Table, counted: License) -> None:
-    """Law 1: `used` is the sum of the weights, never above the quantity. Law 5: an allocation is held by somebody."""
+    """Law 1: `used` is the sum of the weights, never above the quantity. Law 5: an allocation is held, or lingers."""
     item = counted.item
     for number, allocation in counted.allocations.items():
         assert allocation.id == number
         assert allocation.license is counted
-        assert allocation.accesses, "an allocation that nobody holds"
+        assert bool(allocation.accesses) != bool(allocation.until), (
+            "an allocation that nobody holds, or one that is held"
+        )
         assert all(table.accesses.get(handle) is held for handle, held in allocation.accesses.items())
         assert all(held.target is allocation for held in allocation.accesses.values())
-        assert allocation.mode is AccessMode.STATION_SHARE or len(allocation.accesses) == 1
+        assert allocation.mode is AccessMode.STATION_SHARE or len(allocation.accesses) <= 1
         counts = allocation.mode is not AccessMode.NO_USER_LIMIT and item.quantity > 0
         assert allocation.weight == int(counts), "what an allocation counts"
-    modes = Counter(allocation.mode for allocation in counted.allocations.values())
+    modes = Counter(allocation.mode for allocation in counted.allocations.values() if not allocation.until)
     assert counted.user_limit == modes[AccessMode.USER_LIMIT]
     assert counted.no_user_limit == modes[AccessMode.NO_USER_LIMIT]
     assert counted.exclusive == modes[AccessMode.EXCLUSIVE]
     assert counted.station_share == modes[AccessMode.STATION_SHARE]
     assert counted.used == sum(allocation.weight for allocation in counted.allocations.values())
     assert counted.used <= item.quantity, "more licenses are in use than there are"
-    sharing = [a.station for a in counted.allocations.values() if a.mode is AccessMode.STATION_SHARE]
+    lingering = [(one.until, number, one) for number, one in counted.allocations.items() if one.until]
+    assert counted.lingering == sorted(lingering, key=lambda entry: entry[:2])
+    assert AccessMode.NO_USER_LIMIT not in {one.mode for _, _, one in lingering}
+    sharing = [a.station for a in counted.allocations.values() if a.mode is AccessMode.STATION_SHARE and not a.until]
     assert len(sharing) == len(set(sharing)), "one station counts twice on one license"
 
 
@@ -101,9 +107,14 @@ def _check_products(table: Table) -> None:
         for held in table.accesses.values():
             if isinstance(held.target, Allocation) and held.target.license.product is product:
                 holders.setdefault(held.session.station, []).append(held)
-        assert holders.keys() == product.holdings.keys()
+        lingering: dict[object, set[int]] = {}
+        for _, number, allocation in (entry for counted in product.licenses for entry in counted.lingering):
+            lingering.setdefault(allocation.station, set()).add(number)
+        assert holders.keys() | lingering.keys() == product.holdings.keys()
         for station, holding in product.holdings.items():
-            targets = [held.target for held in holders[station] if isinstance(held.target, Allocation)]
+            targets = [held.target for held in holders.get(station, ()) if isinstance(held.target, Allocation)]
+            assert len(holding.lingering or ()) == len(lingering.get(station, ()))
+            assert {left.id for left in holding.lingering or ()} == lingering.get(station, set())
             shares = {target.id for target in targets if target.mode is AccessMode.STATION_SHARE}
             exclusives = sum(target.mode is AccessMode.EXCLUSIVE for target in targets)
             assert holding.accesses == len(targets)
@@ -126,6 +137,31 @@ def _check_containers(table: Table) -> None:
     for license_id, counted in table.licenses.items():
         assert counted.id == license_id
         assert counted.present == table.containers[license_id.container].present
+
+
+def _check_instants(table: Table) -> None:
+    """What time does next: the ends of the licenses that have one, unless it has been seen to, and all that lingers."""
+    lingering = [entry for counted in table.licenses.values() for entry in counted.lingering]
+    assert table.lingers == sorted(lingering, key=lambda entry: entry[:2])
+    assert [entry[:2] for entry in table.expiries] == sorted(entry[:2] for entry in table.expiries)
+    coming = {counted.number for _, _, counted in table.expiries}
+    assert len(coming) == len(table.expiries)
+    for end, number, counted in table.expiries:
+        assert counted.number == number
+        assert table.licenses[counted.id] is counted
+        assert end == _end(counted)
+    for counted in table.licenses.values():
+        if _end(counted) is not None and counted.number not in coming:
+            holders = [held for one in counted.allocations.values() for held in one.accesses.values()]
+            assert all(held.want.force for held in holders), "a license that is over has only who needs no valid one"
+
+
+def _end(counted: License) -> int | None:
+    item = counted.item
+    ends = [] if item.expiration is None else [item.expiration]
+    if item.usage is not None and item.usage_start:
+        ends.append(item.usage_start + item.usage.amount)
+    return min(ends, default=None)
 
 
 def _check_numbers(table: Table) -> None:

@@ -75,16 +75,41 @@ class Hold:
     last: int
 
 
+@dataclass(frozen=True)
+class Left:
+    """A license that was given back and lingers for a station, in the mode in which that held it, until a time."""
+
+    entry: Entry
+    station: Station
+    mode: AccessMode
+    until: int
+
+
+@dataclass(frozen=True)
+class Taken:
+    """All that can take licenses: live accesses, and what lingers, the newest last."""
+
+    holds: list[Hold]
+    lefts: list[Left]
+
+
 class Model:
-    """The state of the naive server."""
+    """The state of the naive server. `now` is license time."""
 
     def __init__(self, handles: int, sessions_per_address: int) -> None:
         self.handles = handles
         self.sessions_per_address = sessions_per_address
         self.starting = True
+        self.now = 0
         self.boxes: dict[str, Box] = {}
         self.clients: list[Client] = []
         self.holds: list[Hold] = []
+        self.lefts: list[Left] = []
+
+    @property
+    def taken(self) -> Taken:
+        """What takes licenses now."""
+        return Taken(self.holds, self.lefts)
 
     # what there is
 
@@ -113,14 +138,14 @@ class Model:
             if (firm_item.firm_code, item.product_code) == (firm_code, product_code)
         ]
 
-    def used(self, entry: Entry, holds: Collection[Hold]) -> int:
-        """Count the licenses of an entry that these accesses take: the whole of section 4."""
+    def used(self, entry: Entry, taken: Taken) -> int:
+        """Count the licenses of an entry that are taken: the whole of section 4."""
         if self.options(entry).quantity == 0:
             return 0
-        here = [hold for hold in holds if hold.entry == entry]
+        here = [hold for hold in taken.holds if hold.entry == entry]
         each = [hold for hold in here if hold.request.mode in (AccessMode.USER_LIMIT, AccessMode.EXCLUSIVE)]
         stations = {hold.client.station for hold in here if hold.request.mode is AccessMode.STATION_SHARE}
-        return len(each) + len(stations)
+        return len(each) + len(stations) + len([left for left in taken.lefts if left.entry == entry])
 
     def takes(self, entry: Entry, mode: AccessMode) -> bool:
         """Whether an access in this mode takes a license of an entry."""
@@ -151,17 +176,65 @@ class Model:
             return ErrorNumber.FEATURE_MAP_INCOMPATIBLE
         return None
 
+    def shut(self, entry: Entry, request: Request) -> ErrorNumber | None:
+        """Return why an entry is closed now: too old a server, too early, or a release date that it does not cover."""
+        item = self.options(entry)
+        if request.force:
+            return None
+        if item.minimum_runtime is not None and (item.minimum_runtime.major, item.minimum_runtime.minor) > (0, 1):
+            return ErrorNumber.RUNTIME_TOO_OLD
+        if self.now < (item.activation or 0):
+            return ErrorNumber.ACTIVATION_UNDERRUN
+        if item.maintenance is not None and request.release_date is not None:
+            if request.release_date < item.maintenance.start:
+                return ErrorNumber.MAINTENANCE_UNDERRUN
+            if request.release_date not in range(item.maintenance.start, item.maintenance.end):
+                return ErrorNumber.MAINTENANCE_OVERRUN
+        return None
+
+    def over(self, entry: Entry) -> ErrorNumber | None:
+        """Return which end of an entry has come."""
+        item = self.options(entry)
+        if item.expiration is not None and not self.now < item.expiration:
+            return ErrorNumber.EXPIRATION_OVERRUN
+        if item.usage is not None and item.usage_start and self.now - item.usage_start >= item.usage.amount:
+            return ErrorNumber.USAGE_PERIOD_OVERRUN
+        return None
+
+    def stale(self, entry: Entry, request: Request) -> ErrorNumber | None:
+        """Return why an entry is not valid for a new access."""
+        item = self.options(entry)
+        if number := self.shut(entry, request):
+            return number
+        if request.force:
+            return None
+        if number := self.over(entry):
+            return number
+        if item.units is not None and item.units.amount - item.units_used <= 0:
+            return ErrorNumber.UNIT_COUNTER_ZERO
+        return None
+
+    def untrusted(self, request: Request) -> list[str]:
+        """Return the containers whose firm item may have what is asked for, if only it could be trusted."""
+        return [
+            box.contents.id
+            for box in sorted(self.boxes.values(), key=Box.turn)
+            if request.container in (None, box.contents.id)
+            for firm_item in box.contents.firm_items
+            if firm_item.firm_code == request.firm_code and firm_item.unusable
+        ]
+
     def obstacle(self, entry: Entry, request: Request, client: Client) -> ErrorNumber | None:
         """Return why an entry cannot serve a request even with a license free; None if it can."""
         if self.hidden(entry, request, client):
             return ErrorNumber.ENTRY_NOT_FOUND
         if not self.boxes[entry[0]].present:
             return ErrorNumber.BOX_LOST
-        return self.misfit(entry, request)
+        return self.misfit(entry, request) or self.stale(entry, request)
 
-    def free(self, entry: Entry, mode: AccessMode, holds: Collection[Hold]) -> bool:
+    def free(self, entry: Entry, mode: AccessMode, taken: Taken) -> bool:
         """Whether an entry has a license left for one more allocation."""
-        return not self.takes(entry, mode) or self.used(entry, holds) < self.options(entry).quantity
+        return not self.takes(entry, mode) or self.used(entry, taken) < self.options(entry).quantity
 
     def own(self, request: Request, client: Client, holds: Iterable[Hold]) -> list[Hold]:
         """Return what the client's station has of the product."""
@@ -191,20 +264,39 @@ class Model:
             for hold in self.own(request, client, holds)
             if hold.entry is not None
             and hold.request.mode is AccessMode.STATION_SHARE
-            and not self.hidden(hold.entry, request, client)
-            and self.misfit(hold.entry, request) is None
+            and self.satisfies(hold.entry, request, client)
         ]
 
-    def places(self, request: Request, client: Client, holds: Collection[Hold]) -> list[Entry]:
-        """Return where a request is booked if these are the live accesses: any of the own shares, or one free entry."""
-        if self.conflict(request, client, holds):
+    def satisfies(self, entry: Entry, request: Request, client: Client) -> bool:
+        """Whether what the station has of an entry is what a request wants, unplugged or not."""
+        return (
+            not self.hidden(entry, request, client)
+            and self.misfit(entry, request) is None
+            and self.stale(entry, request) is None
+        )
+
+    def left_over(self, request: Request, client: Client, lefts: Collection[Left]) -> list[Left]:
+        """Return what lingers for the station and would do for a request, the newest last."""
+        product = self.entries(request.firm_code, request.product_code)
+        return [
+            left
+            for left in lefts
+            if left.entry in product
+            and (left.station, left.mode) == (client.station, request.mode)
+            and self.satisfies(left.entry, request, client)
+        ]
+
+    def places(self, request: Request, client: Client, taken: Taken) -> list[Entry]:
+        """Return where a request is booked if this is taken: any of the own shares, what lingers, or one free entry."""
+        if self.conflict(request, client, taken.holds):
             return []
         return (
-            self.joinable(request, client, holds)
+            self.joinable(request, client, taken.holds)
+            or [left.entry for left in self.left_over(request, client, taken.lefts)][-1:]
             or [
                 entry
                 for entry in self.entries(request.firm_code, request.product_code)
-                if self.obstacle(entry, request, client) is None and self.free(entry, request.mode, holds)
+                if self.obstacle(entry, request, client) is None and self.free(entry, request.mode, taken)
             ][:1]
         )
 
@@ -227,12 +319,12 @@ class Model:
         if hold := self.held(client, request.key):
             return None if _alike(hold.request, request) else (ErrorNumber.INVALID_PARAMETER, None, ())
         if request.key in client.ended:
-            return ErrorNumber.INVALID_HANDLE, client.ended[request.key][1], ()
+            return _ended(client.ended[request.key][1])
         if len(self.handles_of(client)) >= self.handles:
             return ErrorNumber.NO_MORE_HANDLES, None, ()
         if request.kind is not HandleKind.ENTRY:
             return self.reference_refusal(request)
-        if self.places(request, client, self.holds) or self.ghosts_help(client, request):
+        if self.places(request, client, self.taken) or self.ghosts_help(client, request):
             return None
         return self.entry_refusal(client, request)
 
@@ -243,14 +335,17 @@ class Model:
             for entry in self.entries(request.firm_code, request.product_code)
             if not self.hidden(entry, request, client)
         ]
-        if not tried:
+        untrusted = self.untrusted(request)
+        if not tried and not untrusted:
             unknown = request.container is not None and request.container not in self.boxes
             number = ErrorNumber.BOX_NOT_FOUND if unknown else ErrorNumber.ENTRY_NOT_FOUND
             return (ErrorNumber.SERVER_STARTING if self.starting else number), None, ()
-        if self.conflict(request, client, self.holds):
+        if tried and self.conflict(request, client, self.holds):
             numbers = [ErrorNumber.EXCLUSIVE_CONFLICT for _ in tried]
         else:
             numbers = [self.obstacle(entry, request, client) or ErrorNumber.NO_MORE_LICENSES for entry in tried]
+            numbers += [ErrorNumber.FIRM_ITEM_INVALID for _ in untrusted]
+            tried += [(container, request.firm_code, 0) for container in untrusted]
         reasons = tuple(
             (entry[0], entry[1], request.product_code, entry[2], int(number))
             for entry, number in zip(tried, numbers, strict=True)
@@ -269,7 +364,7 @@ class Model:
             if request.container in (None, box.contents.id)
             and (
                 (request.kind is HandleKind.CONTAINER and request.firm_code == 0)
-                or request.firm_code in [firm_item.firm_code for firm_item in box.contents.firm_items]
+                or request.firm_code in [one.firm_code for one in box.contents.firm_items if not one.unusable]
             )
         ]
 
@@ -282,6 +377,8 @@ class Model:
             return ErrorNumber.SERVER_STARTING, None, ()
         if targets:
             return ErrorNumber.BOX_LOST, None, ()
+        if self.untrusted(request):
+            return ErrorNumber.FIRM_ITEM_INVALID, None, ()
         named = self.boxes if request.container is None else {request.container} & self.boxes.keys()
         return (ErrorNumber.ENTRY_NOT_FOUND if named else ErrorNumber.BOX_NOT_FOUND), None, ()
 
@@ -289,7 +386,12 @@ class Model:
         """Take in a new access, if it may be booked there."""
         if request.kind is HandleKind.ENTRY:
             assert isinstance(where, tuple)
-            assert where in self.places(request, client, self.holds), "booked on a license that was not the choice"
+            places = self.places(request, client, self.taken)
+            assert where in places, "booked on a license that was not the choice"
+            if not self.joinable(request, client, self.holds) and (
+                lefts := self.left_over(request, client, self.lefts)
+            ):
+                self.take_up(lefts[-1])
             self.holds.append(Hold(handle, client, request, where, where[0], now, now))
         else:
             assert not isinstance(where, tuple)
@@ -308,8 +410,34 @@ class Model:
         ]
 
     def places_without(self, client: Client, request: Request, gone: Collection[Hold]) -> bool:
-        """Whether a request would find a place if these accesses were not there."""
-        return bool(self.places(request, client, [hold for hold in self.holds if hold not in gone]))
+        """Whether a request would find a place if these accesses had been let go of."""
+        taken = Taken(list(self.holds), list(self.lefts))
+        for hold in sorted(gone, key=lambda hold: hold.handle):
+            self._let_go(hold, taken)
+        return bool(self.places(request, client, taken))
+
+    def _let_go(self, hold: Hold, taken: Taken) -> None:
+        """Take an access away; if it was the last of its license's, that may linger."""
+        taken.holds.remove(hold)
+        if (
+            hold.entry is not None
+            and self.options(hold.entry).linger
+            and self.takes(hold.entry, hold.request.mode)
+            and not hold.request.ignore_linger
+            and not any(self._share(one, hold) and one.client.station == hold.client.station for one in taken.holds)
+        ):
+            until = self.now + self.options(hold.entry).linger
+            taken.lefts.append(Left(hold.entry, hold.client.station, hold.request.mode, until))
+
+    def let_go(self, hold: Hold, cause: EndCause | None = None) -> None:
+        """Take in that a client let go of an access, or is no more."""
+        self._let_go(hold, self.taken)
+        self._remember(hold, cause)
+
+    def take_up(self, left: Left) -> None:
+        """Take in that the newest of these lingers no longer, since its station has it again."""
+        last = len(self.lefts) - 1 - self.lefts[::-1].index(left)
+        del self.lefts[last]
 
     def ghosts_help(self, client: Client, request: Request) -> bool:
         """Whether a request that finds no place would find one without the ghosts."""
@@ -329,16 +457,19 @@ class Model:
             for older in ghosts[: ghosts.index(gone[0])]:
                 share = [one for one in ghosts if one is older or self._share(one, older)]
                 assert not self.places_without(client, request, share), "the oldest go first"
-        for hold in gone:
-            self.end(hold, EndCause.SUPERSEDED)
+        for hold in sorted(gone, key=lambda hold: hold.handle):
+            self.let_go(hold, EndCause.SUPERSEDED)
 
     def _share(self, one: Hold, other: Hold) -> bool:
         """Whether two accesses of one station share an allocation."""
         return one.entry == other.entry and one.request.mode is other.request.mode is AccessMode.STATION_SHARE
 
     def end(self, hold: Hold, cause: EndCause | None) -> None:
-        """Take in that an access is over."""
+        """Take in that the server ended an access, and left nothing of it."""
         self.holds.remove(hold)
+        self._remember(hold, cause)
+
+    def _remember(self, hold: Hold, cause: EndCause | None) -> None:
         if cause is not None:
             hold.client.ended[hold.request.key] = (hold.handle, cause)
 
@@ -361,7 +492,8 @@ class Model:
 
     def closed(self, client: Client) -> None:
         """Take in that a session is over."""
-        self.holds = [hold for hold in self.holds if hold.client is not client]
+        for hold in [hold for hold in self.holds if hold.client is client]:
+            self.let_go(hold)
         self.clients.remove(client)
 
     def refusal_of_handle(self, client: Client, handle: int) -> Why | None:
@@ -369,7 +501,7 @@ class Model:
         if handle in self.handles_of(client):
             return None
         causes = [cause for number, cause in client.ended.values() if number == handle]
-        return ErrorNumber.INVALID_HANDLE, (causes[0] if causes else None), ()
+        return _ended(causes[0] if causes else None)
 
     # containers
 
@@ -377,11 +509,24 @@ class Model:
         """Take in that a container was unplugged just now."""
         self.boxes[container].present = False
 
-    def plugged(self, contents: Container, outcome: Outcome) -> None:
-        """Take in what a container holds now, and what became of each access: the entry it is on, or why it ended."""
+    def consumed(self, entry: Entry, units_used: int, usage_start: int) -> None:
+        """Take in what a container has counted."""
+        box = self.boxes[entry[0]]
+        (firm_item,) = box.contents.firm_items
+        products = tuple(
+            replace(one, units_used=units_used, usage_start=usage_start) if one.reference == entry[2] else one
+            for one in firm_item.products
+        )
+        box.contents = replace(box.contents, firm_items=(replace(firm_item, products=products),))
+
+    def plugged(self, contents: Container, outcome: Outcome, lefts: list[Left]) -> None:
+        """Take in what a container holds now, and what became of each access: the entry it is on, or why it ended.
+
+        `lefts` is what lingers from now on.
+        """
         before = self._items()
         self.boxes[contents.id] = Box(contents)
-        firm_codes = [firm_item.firm_code for firm_item in contents.firm_items]
+        firm_codes = [firm_item.firm_code for firm_item in contents.firm_items if not firm_item.unusable]
         references = {
             hold.handle
             for hold in self.holds
@@ -389,14 +534,28 @@ class Model:
             and hold.request.kind is HandleKind.FIRM_ITEM
             and hold.request.firm_code not in firm_codes
         }
-        self._changed(before, outcome, EndCause.REPROGRAMMED, references)
+        self._changed(before, outcome, EndCause.REPROGRAMMED, references, lefts)
 
-    def unplugged(self, container: str, outcome: Outcome) -> None:
-        """Take in that a container is gone for good, and what became of each access."""
+    def unplugged(self, container: str, outcome: Outcome, lefts: list[Left]) -> None:
+        """Take in that a container is gone for good, what became of each access, and what lingers from now on."""
         before = self._items()
         del self.boxes[container]
         references = {hold.handle for hold in self.holds if hold.container == container and hold.entry is None}
-        self._changed(before, outcome, EndCause.CONTAINER_GONE, references)
+        self._changed(before, outcome, EndCause.CONTAINER_GONE, references, lefts)
+
+    def passed(self, outcome: Outcome, lefts: list[Left]) -> None:
+        """Take in that what is due has happened: what lapsed, and what became of the accesses to what is over."""
+        self.lefts = [left for left in self.lefts if left.until > self.now]
+        for cause, number in (
+            (EndCause.EXPIRED, ErrorNumber.EXPIRATION_OVERRUN),
+            (EndCause.USAGE_OVER, ErrorNumber.USAGE_PERIOD_OVERRUN),
+        ):
+            over = [entry for entry in self._items() if self.over(entry) is number]
+            leaving = [hold for hold in self.holds if hold.entry in over and not hold.request.force]
+            ended = [hold for hold in leaving if isinstance(outcome[hold.handle], EndCause)]
+            assert all(outcome[hold.handle] is cause for hold in ended), "the cause is told"
+        staying = [hold for hold in self.holds if hold.entry is None or not self.over(hold.entry) or hold.request.force]
+        self._judge(outcome, staying, {}, set(), lefts)
 
     def _items(self) -> dict[Entry, ProductItem]:
         """Return all entries and their options."""
@@ -408,28 +567,54 @@ class Model:
         }
 
     def _changed(
-        self, items: dict[Entry, ProductItem], outcome: Outcome, cause: EndCause, references: set[int]
+        self,
+        items: dict[Entry, ProductItem],
+        outcome: Outcome,
+        cause: EndCause,
+        references: set[int],
+        lefts: list[Left],
     ) -> None:
         """Judge what became of the accesses when a container got other contents.
 
         `items` are the entries as they were, `references` the handles of other kinds that are to end.
         """
-        before = {hold: hold.entry for hold in self.holds}
         fitting = [
             hold
-            for hold, entry in before.items()
-            if entry is not None and (self.item(entry) == items[entry] or self._still_fits(hold, entry))
+            for hold in self.holds
+            if hold.entry is None or self.item(hold.entry) == items[hold.entry] or self._still_fits(hold, hold.entry)
         ]
-        crowded = {
-            entry
-            for entry in {before[hold] for hold in fitting}
-            if entry is not None and self.used(entry, fitting) > self.options(entry).quantity
-        }
+        self.lefts = [
+            left
+            for left in self.lefts
+            if (item := self.item(left.entry)) and item.product_code == items[left.entry].product_code
+        ]
+        taken = Taken(fitting, self.lefts)
+        crowded: dict[Entry, int] = {}
+        for entry in {hold.entry for hold in fitting} | {left.entry for left in self.lefts}:
+            if entry is not None and (lacking := self.used(entry, taken) - self.options(entry).quantity) > 0:
+                crowded[entry] = lacking
+
+        ended = [hold for hold in self.holds if isinstance(outcome[hold.handle], EndCause)]
+        assert all(outcome[hold.handle] is cause for hold in ended), "the cause is told"
+        self._judge(outcome, fitting, crowded, references, lefts)
+
+    def _judge(
+        self,
+        outcome: Outcome,
+        fitting: list[Hold],
+        crowded: dict[Entry, int],
+        references: set[int],
+        lefts: list[Left],
+    ) -> None:
+        """Judge what became of the accesses when some had to leave.
+
+        `fitting` may stay, but for the want of so many licenses of those entries that are `crowded`.
+        """
+        before = {hold: hold.entry for hold in self.holds}
         gone = [hold for hold in before if isinstance(outcome[hold.handle], EndCause)]
         moved = [hold for hold in before if hold not in gone and outcome[hold.handle] != before[hold]]
         left = {before[hold] for hold in [*gone, *moved]}
 
-        assert all(outcome[hold.handle] is cause for hold in gone), "the cause is told"
         assert {hold.handle for hold in gone if before[hold] is None} == references, "which other handles end"
         for hold, entry in before.items():
             if entry is not None and hold in [*gone, *moved]:
@@ -442,16 +627,26 @@ class Model:
             assert isinstance(place, tuple)
             hold.entry, hold.container = place, place[0]
         for hold in gone:
-            self.end(hold, cause)
+            reason = outcome[hold.handle]
+            assert isinstance(reason, EndCause)
+            self.end(hold, reason)
+        taken_up = self._lefts_are(lefts, crowded, moved)
         for entry in crowded:
-            assert self.used(entry, self.holds) == self.options(entry).quantity, "no more leave than must"
+            assert self.used(entry, self.taken) == self.options(entry).quantity, "no more leave than must"
+            assert not {left.entry for left in self.lefts} & {entry} or not [
+                hold for hold in [*gone, *moved] if before[hold] == entry and hold in fitting
+            ], "what lingers gives way first"
         for hold in moved:
             assert hold.entry is not None
             assert self._still_fits(hold, hold.entry), "what was asked holds wherever an access is booked"
+            assert self.stale(hold.entry, hold.request) is None, "nobody moves to what is not valid"
             shares = self.joinable(hold.request, hold.client, [one for one in before if one not in gone + moved])
             stays = [share for share in shares if share not in left]
             assert hold.entry in stays or not stays, "the own share comes first"
+            if hold.entry in taken_up.get((hold.client.station, hold.request.mode), []):
+                continue
             if not self._shared(hold):
+                assert not self._lefts_beside(hold, left), "what lingers for the station comes before what is free"
                 assert self.boxes[hold.entry[0]].present, "what is away takes no new allocation"
                 self._nothing_free(hold, left, hold.entry)
         for hold in gone:
@@ -459,6 +654,34 @@ class Model:
                 self._nothing_free(hold, left)
                 shares = self.joinable(hold.request, hold.client, self.holds)
                 assert left.issuperset(shares), "who has a share that satisfies him keeps his access"
+                assert not self._lefts_beside(hold, left), "who has what lingers keeps his access"
+
+    def _lefts_are(
+        self, lefts: list[Left], crowded: dict[Entry, int], moved: list[Hold]
+    ) -> dict[tuple[Station, AccessMode], list[Entry]]:
+        """Take in what lingers from now on; return what was taken up by those who moved, by station and mode."""
+        lost = list(self.lefts)
+        for left in lefts:
+            assert left in lost, "nothing begins to linger when others leave"
+            lost.remove(left)
+        taken_up: dict[tuple[Station, AccessMode], list[Entry]] = {}
+        for left in lost:
+            takers = [
+                hold
+                for hold in moved
+                if (hold.entry, hold.client.station, hold.request.mode) == (left.entry, left.station, left.mode)
+            ]
+            if takers:
+                taken_up.setdefault((left.station, left.mode), []).append(left.entry)
+            else:
+                assert left.entry in crowded, "what lingers stays, unless there is no room"
+        for left in lost:
+            self.lefts.remove(left)
+        return taken_up
+
+    def _lefts_beside(self, hold: Hold, left: set[Entry | None]) -> bool:
+        """Whether something lingers that would have done for an access, where none had to leave."""
+        return any(one.entry not in left for one in self.left_over(hold.request, hold.client, self.lefts))
 
     def _still_fits(self, hold: Hold, entry: Entry) -> bool:
         """Whether an entry, which may have changed or gone, could serve an access if there is room."""
@@ -468,6 +691,7 @@ class Model:
             and item.product_code == hold.request.product_code
             and not self.hidden(entry, hold.request, hold.client)
             and self.misfit(entry, hold.request) is None
+            and self.shut(entry, hold.request) is None
         )
 
     def _shared(self, hold: Hold) -> bool:
@@ -484,7 +708,14 @@ class Model:
             if entry == before:
                 break
             if entry not in left and self.obstacle(entry, hold.request, hold.client) is None:
-                assert not self.free(entry, hold.request.mode, self.holds), "what is free and fits is taken"
+                assert not self.free(entry, hold.request.mode, self.taken), "what is free and fits is taken"
+
+
+def _ended(cause: EndCause | None) -> Why:
+    """Return how the use of a handle that the server ended is refused (decision 11)."""
+    if cause is EndCause.EXPIRED:
+        return ErrorNumber.EXPIRATION_OVERRUN, cause, ()
+    return (ErrorNumber.USAGE_PERIOD_OVERRUN if cause is EndCause.USAGE_OVER else ErrorNumber.INVALID_HANDLE), cause, ()
 
 
 def _alike(one: Request, other: Request) -> bool:

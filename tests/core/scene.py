@@ -115,6 +115,12 @@ class Scene:
         """Have the holder give a handle back."""
         self.engine.release(held.session, Release(held.handle))
 
+    def lingered(self, held: Access) -> None:
+        """Have the holder give back a handle whose license lingers then."""
+        allocation = booked(held)
+        self.release(held)
+        assert allocation.until == self.now + allocation.license.item.linger
+
     def use(self, session: Session, handle: int) -> Access:
         """Have a session ask about a handle."""
         return self.engine.use(session, Info(handle))
@@ -124,6 +130,12 @@ class Scene:
         with pytest.raises(Refused) as refusal:
             self.engine.use(held.session, Info(held.handle))
         return refusal.value
+
+    def pass_time(self, seconds: int) -> None:
+        """Let so many seconds pass, and what is due then happen."""
+        self.now += seconds
+        while self.engine.advance(2):
+            pass
 
     # what is counted
 

@@ -9,7 +9,7 @@ from cmserverd.core import changes as c
 from cmserverd.core.changes import Change
 from cmserverd.core.table import Table
 from cmserverd.core.terms import Access, License, LicenseId
-from drivers.container import ContainerId, QuantityFlag
+from drivers.container import Allowance, ContainerId, QuantityFlag
 from protocol.errors import ErrorNumber
 from protocol.terms import AccessMode, HandleKind
 from tests.core import invariants
@@ -18,6 +18,7 @@ from tests.core.scene import (
     EXCLUSIVE,
     FIRM,
     NO_USER_LIMIT,
+    START,
     STATION_SHARE,
     USER_LIMIT,
     Scene,
@@ -62,7 +63,26 @@ def eventful() -> Scene:
     scene.engine.remove(ContainerId("3-1"))
     scene.engine.plug(container(item(4, 4), item(5, product=16), id="3-3"))
     scene.engine.close(other)
+    _let_time_pass(scene)
     return scene
+
+
+def _let_time_pass(scene: Scene) -> None:
+    """Units are used, a usage period ends, and licenses linger: one is taken up again, the others lapse."""
+    scene.engine.plug(
+        container(item(1, usage=Allowance(9), units=Allowance(5)), item(2, 3, product=15, linger=5), id="3-4")
+    )
+    pc = scene.session("pc")
+    scene.access(pc, container="3-4", item=1, force=True)
+    scene.access(pc, NO_USER_LIMIT, container="3-4", item=1)
+    scene.engine.consumed(scene.license("3-4").id, 1, scene.now)
+    for mode in (USER_LIMIT, STATION_SHARE):
+        scene.release(scene.access(pc, mode, product=15))
+    scene.access(pc, STATION_SHARE, product=15)
+    scene.release(scene.access(scene.session("other"), product=15))
+    scene.now += 9
+    while scene.engine.advance(1):
+        pass
 
 
 def test_law_1_used_is_the_sum_of_the_weights_and_never_above_the_quantity() -> None:
@@ -118,7 +138,7 @@ def test_law_4_nobody_is_refused_while_a_unit_is_free_to_him() -> None:
     assert place(scene.access(scene.session("late"), STATION_SHARE)) == ("3-4", 2)
 
 
-def test_law_5_an_allocation_is_held_or_is_not() -> None:
+def test_law_5_an_allocation_is_held_or_lingers_or_is_not() -> None:
     """It stands as long as one access does, detached or not, and not a moment longer."""
     scene = Scene(container(item(quantity=2)))
     session = scene.session("pc")
@@ -129,6 +149,12 @@ def test_law_5_an_allocation_is_held_or_is_not() -> None:
     assert scene.license().allocations == {allocation.id: allocation}
     scene.engine.close(session)
     assert not scene.license().allocations
+    lingering = Scene(container(item(linger=5)))
+    lingering.release(lingering.access(lingering.session("pc"), STATION_SHARE))
+    assert [(left.until, dict(left.accesses)) for left in lingering.license().allocations.values()] == [(START + 5, {})]
+    lingering.now += 5
+    lingering.engine.advance(9)
+    assert not lingering.license().allocations
 
 
 def test_law_6_every_access_points_to_an_allocation_that_points_back() -> None:

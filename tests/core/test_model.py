@@ -22,9 +22,19 @@ from cmserverd.core import changes as c
 from cmserverd.core.changes import Change
 from cmserverd.core.refusal import Refused
 from cmserverd.core.rules import Limits
-from cmserverd.core.terms import Access, Allocation, Session, SessionState
+from cmserverd.core.terms import Access, Allocation, LicenseId, Session, SessionState
 from cmserverd.engine import Engine, Listener, Record
-from drivers.container import Container, ContainerId, ContainerKind, FirmItem, ProductItem, QuantityFlag
+from drivers.container import (
+    Allowance,
+    Container,
+    ContainerId,
+    ContainerKind,
+    FirmItem,
+    Period,
+    ProductItem,
+    QuantityFlag,
+    Runtime,
+)
 from protocol.errors import ErrorNumber
 from protocol.messages import Access as Request
 from protocol.messages import AccessKey, Info, Release
@@ -38,6 +48,9 @@ HANDLES = 8
 SESSIONS_PER_ADDRESS = 4
 CONTAINERS = ("3-1", "3-2", "3-3")
 ADDRESSES = ("192.0.2.1", "2001:db8::1")
+
+START = 1_800_000_000
+"""Which time it is at first; it passes by up to a hundred seconds at a time."""
 
 ANY = st.integers(0, 1_000)
 """Which of those that there are: taken modulo their number."""
@@ -55,6 +68,15 @@ ITEMS = st.builds(
     quantity=st.sampled_from([2, 2, 2, 1, 1, 3, 0]),
     flags=st.sampled_from(NO_FLAGS + OTHER_FLAGS),
     feature_map=st.sampled_from([0b11, 0b11, 0b01, None]),
+    activation=st.sampled_from([*[None] * 9, START - 9, START + 40]),
+    expiration=st.sampled_from([*[None] * 6, START + 20, START + 90, START + 250]),
+    usage=st.sampled_from([*[None] * 6, Allowance(60)]),
+    usage_start=st.sampled_from([0, 0, START - 20]),
+    maintenance=st.sampled_from([*[None] * 7, Period(START - 100, START)]),
+    units=st.sampled_from([*[None] * 6, Allowance(2)]),
+    units_used=st.sampled_from([0, 1, 2]),
+    minimum_runtime=st.sampled_from([*[None] * 9, Runtime(0, 1), Runtime(0, 2)]),
+    linger=st.sampled_from([0, 0, 0, 30, 100]),
     unusable=st.sampled_from([*[""] * 9, "an option of the future"]),
 )
 CONTENTS = st.lists(ITEMS, min_size=1, max_size=3, unique_by=lambda item: item.reference)
@@ -68,13 +90,19 @@ WISHES = st.tuples(
     st.sampled_from([0] * 6 + [0b01, 0b10, 0b11]),
     PINS,
     st.sampled_from([None] * 6 + [1, 2]),
+    st.sampled_from([None] * 6 + [START - 200, START - 50, START]),
+    st.sampled_from([False] * 7 + [True]),
+    st.sampled_from([False] * 5 + [True]),
 )
-"""An access: who, mode, product code, feature code, pinned container, pinned item."""
+"""An access: who, mode, product code, feature code, pinned container and item, release date, force, linger ignored."""
+
+Wish = tuple[int, AccessMode, int, int, str | None, int | None, int | None, bool, bool]
 
 
-def container(name: str, firm_code: int, items: list[ProductItem]) -> Container:
-    """Return a container with these items."""
-    return Container(ContainerId(name), ContainerKind.VIRTUAL, "", (FirmItem(firm_code, "", 1, tuple(items)),))
+def container(name: str, firm_code: int, items: list[ProductItem], trusted: bool = True) -> Container:
+    """Return a container with these items, or with a firm item that has none since nobody vouches for it."""
+    firm_item = FirmItem(firm_code, "", 1, tuple(items)) if trusted else FirmItem(firm_code, unusable="not trusted")
+    return Container(ContainerId(name), ContainerKind.VIRTUAL, "", (firm_item,))
 
 
 class Server(RuleBasedStateMachine):
@@ -82,12 +110,13 @@ class Server(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = 1_800_000_000
+        self.now = START
         self.engine = Engine(
             LicenseClock(lambda: self.now, lambda: self.now), _raise, Limits(HANDLES, SESSIONS_PER_ADDRESS)
         )
         self.engine.listen(self._record, *get_args(Change))
         self.model = model.Model(HANDLES, SESSIONS_PER_ADDRESS)
+        self.model.now = START
         self.changes: list[Change] = []
         self.last: Record | None = None
         self.requests: list[tuple[int, Request]] = []
@@ -169,11 +198,12 @@ class Server(RuleBasedStateMachine):
     # accesses
 
     @rule(wishes=st.lists(WISHES, min_size=1, max_size=4))
-    def access(self, wishes: list[tuple[int, AccessMode, int, int, str | None, int | None]]) -> None:
+    def access(self, wishes: list[Wish]) -> None:
         """Clients ask for licenses."""
-        for who, mode, product_code, feature_code, pin, item in wishes:
-            request = Request(self._key(), 10, product_code, mode, HandleKind.ENTRY, feature_code, pin, item)
-            self._ask(self._someone(who), request)
+        for who, mode, product_code, feature_code, pin, item, released, force, ignores in wishes:
+            asked = Request(self._key(), 10, product_code, mode, HandleKind.ENTRY, feature_code, pin, item)
+            asked = replace(asked, release_date=released, force=force, ignore_linger=ignores)
+            self._ask(self._someone(who), asked)
 
     @rule(who=ANY, mode=st.sampled_from([AccessMode.STATION_SHARE, *AccessMode]), instances=st.integers(2, 4))
     def instances(self, who: int, mode: AccessMode, instances: int) -> None:
@@ -208,6 +238,9 @@ class Server(RuleBasedStateMachine):
                 {"firm_code": 0},
                 {"kind": HandleKind.CONTAINER},
                 {"feature_code": 1},
+                {"release_date": START - 50},
+                {"force": True},
+                {"ignore_linger": True},
             ]
         ),
     )
@@ -235,7 +268,8 @@ class Server(RuleBasedStateMachine):
             return
         assert self.last is not None
         *endings, _ = self.last.changes
-        self.model.superseded(client, request, [e.handle for e in endings if isinstance(e, c.Left | c.Freed)])
+        ended = [change.handle for change in endings if isinstance(change, c.Left | c.Freed | c.Lingering)]
+        self.model.superseded(client, request, ended)
         assert held.handle > self.handles, "no handle is given twice"
         self.handles = held.handle
         self.model.granted(client, request, held.handle, self.now, _place(held))
@@ -248,7 +282,7 @@ class Server(RuleBasedStateMachine):
             _, why = _asked(lambda: self.engine.release(session, Release(number)))
             assert why == expected
             if why is None:
-                self.model.end(self.model.hold(number), None)
+                self.model.let_go(self.model.hold(number))
         else:
             held, why = _asked(lambda: self.engine.use(session, Info(number)))
             assert why == expected
@@ -288,7 +322,7 @@ class Server(RuleBasedStateMachine):
             while self.engine.vacate(ContainerId(name), slice_):
                 invariants.check(self.engine.table)
             self.engine.remove(ContainerId(name))
-            self.model.unplugged(name, self._outcome(before))
+            self.model.unplugged(name, self._outcome(before), self._lefts())
 
     @precondition(lambda self: not all(box.present for box in self.model.boxes.values()))
     @rule(which=ANY)
@@ -296,10 +330,15 @@ class Server(RuleBasedStateMachine):
         """A container that was pulled out comes back as it was."""
         self._plug(self._one([box for box in self.model.boxes.values() if not box.present], which).contents)
 
-    @rule(name=st.sampled_from(CONTAINERS), firm_code=FIRM_CODES, items=CONTENTS)
-    def program(self, name: str, firm_code: int, items: list[ProductItem]) -> None:
+    @rule(
+        name=st.sampled_from(CONTAINERS),
+        firm_code=FIRM_CODES,
+        items=CONTENTS,
+        trusted=st.sampled_from([True] * 9 + [False]),
+    )
+    def program(self, name: str, firm_code: int, items: list[ProductItem], trusted: bool) -> None:
         """A container comes, new or again, or is changed where it is."""
-        self._plug(container(name, firm_code, items))
+        self._plug(container(name, firm_code, items, trusted))
 
     @precondition(lambda self: self.model.boxes)
     @rule(which=ANY, item=ANY, quantity=st.sampled_from([0, 1, 2, 3]), other=st.none() | ITEMS)
@@ -307,6 +346,8 @@ class Server(RuleBasedStateMachine):
         """One item of a container gets another quantity, or other options."""
         contents = self._one(list(self.model.boxes.values()), which).contents
         items = list(contents.firm_items[0].products)
+        if not items:
+            return
         at = item % len(items)
         items[at] = replace(other or items[at], reference=items[at].reference, quantity=quantity)
         self._plug(container(contents.id, contents.firm_items[0].firm_code, items))
@@ -314,15 +355,35 @@ class Server(RuleBasedStateMachine):
     def _plug(self, contents: Container) -> None:
         before = self._handles()
         self.engine.plug(contents)
-        self.model.plugged(contents, self._outcome(before))
+        self.model.plugged(contents, self._outcome(before), self._lefts())
+
+    @precondition(lambda self: self.engine.table.licenses)
+    @rule(which=ANY, units=st.integers(0, 2), begins=st.booleans())
+    def consume(self, which: int, units: int, begins: bool) -> None:
+        """A container counts a use."""
+        license_id: LicenseId = self._one(list(self.engine.table.licenses), which)
+        item = self.engine.table.licenses[license_id].item
+        used, start = item.units_used + units, item.usage_start or (self.now if begins else 0)
+        self.engine.consumed(license_id, used, start)
+        self.model.consumed((license_id.container, license_id.firm_code, license_id.item), used, start)
+
+    def _lefts(self) -> list[model.Left]:
+        """Return what lingers in the server."""
+        return [
+            model.Left(_entry(allocation), allocation.station, allocation.mode, until)
+            for until, _, allocation in self.engine.table.lingers
+        ]
 
     def _handles(self) -> dict[int, Session]:
         return {held.handle: held.session for held in self.engine.table.accesses.values()}
 
     def _outcome(self, before: dict[int, Session]) -> model.Outcome:
         """Return what the server made of the accesses that there were."""
-        assert self.last is not None
-        touched = [change.handle for change in self.last.changes if isinstance(change, c.Moved | c.Left | c.Freed)]
+        touched = [
+            change.handle
+            for change in (self.last.changes if self.last else ())
+            if isinstance(change, c.Moved | c.Left | c.Freed)
+        ]
         assert len(touched) == len(set(touched)), "nobody is moved twice, or moved and then ended"
         outcome: model.Outcome = {}
         for handle, session in before.items():
@@ -334,10 +395,18 @@ class Server(RuleBasedStateMachine):
                 outcome[handle] = place if isinstance(place, tuple) else None
         return outcome
 
-    @rule(seconds=st.integers(1, 100))
-    def time_passes(self, seconds: int) -> None:
-        """Time passes."""
+    @rule(seconds=st.integers(1, 100), late=st.sampled_from([False, False, True]), slice_=st.sampled_from([1, 2, 100]))
+    def time_passes(self, seconds: int, late: bool, slice_: int) -> None:
+        """Time passes, and what is due happens; or that comes late."""
         self.now += seconds
+        self.model.now = self.now
+        if not late:
+            before = self._handles()
+            while self.engine.advance(slice_):
+                invariants.check(self.engine.table)
+            self.model.passed(self._outcome(before), self._lefts())
+            due = self.engine.due()
+            assert due is None or due > self.now
 
     # what must hold
 
@@ -365,10 +434,11 @@ class Server(RuleBasedStateMachine):
         }
         for counted in table.licenses.values():
             entry = (str(counted.id.container), counted.id.firm_code, counted.id.item)
-            used = model_.used(entry, model_.holds)
+            used = model_.used(entry, model_.taken)
             assert counted.used == used
             assert used <= counted.item.quantity, "law 1"
             assert counted.item == model_.item(entry)
+        assert sorted(self._lefts(), key=repr) == sorted(model_.lefts, key=repr)
         for product in table.products.values():
             order = [(str(one.id.container), one.id.firm_code, one.id.item) for one in product.licenses]
             assert order == model_.entries(product.firm_code, product.product_code)
@@ -386,9 +456,12 @@ class Server(RuleBasedStateMachine):
 
 def _place(held: Access) -> model.Entry | str | None:
     target = held.target
-    if isinstance(target, Allocation):
-        return str(target.license.id.container), target.license.id.firm_code, target.license.id.item
-    return target.container
+    return _entry(target) if isinstance(target, Allocation) else target.container
+
+
+def _entry(allocation: Allocation) -> model.Entry:
+    entry = allocation.license.id
+    return str(entry.container), entry.firm_code, entry.item
 
 
 def _asked(ask: Callable[[], T]) -> tuple[T | None, model.Why | None]:

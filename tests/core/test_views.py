@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from cmserverd import views
 from cmserverd.core.terms import Access, Session
-from drivers.container import ContainerId, QuantityFlag
+from drivers.container import (
+    Allowance,
+    Container,
+    ContainerId,
+    ContainerKind,
+    FirmItem,
+    Period,
+    QuantityFlag,
+    Runtime,
+)
 from protocol import messages as m
 from protocol import rpc
 from protocol.terms import Client, HandleKind, Station
-from tests.core.scene import EXCLUSIVE, NO_USER_LIMIT, STATION_SHARE, USER_LIMIT, Scene, container, item
+from tests.core.scene import EXCLUSIVE, NO_USER_LIMIT, START, STATION_SHARE, USER_LIMIT, Scene, container, item
 
 
 def pages(scene: Scene, request: m.NetUsers, only: Session | None = None, local: bool = True) -> list[list[int]]:
@@ -132,7 +143,7 @@ def test_what_does_not_exist_for_a_client_is_not_shown_to_it() -> None:
     for local, items in ((True, [1, 2, 3]), (False, [3])):
         licenses = views.license_page(scene.table, m.NetCluster(), 0, 0, local=local).licenses
         assert [row.item for row in licenses] == items
-        (firm_item,) = views.contents(plugged, 0, local=local).firm_items
+        (firm_item,) = views.contents(plugged, 0, scene.now, local=local).firm_items
         assert [entry.item for entry in firm_item.entries] == items
 
 
@@ -154,10 +165,117 @@ def test_an_entry_with_its_options() -> None:
     flags = QuantityFlag.DENY_EXCLUSIVE | QuantityFlag.DENY_NO_USER_LIMIT
     scene = Scene(container(item(1, 2, flags=flags, feature_map=5), item(2, 0)))
     plugged = scene.table.containers[ContainerId("3-1")]
-    (firm_item,) = views.contents(plugged, 0, local=True).firm_items
+    (firm_item,) = views.contents(plugged, 0, scene.now, local=True).firm_items
     denying, zero = firm_item.entries
     assert (denying.denied, denying.local_only, denying.feature_map) == (("no_user_limit", "exclusive"), False, 5)
     assert (zero.denied, zero.local_only, zero.feature_map) == ((), True, None)
+
+
+def test_an_entry_with_all_its_options() -> None:
+    """Each option, what is left of it, and until when it is valid; and what it lacks is missing."""
+    scene = Scene(
+        container(
+            item(
+                1,
+                activation=START - 9,
+                expiration=START + 90,
+                usage=Allowance(60),
+                usage_start=START - 1,
+                maintenance=Period(START - 5, START + 5),
+                units=Allowance(5),
+                units_used=7,
+                linger=3,
+                minimum_runtime=Runtime(0, 1),
+                protected_data=b"p",
+                user_data=b"u",
+            ),
+            item(2),
+        )
+    )
+    (firm_item,) = views.contents(scene.table.containers[ContainerId("3-1")], 0, START, local=True).firm_items
+    full, plain = firm_item.entries
+    assert full == m.EntryInfo(
+        item=1,
+        product_code=14,
+        text="",
+        quantity=1,
+        activation=START - 9,
+        expiration=START + 90,
+        usage=60,
+        usage_start=START - 1,
+        maintenance=(START - 5, START + 5),
+        units=5,
+        units_left=0,
+        linger=3,
+        minimum_runtime="0.1",
+        protected_data=b"p",
+        user_data=b"u",
+        valid_until=START + 59,
+        state="exhausted",
+    )
+    assert plain == m.EntryInfo(item=2, product_code=14, text="", quantity=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "state"),
+    [
+        ({}, "valid"),
+        ({"expiration": START + 1}, "valid"),
+        ({"expiration": START}, "expired"),
+        ({"activation": START + 1}, "inactive"),
+        ({"usage": Allowance(5), "usage_start": START - 5}, "usage_over"),
+        ({"units": Allowance(5), "units_used": 5}, "exhausted"),
+        ({"minimum_runtime": Runtime(9, 0)}, "needs_newer_server"),
+        ({"maintenance": Period(START - 5, START)}, "valid"),
+    ],
+)
+def test_the_state_of_a_license(options: dict[str, Any], state: str) -> None:
+    """The same word in both listings."""
+    scene = Scene(container(item(**options)))
+    (row,) = views.license_page(scene.table, m.NetCluster(), 0, START, local=True).licenses
+    (firm_item,) = views.contents(scene.table.containers[ContainerId("3-1")], 0, START, local=True).firm_items
+    assert row.state == firm_item.entries[0].state == state
+    assert row.valid_until == firm_item.entries[0].valid_until
+
+
+def test_a_firm_item_that_is_not_trusted_is_listed() -> None:
+    """With the reason, and nothing in it."""
+    contents = Container(ContainerId("3-1"), ContainerKind.VIRTUAL, "", (FirmItem(7, unusable="Nobody knows it."),))
+    scene = Scene(contents)
+    (firm_item,) = views.contents(scene.table.containers[contents.id], 0, START, local=True).firm_items
+    assert firm_item == m.FirmItemInfo(7, "", 0, (), "Nobody knows it.")
+
+
+def test_when_accesses_end_and_what_lingers() -> None:
+    """An access ends with its license unless it was forced; lingering licenses are used, and counted in no mode."""
+    scene = Scene(container(item(1, 5, expiration=START + 90, linger=9), item(2, product=15)))
+    session = scene.session()
+    for asked in ({}, {"force": True}, {"product": 15}):
+        scene.access(session, **asked)
+    lingered = [scene.access(session, USER_LIMIT), scene.access(session, STATION_SHARE)]
+    for held in lingered:
+        scene.lingered(held)
+        scene.now += 1
+    scene.refer(session, HandleKind.SUBSYSTEM)
+    page = views.access_page(scene.table, m.NetUsers(), 0, scene.now, local=True, only=None)
+    assert [row.valid_until for row in page.accesses] == [START + 90, None, None, None]
+    row, other = views.license_page(scene.table, m.NetCluster(), 0, scene.now, local=True).licenses
+    assert (row.used, row.free, row.user_limit, row.station_share) == (4, 1, 2, 0)
+    assert (row.lingering, row.lingering_until) == (2, START + 9)
+    assert (other.lingering, other.lingering_until, other.valid_until) == (0, None, None)
+
+
+def test_new_fields_are_left_out_where_there_is_nothing_to_tell() -> None:
+    """A plain license costs no byte more than in the first release."""
+    scene = Scene(container(item()))
+    scene.access(scene.session())
+    licenses = views.license_page(scene.table, m.NetCluster(), 0, START, local=True)
+    accesses = views.access_page(scene.table, m.NetUsers(), 0, START, local=True, only=None)
+    contents = views.contents(scene.table.containers[ContainerId("3-1")], 0, START, local=True)
+    for answer in (licenses, accesses, contents):
+        octets = rpc.encode_result(1, answer)
+        for field in (b"valid_until", b"state", b"lingering", b"unusable", b"linger", b"data"):
+            assert field not in octets
 
 
 def test_a_page_is_bounded_in_bytes() -> None:

@@ -35,6 +35,7 @@ from cmserverd.engine import Engine, Listener
 from cmserverd.logs import Level
 from cmserverd.service import Detachment, Introduction, Service
 from drivers.container import Container, ContainerKind, FirmItem, ProductItem, QuantityFlag, container_id
+from drivers.trust import NOBODY, Trust
 from protocol import messages as m
 from protocol import rpc
 from protocol.errors import ErrorNumber, LicenseError
@@ -89,10 +90,11 @@ def make_service(
     net_info: Literal["auto", "all", "own"] = "auto",
     timeout: float = 120.0,
     clock: LicenseClock | None = None,
+    trust: Trust = NOBODY,
 ) -> Service:
     """Return a service that has started and has these containers plugged in."""
     engine = Engine(clock or LicenseClock(), broken_listener, limits)
-    service = Service(engine, Introduction(m.Server("test", "cmserverd", "0"), MACHINE, timeout, net_info))
+    service = Service(engine, Introduction(m.Server("test", "cmserverd", "0"), MACHINE, timeout, net_info), trust)
     for container in containers:
         engine.plug(container)
     engine.started()
@@ -422,6 +424,7 @@ class Daemon:
         self.config.write_text(
             f'[server]\nlisten = ["{listen}"]\nrun_directory = "{self.run_directory}"\n'
             f'[log]\nformat = "json"\nlevel = "{level}"\n[drivers.virtual]\nfiles = ["{self.dongle}"]\n{config}'
+            f'\n[licensors]\n{FIRM} = "unsigned"\n'
         )
         self.lines: Said = []
         self.unstructured: list[str] = []

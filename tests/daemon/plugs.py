@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cmserverd.engine import Engine
 from cmserverd.service import Service
-from cmserverd.watcher import Absences, Intervals, Watcher
+from cmserverd.watcher import Absences, Intervals, Site, Watcher
 from drivers import image
 from drivers.container import Container
 from drivers.driver import (
@@ -28,6 +28,7 @@ from drivers.driver import (
     Vanished,
     never_cancelled,
 )
+from drivers.trust import EVERYBODY, Trust
 from tests.daemon.harness import make_service, until
 
 
@@ -196,14 +197,15 @@ async def watching(
     *others: tuple[str, Driver],
     grace: float = GRACE,
     intervals: Intervals | None = None,
+    trust: Trust = EVERYBODY,
 ) -> AsyncGenerator[Bench]:
     """Watch a driver, and perhaps others, until the end of the block."""
-    service = make_service()
+    service = make_service(trust=trust)
     async with trio.open_nursery() as nursery:
         bench = Bench(service, driver, clock, nursery)
-        absences = Absences(service.engine, grace, nursery)
+        site = Site(service.engine, service.devices, Absences(service.engine, grace, nursery))
         for name, each in (("fake", driver), *others):
-            watcher = Watcher(name, each, service.engine, absences, intervals or Intervals(POLL, 0.0))
+            watcher = Watcher(name, each, site, intervals or Intervals(POLL, 0.0))
             nursery.start_soon(watcher.run, bench.looked.append)
         try:
             yield bench

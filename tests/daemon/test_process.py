@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import cmserverd
+from cmserverd import main
 from protocol import messages as m
 from protocol import rpc
 from protocol.errors import ErrorNumber, LicenseError
@@ -430,8 +431,49 @@ def test_a_sound_configuration_is_said_to_be_sound(tmp_path: Path) -> None:
     """Nothing is started, made or touched."""
     daemon = Daemon(tmp_path)
     ended = run("--check-config", "--config", str(daemon.config))
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "the configuration is sound\n", "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{daemon.config}: the configuration is sound\n", "")
     assert not daemon.run_directory.exists()
+
+
+def test_the_files_of_containers_are_checked_too(tmp_path: Path) -> None:
+    """Each that is wrong is told by file and line, with exit code 78; one that is not there yet is a warning only."""
+    daemon = Daemon(tmp_path, dongle=None)
+    wrong, missing = tmp_path / "wrong.toml", daemon.dongle
+    warning = f"There is no such file yet: {missing}; once it is there, its containers are served."
+    ended = run("--check-config", "--config", str(daemon.config))
+    assert (ended.returncode, ended.stderr) == (0, f"cmserverd: warning: {warning}\n")
+    wrong.write_text('id = "3-1"\ntext = 5\n')
+    daemon.config.write_text(f'[drivers.virtual]\nfiles = ["{missing}", "{wrong}"]\n')
+    ended = run("--check-config", "--config", str(daemon.config))
+    assert (ended.returncode, ended.stdout) == (os.EX_CONFIG, "")
+    assert ended.stderr.splitlines() == [
+        f"cmserverd: warning: {warning}",
+        f"cmserverd: {wrong}:2: text: expected a text, got 5",
+    ]
+
+
+def test_a_file_of_containers_that_is_not_there_is_in_the_log(tmp_path: Path) -> None:
+    """Once, with its name: a name that was mistyped would else be looked for in silence for ever."""
+    daemon = Daemon(tmp_path, dongle=None)
+    with ending(daemon):
+        daemon.serve()
+        assert str(daemon.dongle) in daemon.said("no such file yet")["reason"]
+
+
+def test_without_a_file_the_check_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That nothing was found is not taken for that all was right."""
+    monkeypatch.setattr(main, "DEFAULT_CONFIG", tmp_path / "none.toml")
+    assert main.main(["--check-config"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/none.toml: there is no such file; the defaults are used, and sound\n"
+
+
+def test_the_help_has_the_exit_codes() -> None:
+    """Whoever writes a unit or a script finds them where he looks first."""
+    said = run("--help").stdout
+    for code in (os.EX_OK, 2, os.EX_UNAVAILABLE, os.EX_CONFIG):
+        assert f"\n  {code:<2}  " in said
 
 
 def test_it_tells_its_version() -> None:

@@ -16,17 +16,19 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cmserverd.watcher import Absences, Intervals
 from drivers import image
-from drivers.container import Container, ContainerKind
+from drivers.chip.chip import Memory
+from drivers.container import Container, ContainerKind, QuantityFlag
 from drivers.driver import Busy, DriverError, NoAnswer, Vanished
+from drivers.trust import Trust
 from drivers.usb.backend import InProcessBackend
 from drivers.usb.driver import UsbDriver, UsbOptions
 from drivers.usb.firmware import Firmware
 from drivers.virtual import VirtualDriver, VirtualOptions
 from protocol import messages as m
 from protocol.errors import ErrorNumber, LicenseError
-from tests.daemon.harness import CHARTS, TWO_CHARTS, Talk, access, charts, hello, make_service, number_of, until
+from tests.daemon.harness import CHARTS, FIRM, TWO_CHARTS, Talk, access, charts, hello, make_service, number_of, until
 from tests.daemon.plugs import GRACE, POLL, FakeDriver, Hints, Stick, each_fault, watching
-from tests.drivers.samples import demo_container, reseal
+from tests.drivers.samples import demo_container, replace_once
 
 
 def complaints(said: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -414,18 +416,33 @@ async def test_devices_that_cannot_even_close_hurt_nobody(mock_clock: MockClock)
 
 
 async def test_items_that_cannot_be_used_are_named(mock_clock: MockClock) -> None:
-    """An entry that is signed in a way that the server does not know is a warning with its codes and the reason."""
-    encoded = image.encode(charts())
-    (header_length,) = struct.unpack_from("<H", encoded, 10)
-    signed = reseal(encoded[:header_length] + b"\x05" + encoded[header_length + 1 :])
+    """An entry with a flag that the server does not know is a warning with its codes and the reason."""
+    known, strange = (struct.pack("<HHI", 0x8003, 4, flags) for flags in (QuantityFlag.LOCAL_ONLY, 0x200))
     driver = FakeDriver(Hints())
-    driver.ports["1"] = Stick(signed)
+    encoded = image.encode(charts(flags=QuantityFlag.LOCAL_ONLY))
+    driver.ports["1"] = Stick(replace_once(encoded, known, strange))
     with capture_logs() as said:
         async with watching(mock_clock, driver) as bench:
             await bench.look()
     (line,) = [line for line in said if line["log_level"] == "warning"]
     assert (line["container"], line["product_code"], line["item"]) == ("3-1", CHARTS, 1)
-    assert "algorithm 5" in line["reason"]
+    assert "a flag that this server does not know (0x200)" in line["reason"]
+
+
+async def test_a_firm_item_that_is_not_believed_is_named(mock_clock: MockClock) -> None:
+    """It is listed and never granted; the log says once what to write where, if it is to be believed."""
+    driver = FakeDriver(Hints())
+    driver.ports["1"] = Stick(charts())
+    with capture_logs() as said:
+        async with watching(mock_clock, driver, trust=Trust()) as bench:
+            await bench.look()
+            await bench.look()
+            with pytest.raises(LicenseError) as refusal:
+                Talk(bench.service, greeting=hello()).ask(access())
+    assert number_of(refusal.value) == ErrorNumber.FIRM_ITEM_INVALID
+    (line,) = [line for line in said if line["log_level"] == "warning"]
+    assert (line["event"], line["container"], line["firm_code"]) == ("firm item is not believed", "3-1", FIRM)
+    assert f'write {FIRM} = "unsigned" under [licensors]' in line["reason"]
 
 
 # --- slow devices, and the end ------------------------------------------------------------------------------------
@@ -516,7 +533,7 @@ async def test_dongles_on_the_usb_come_and_go(mock_clock: MockClock) -> None:
     """Through USB transfers: plugged, pulled during the grace, plugged into another port, two of them."""
     bus = InProcessBackend()
     usb = UsbDriver(UsbOptions(), trio.from_thread.check_cancelled, backend=bus)
-    dongle = Firmware(image.encode(demo_container()))
+    dongle = Firmware(Memory(image.encode(demo_container())))
 
     async with watching(mock_clock, FakeDriver(), ("usb", usb), grace=1_000_000) as bench:
 
@@ -531,7 +548,7 @@ async def test_dongles_on_the_usb_come_and_go(mock_clock: MockClock) -> None:
         handle = talk.ask(access()).handle
         bus.unplug(address)
         await until(lambda: seen({"3-3448482": False}))
-        bus.plug(Firmware(image.encode(charts_dongle())))
+        bus.plug(Firmware(Memory(image.encode(charts_dongle()))))
         bus.plug(dongle)
         await until(lambda: seen({"3-3448482": True, "3-5": True}))
         assert talk.ask(m.Info(handle)).handle == handle
@@ -563,7 +580,7 @@ class Mute(Firmware):
 async def test_a_stop_does_not_wait_for_a_dongle_that_does_not_answer(mock_clock: MockClock) -> None:
     """It may have a minute for its answer; the stop does not take it."""
     bus = InProcessBackend()
-    bus.plug(Mute(image.encode(demo_container())))
+    bus.plug(Mute(Memory(image.encode(demo_container()))))
     usb = UsbDriver(UsbOptions(timeout=60), trio.from_thread.check_cancelled, backend=bus)
     async with watching(mock_clock, FakeDriver(), ("usb", usb)) as bench:
         await until(lambda: "fake" in bench.looked)
@@ -577,8 +594,8 @@ async def test_a_stop_does_not_wait_for_a_dongle_that_does_not_answer(mock_clock
 async def test_a_dongle_that_does_not_answer_is_given_up_and_the_next_one_used(mock_clock: MockClock) -> None:
     """A silent dongle costs its timeout, not the driver."""
     bus = InProcessBackend()
-    bus.plug(Mute(image.encode(demo_container())))
-    bus.plug(Firmware(image.encode(charts_dongle())))
+    bus.plug(Mute(Memory(image.encode(demo_container()))))
+    bus.plug(Firmware(Memory(image.encode(charts_dongle()))))
     usb = UsbDriver(UsbOptions(timeout=0.2), trio.from_thread.check_cancelled, backend=bus)
     with capture_logs() as said:
         async with watching(mock_clock, FakeDriver(), ("usb", usb)) as bench:

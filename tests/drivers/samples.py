@@ -7,19 +7,33 @@ import zlib
 
 from hypothesis import strategies as st
 
+from drivers import keys
 from drivers.container import (
+    DATA_LIMIT,
+    EARLIEST,
     KNOWN_FLAGS,
+    LATEST,
+    Allowance,
     Container,
     ContainerKind,
     FirmItem,
+    Period,
     ProductItem,
     QuantityFlag,
+    Runtime,
     container_id,
 )
-from drivers.image import SLOT_LENGTH
+from drivers.firm_item import Owner
+from drivers.image import SLOT_LENGTH, SigningKeys
+from drivers.trust import Trust
 
 U32 = st.integers(0, 2**32 - 1)
 NUMBER = st.integers(1, 2**32 - 1)
+DATE = st.integers(EARLIEST, LATEST)
+DATA = st.binary(max_size=DATA_LIMIT)
+ALLOWANCE = st.builds(Allowance, U32, U32)
+PERIOD = st.tuples(DATE, DATE).filter(lambda two: two[0] != two[1]).map(lambda two: Period(min(two), max(two)))
+VERSION = st.integers(0, 2**16 - 1)
 TEXT = st.text(st.characters(codec="utf-8", categories=("L", "M", "N", "P", "S", "Zs")), max_size=40)
 
 
@@ -39,6 +53,15 @@ PRODUCTS = st.builds(
     quantity=U32,
     flags=st.integers(0, KNOWN_FLAGS.value).map(lambda bits: QuantityFlag(bits & KNOWN_FLAGS.value)),
     feature_map=st.none() | U32,
+    activation=st.none() | DATE,
+    expiration=st.none() | DATE,
+    usage=st.none() | ALLOWANCE,
+    maintenance=st.none() | PERIOD,
+    units=st.none() | ALLOWANCE,
+    linger=U32,
+    minimum_runtime=st.none() | st.builds(Runtime, VERSION, VERSION),
+    protected_data=DATA,
+    user_data=DATA,
 )
 FIRM_ITEMS = st.builds(
     FirmItem,
@@ -57,6 +80,19 @@ CONTAINERS = st.builds(
 """Any container that the format can hold."""
 
 CHART_PROCESSING = ProductItem(1, 14, "Chart Processing", 2)
+
+
+FIRM_CODE = 600010
+CONTAINER_KEY = bytes(range(32))
+LICENSOR_KEY = bytes(range(32, 64))
+STRANGER_KEY = bytes(range(64, 96))
+SIGNING = SigningKeys(CONTAINER_KEY, {FIRM_CODE: LICENSOR_KEY})
+"""The keys of the page's specimen: private ones, for tests alone."""
+
+OWNER = Owner(3, 3448482, ContainerKind.HARDWARE, 1, keys.public_of(CONTAINER_KEY))
+LICENSOR = keys.public_of(LICENSOR_KEY)
+TRUST = Trust({FIRM_CODE: LICENSOR})
+"""Believes the licensor of the demo container."""
 
 
 def demo_container(kind: ContainerKind = ContainerKind.HARDWARE, *products: ProductItem) -> Container:
@@ -82,9 +118,9 @@ def reseal(image: bytes) -> bytes:
     at = header_length
     (items,) = struct.unpack_from("<H", octets, 56)
     for _ in range(min(items, 8)):
-        if at + 6 > len(octets):
+        if at + 38 > len(octets):
             break
-        end = at + 6 + struct.unpack_from("<I", octets, at + 2)[0] + 64
+        end = at + 38 + struct.unpack_from("<I", octets, at + 34)[0] + 64
         seal(at, end)
         at = end + 4
     seal(len(octets) - 2 * SLOT_LENGTH, len(octets) - SLOT_LENGTH - 4)

@@ -4,13 +4,26 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from typing import Any
 
-from drivers import image
+from drivers import image, keys
 from drivers.container import ContainerKind
-from drivers.driver import Busy, Dongle, DriverError, Faulty, ReadOnly, Unsupported, Vanished
-from tests.drivers.samples import demo_container
+from drivers.driver import (
+    Busy,
+    Dongle,
+    DriverError,
+    Faulty,
+    Purpose,
+    ReadOnly,
+    Refused,
+    Signed,
+    Unsupported,
+    Vanished,
+)
+from tests.drivers.chips import CONTAINER, KEYS, chip_on, device_of, flash_of
+from tests.drivers.samples import STRANGER_KEY, demo_container
 
 IMAGE = image.encode(demo_container())
 
@@ -149,17 +162,17 @@ class _AnotherKind(SoundDevice):
 
 
 class _NotImplemented(SoundDevice):
-    def sign(self, purpose: str, challenge: bytes) -> Any:
+    def sign(self, purpose: Purpose, body: bytes) -> Any:
         raise NotImplementedError
 
 
 class _SignsAnything(SoundDevice):
-    def sign(self, purpose: str, challenge: bytes) -> Any:
+    def sign(self, purpose: Purpose, body: bytes) -> Any:
         return b"signature"
 
 
 class _CountsAnything(SoundDevice):
-    def consume(self, item: tuple[int, int], delta: int, key: bytes) -> Any:
+    def consume(self, firm_code: int, reference: int, delta: int, key: bytes, now: int) -> Any:
         raise Faulty("no such item")
 
 
@@ -301,6 +314,115 @@ class _HotplugNoWord(SoundDriver):
         return _NoWord()
 
 
+# --- devices that sign and count --------------------------------------------------------------------------------------
+
+
+class KeyedDevice(SoundDevice):
+    """Signs and counts, and does it right."""
+
+    def __init__(self, slot: Slot, plug: int) -> None:
+        super().__init__(slot, plug)
+        self.chip = chip_on(flash_of())
+        self.inner = device_of(self.chip)
+
+    def image(self) -> bytes:
+        return self.chip.image
+
+    def sign(self, purpose: Purpose, body: bytes) -> Any:
+        return self.inner.sign(purpose, body)
+
+    def consume(self, firm_code: int, reference: int, delta: int, key: bytes, now: int) -> Any:
+        return self.inner.consume(firm_code, reference, delta, key, now)
+
+    def apply(self, update: bytes) -> Any:
+        return self.inner.apply(update)
+
+    def time(self, now: int) -> Any:
+        return self.inner.time(now)
+
+    def nonce(self) -> Any:
+        return self.inner.nonce()
+
+
+class _SignsTheOld(KeyedDevice):
+    def sign(self, purpose: Purpose, body: bytes) -> Any:
+        return super().sign(purpose, bytes(32) if purpose is Purpose.PRESENCE else body)
+
+
+class _SignsWithAnother(KeyedDevice):
+    def sign(self, purpose: Purpose, body: bytes) -> Any:
+        signed = super().sign(purpose, body)
+        return Signed(signed.message, keys.sign(STRANGER_KEY, signed.message))
+
+
+class _SignsBare(KeyedDevice):
+    def sign(self, purpose: Purpose, body: bytes) -> Any:
+        return super().sign(purpose, body).signature
+
+
+class _SignsEverything(KeyedDevice):
+    def sign(self, purpose: Purpose, body: bytes) -> Any:
+        return super().sign(Purpose.PRESENCE, body[:32]) if purpose is Purpose.CRYPT else super().sign(purpose, body)
+
+
+class _SaysFaulty(KeyedDevice):
+    def sign(self, purpose: Purpose, body: bytes) -> Any:
+        if purpose is Purpose.PRESENCE:
+            raise Faulty("broken")
+        return super().sign(purpose, body)
+
+
+class _RefusesWithoutNumber(KeyedDevice):
+    def consume(self, firm_code: int, reference: int, delta: int, key: bytes, now: int) -> Any:
+        try:
+            return super().consume(firm_code, reference, delta, key, now)
+        except Refused as error:
+            raise Refused(str(error)) from error
+
+
+class _TakesTwice(KeyedDevice):
+    def consume(self, firm_code: int, reference: int, delta: int, key: bytes, now: int) -> Any:
+        return super().consume(firm_code, reference, delta, secrets.token_bytes(16), now)
+
+
+class _TakesNothing(KeyedDevice):
+    def consume(self, firm_code: int, reference: int, delta: int, key: bytes, now: int) -> Any:
+        return super().consume(firm_code, reference, 0, key, now)
+
+
+class _TakesTheRest(KeyedDevice):
+    def consume(self, firm_code: int, reference: int, delta: int, key: bytes, now: int) -> Any:
+        try:
+            return super().consume(firm_code, reference, delta, key, now)
+        except Refused as error:
+            if error.number == 33:
+                super().consume(firm_code, reference, 1, key, now)
+            raise
+
+
+class _OnlyANumber(KeyedDevice):
+    def consume(self, firm_code: int, reference: int, delta: int, key: bytes, now: int) -> Any:
+        return super().consume(firm_code, reference, delta, key, now).units_left
+
+
+class _KeepsNothing(KeyedDevice):
+    def read(self) -> bytes:
+        return super().read() and image.encode(CONTAINER, signing=KEYS)
+
+
+class _TurnsBack(KeyedDevice):
+    floor = 9
+
+    def time(self, now: int) -> Any:
+        self.floor = now or self.floor
+        return self.floor
+
+
+class _OneNonce(KeyedDevice):
+    def nonce(self) -> Any:
+        return bytes(32), 0
+
+
 def with_device(device: type[SoundDevice]) -> type[SoundDriver]:
     """Return a driver that does everything right, except that its devices are these."""
     return type("DriverOf" + device.__name__, (SoundDriver,), {"device": device})
@@ -321,8 +443,8 @@ SPECIMENS: dict[str, tuple[type[SoundDriver], str]] = {
     "gives a bytearray": (with_device(_Buffer), "returned a bytearray"),
     "gives another kind": (with_device(_AnotherKind), "says that it is virtual, but this driver's are hardware"),
     "leaves sign unimplemented": (with_device(_NotImplemented), "raised NotImplementedError"),
-    "signs for any purpose": (with_device(_SignsAnything), "sign for an unknown purpose raised nothing"),
-    "calls what it cannot a fault": (with_device(_CountsAnything), "it must raise Unsupported"),
+    "signs for any purpose": (with_device(_SignsAnything), "sign for a reserved purpose raised nothing"),
+    "calls what it cannot a fault": (with_device(_CountsAnything), "it must raise Unsupported or Refused"),
     "applies an empty update": (with_device(_TakesAnything), "apply of an empty update raised nothing"),
     "is bound to one thread": (with_device(_OneThread), "used in another thread"),
     "says nothing": (with_device(_Speechless), "without a word about what the operator can do"),
@@ -343,3 +465,21 @@ SPECIMENS: dict[str, tuple[type[SoundDriver], str]] = {
     "hints without a word": (_HotplugNoWord, "must return whether there was a hint"),
 }
 """What is wrong, the driver, and what the check must say of it."""
+
+KEYED_SPECIMENS: dict[str, tuple[type[SoundDriver], str]] = {
+    "signs another nonce": (with_device(_SignsTheOld), "signed something that it was not asked for"),
+    "signs with another key": (with_device(_SignsWithAnother), "signature is not that of its key"),
+    "gives the signature alone": (with_device(_SignsBare), "sign returned a bytes; it must return a Signed"),
+    "signs for items that are not there": (with_device(_SignsEverything), "sign for an unknown item gave Signed"),
+    "calls signing a fault": (with_device(_SaysFaulty), "sign for presence raised Faulty"),
+    "does not sign at all": (SoundDriver, "does not sign, and so cannot count"),
+    "refuses without a number": (with_device(_RefusesWithoutNumber), "must raise Refused with the number 28"),
+    "takes twice for one key": (with_device(_TakesTwice), "the same key gave another answer, or took units again"),
+    "takes nothing": (with_device(_TakesNothing), "the image shows 0 more used"),
+    "takes and refuses": (with_device(_TakesTheRest), "took units and refused"),
+    "says only what is left": (with_device(_OnlyANumber), "must return a Used with the units that are left"),
+    "shows nothing of it": (with_device(_KeepsNothing), "the image shows 0 more used"),
+    "turns the time back": (with_device(_TurnsBack), "time went back"),
+    "has one nonce": (with_device(_OneNonce), "the same nonce twice"),
+}
+"""The same of devices that sign and count."""

@@ -7,7 +7,9 @@ import pytest
 from drivers import checks
 from drivers.checks import NonConforming, check_driver
 from drivers.container import ContainerKind
-from tests.drivers.specimens import SPECIMENS, Hangs, Slot, SoundDriver
+from tests.drivers.chips import COUNTED
+from tests.drivers.samples import FIRM_CODE
+from tests.drivers.specimens import KEYED_SPECIMENS, SPECIMENS, Hangs, KeyedDevice, Slot, SoundDriver, with_device
 
 
 def check(driver: type[SoundDriver], *, tells_replug: bool = True) -> None:
@@ -32,6 +34,27 @@ def test_a_bad_specimen_is_rejected(driver: type[SoundDriver], sentence: str) ->
     """Each way of breaking the contract is found, and named."""
     with pytest.raises(NonConforming, match=sentence):
         check(driver)
+
+
+def check_counting(driver: type[SoundDriver]) -> None:
+    """Run the check on a driver whose devices sign and count."""
+    slot = Slot()
+    check_driver(
+        lambda: driver(slot), slot.plug, slot.unplug, kind=ContainerKind.HARDWARE, spend=(FIRM_CODE, COUNTED.reference)
+    )
+
+
+def test_a_sound_driver_that_counts_passes() -> None:
+    """With an item to spend, and without one; then nothing is spent."""
+    check_counting(with_device(KeyedDevice))
+    check(with_device(KeyedDevice))
+
+
+@pytest.mark.parametrize(("driver", "sentence"), KEYED_SPECIMENS.values(), ids=KEYED_SPECIMENS)
+def test_a_bad_specimen_that_counts_is_rejected(driver: type[SoundDriver], sentence: str) -> None:
+    """Each way of signing or counting wrong is found, and named."""
+    with pytest.raises(NonConforming, match=sentence):
+        check_counting(driver)
 
 
 def test_a_driver_that_hangs_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:

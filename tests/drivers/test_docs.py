@@ -9,16 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from drivers import image
+from drivers import description, image, keys, options, statement, toml, update, wire
 from drivers.checks import check_driver
-from drivers.container import ContainerKind
-from drivers.driver import never_cancelled
-from drivers.usb import wire
+from drivers.chip.chip import Chip, Memory
+from drivers.chip.flash import MemoryFlash, program
+from drivers.container import DATA_LIMIT, ContainerKind
+from drivers.driver import Purpose, Signed, never_cancelled
+from drivers.trust import EVERYBODY
+from drivers.usb import demo_licensor, frames
 from drivers.usb.driver import PRODUCT_ID, VENDOR_ID, UsbOptions
 from drivers.usb.firmware import Firmware
-from drivers.usb.wire import Command, Status
 from drivers.virtual import VirtualOptions
-from tests.drivers.samples import demo_container
+from drivers.wire import Command, Status
+from tests.drivers.samples import CONTAINER_KEY, LICENSOR_KEY, OWNER, SIGNING, demo_container
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "drivers.md").read_text()
@@ -30,6 +33,11 @@ def block(after: str, language: str) -> str:
     match = re.compile(rf"```{language}\n(.*?)```", re.DOTALL).search(PAGE, PAGE.index(after))
     assert match is not None
     return match[1]
+
+
+def dumped(after: str) -> bytes:
+    """Return the bytes of the first dump that comes after some words of the page."""
+    return b"".join(bytes.fromhex(line[6:54]) for line in block(after, "text").splitlines())
 
 
 @pytest.fixture
@@ -58,15 +66,29 @@ def test_the_example_conforms(card: types.ModuleType, tmp_path: Path) -> None:
 
 def test_the_page_s_image() -> None:
     """The bytes on the page are the first ones of that container's image."""
-    dump = block("<!-- image -->", "text")
-    octets = b"".join(bytes.fromhex(line[6:54]) for line in dump.splitlines())
+    octets = dumped("<!-- image -->")
     assert len(octets) > 200
-    assert image.encode(demo_container()).startswith(octets)
+    assert image.encode(demo_container(), signing=SIGNING).startswith(octets)
+
+
+def test_the_page_s_statement() -> None:
+    """The chip signs the page's bytes, and the host believes them."""
+    flash = MemoryFlash()
+    program(flash, image.encode(demo_container(), signing=SIGNING))
+    nonce = bytes(range(32))
+    reply = dumped("<!-- presence -->")
+    assert Chip(flash, CONTAINER_KEY).answer(Command.SIGN, bytes([Purpose.PRESENCE]) + nonce) == (Status.OK, reply)
+    statement.check(Purpose.PRESENCE, nonce, OWNER, Signed(reply[64:], reply[:64]))
+
+
+def test_the_page_s_update() -> None:
+    """A licensor writes the page's bytes."""
+    assert update.encode_time(OWNER, bytes(range(32)), 1_800_000_000, LICENSOR_KEY) == dumped("<!-- update -->")
 
 
 def test_the_page_s_exchange() -> None:
     """The firmware answers the page's commands with the page's replies, and the host sends those commands."""
-    firmware = Firmware(IMAGE)
+    firmware = Firmware(Memory(IMAGE))
     firmware.reset()
     firmware.control(0x00, 9, 1, 0, 0)
     lines = [line.split(maxsplit=1) for line in block("<!-- exchange -->", "text").splitlines()]
@@ -75,8 +97,8 @@ def test_the_page_s_exchange() -> None:
     for command, reply in ((sent[0], sent[1]), (sent[2], sent[3])):
         assert firmware.out_packet(0x01, command)
         assert firmware.in_packet(0x81) == reply
-    assert wire.encode_command(Command.INFO, 1) == sent[0]
-    assert wire.encode_command(Command.READ_IMAGE, 2, wire.encode_chunk(0, 4)) == sent[2]
+    assert frames.encode_command(Command.INFO, 1) == sent[0]
+    assert frames.encode_command(Command.READ_IMAGE, 2, wire.encode_chunk(0, 4)) == sent[2]
 
 
 @pytest.mark.parametrize("numbers", [Command, Status])
@@ -88,9 +110,45 @@ def test_every_number_is_on_the_page(numbers: type[Command] | type[Status]) -> N
 
 def test_every_option_is_on_the_page() -> None:
     """Each setting of our drivers is described."""
-    for options in (UsbOptions, VirtualOptions):
-        for field in options.__struct_fields__:
+    for table in (UsbOptions, VirtualOptions):
+        for field in table.__struct_fields__:
             assert f"`{field}" in PAGE
+
+
+def test_every_option_of_an_item_is_on_the_page() -> None:
+    """The table has each option with its number, whether it is critical, the length of its value, and its key."""
+    rows: dict[int, tuple[bool, str, str]] = {}
+    for line in PAGE[PAGE.index("| tag | critical |") :].splitlines()[2:]:
+        if not line.startswith("|"):
+            break
+        tag, critical, length, key, *_ = (cell.strip() for cell in line.strip("|").split("|"))
+        rows[int(tag)] = (critical == "yes", length, key.strip("`"))
+    for option in options._OPTIONS:
+        row = rows.pop(option.tag & ~options.CRITICAL)
+        assert row == (bool(option.tag & options.CRITICAL), str(option.layout.size), option.field)
+    assert rows.pop(options._TEXT) == (False, "to 1,020", "text")
+    for number, field in options._DATA.items():
+        assert rows.pop(number) == (False, f"to {DATA_LIMIT}", field)
+    assert not rows
+
+
+def test_the_page_s_description_has_every_key() -> None:
+    """The TOML on the page can be read, and shows each key that there is."""
+    (container,) = description.parse(block("around it makes several", "toml").encode(), "page", ContainerKind.VIRTUAL)
+    assert image.decode(image.encode(container), EVERYBODY) == container
+    table = toml.loads(block("around it makes several", "toml"))
+    for form, shown in (
+        (description._Container, table),
+        (description._FirmItem, table["firm_items"][0]),
+        (description._Product, table["firm_items"][0]["products"][0]),
+    ):
+        assert set(form.__struct_fields__) == shown.keys()
+
+
+def test_the_demo_licensor_is_on_the_page() -> None:
+    """Whoever tries the demo finds the line for his configuration, and what it is worth."""
+    table = toml.loads(block("<!-- demo licensor -->", "toml"))
+    assert table == {"licensors": {"600010": keys.to_text(demo_licensor.PUBLIC)}}
 
 
 def test_the_udev_rule_is_for_our_dongles() -> None:

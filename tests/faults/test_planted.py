@@ -10,6 +10,7 @@ import pytest
 
 from drivers import image
 from drivers.driver import never_cancelled
+from drivers.trust import EVERYBODY
 from drivers.virtual import VirtualDriver, VirtualOptions
 from protocol.messages import Release
 from tests.daemon.harness import Talk, access, hello, make_service
@@ -34,7 +35,7 @@ def test_the_first_grant(tmp_path: Path) -> None:
     path.write_text(DONGLE)
     driver = VirtualDriver(VirtualOptions(files=(str(path),)), never_cancelled)
     (dongle,) = driver.scan()
-    service = make_service(image.decode(driver.open(dongle).read()))
+    service = make_service(image.decode(driver.open(dongle).read(), EVERYBODY))
     client = Talk(service, greeting=hello())
     granted = client.ask(access())
     assert (granted.handle, granted.container, granted.item) == (1, "3-1", 1)

@@ -153,6 +153,14 @@ REQUESTS: list[tuple[m.Params, dict[str, object]]] = [
     (m.Release(1), {"handle": 1}),
     (m.Release(2**53 - 1), {"handle": 2**53 - 1}),
     (m.Info(9), {"handle": 9}),
+    (m.Context("3-1"), {"container": "3-1"}),
+    (m.Context("3-1", time=True), {"container": "3-1", "time": True}),
+    (m.Import(b"update"), {"update": b"update"}),
+    (m.Crypt(9, b"n" * 16), {"handle": 9, "nonce": b"n" * 16}),
+    (
+        m.Crypt(9, b"n" * 64, 3, m.AccessKey(KEY), AccessMode.STATION_SHARE),
+        {"handle": 9, "nonce": b"n" * 64, "units": 3, "key": KEY, "mode": "station_share"},
+    ),
     (m.Containers(), {}),
     (m.Contents("140-560129638-1439315497"), {"container": "140-560129638-1439315497"}),
     (m.NetCluster(), {}),
@@ -203,6 +211,20 @@ RESULTS: list[tuple[Struct, dict[str, object]]] = [
     (
         m.HandleInfo(9, "subsystem", 1_790_000_000, 1_790_000_060),
         {"handle": 9, "kind": "subsystem", "first_access": 1_790_000_000, "last_access": 1_790_000_060},
+    ),
+    (m.ContextFile(b"request"), {"request": b"request"}),
+    (m.Imported("3-1", 600010, 5), {"container": "3-1", "firm_code": 600010, "update_counter": 5}),
+    (m.Imported("3-1", time=9), {"container": "3-1", "time": 9}),
+    (
+        m.CryptAnswer(b"message", b"s" * 64, b"firm item", b"t" * 64, 97, 1_790_000_000),
+        {
+            "message": b"message",
+            "signature": b"s" * 64,
+            "firm_item": b"firm item",
+            "firm_signature": b"t" * 64,
+            "units_left": 97,
+            "usage_start": 1_790_000_000,
+        },
     ),
     (
         m.HandleInfo(9, "entry", 1, 2, "station_share", 4, 600010, CONTAINER, ENTRY),

@@ -54,11 +54,11 @@ def test_spellings(text: str, address: Address, shown: str) -> None:
         ("http://a", "no valid port"),
         ("[::1]:x", "no valid port"),
         ("[::1]:", "no valid port"),
-        ("::1:99999", "no valid IPv6 address"),
-        ("[::1", "no valid IPv6 address"),
+        ("::1:99999", "several colons, and is no IPv6 address"),
+        ("[::1", "several colons, and is no IPv6 address"),
         ("[::g]:1", "no valid IPv6 address"),
         ("[]:1", "no valid IPv6 address"),
-        ("a:1:2", "no valid IPv6 address"),
+        ("a:1:2", "several colons, and is no IPv6 address"),
         ("unix:", "no socket's address; write unix: and an absolute path"),
         ("unix:run/x", "no socket's address"),
         ("unix:/a\0b", "no socket's address"),
@@ -149,3 +149,12 @@ def test_a_path_is_measured_in_bytes() -> None:
     with pytest.raises(SettingError, match="too long"):
         parse("unix:/" + "\u00e4" * 54)
     assert len(os.fsencode("/" + "\u00e4" * 54)) == 109
+
+
+def test_the_page_has_the_clients_file(tmp_path: Path) -> None:
+    """The example in `docs/configuration.md` is read as it says."""
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    example = page.partition("## The client's file")[2].partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "client.toml").write_text(example)
+    found = candidates(environ={}, files=[tmp_path / "client.toml"])
+    assert found == (Tcp("licenses.example.com"), Tcp("10.0.0.7", 22351), Tcp("2001:db8::1"))

@@ -6,8 +6,10 @@ import pickle
 
 import pytest
 
+from protocol.address import LOOPBACK
 from protocol.errors import ErrorNumber, LicenseError, text_of
 from protocol.messages import ErrorBody, Reason
+from protocol.opening import none_reached, not_reached
 
 
 @pytest.mark.parametrize("number", ErrorNumber)
@@ -21,6 +23,20 @@ def test_detail() -> None:
     """A detail stands between the table's text and the number."""
     error = LicenseError.of(ErrorNumber.SERVER_NOT_FOUND, "a:1: refused")
     assert str(error) == "The license server cannot be reached: a:1: refused, Error 101."
+
+
+def test_one_number_is_said_once() -> None:
+    """Of several servers each is told with its reason, what they share once; so in another error."""
+    failures = [not_reached(address, "Connection refused") for address in LOOPBACK]
+    error = none_reached(failures)
+    assert str(error) == (
+        "The license server cannot be reached: 127.0.0.1:22350: Connection refused; [::1]:22350: Connection refused, "
+        "Error 101."
+    )
+    assert text_of(ErrorNumber.NETWORK_FAULT, str(failures[0])) == (
+        "The connection to the license server is broken: The license server cannot be reached: 127.0.0.1:22350: "
+        "Connection refused, Error 100."
+    )
 
 
 def test_printing_is_safe() -> None:

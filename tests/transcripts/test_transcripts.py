@@ -129,15 +129,18 @@ def test_this_version_has_a_transcript() -> None:
 def test_the_script_uses_everything(steps: list[Step]) -> None:
     """What is recorded for the next release has each method, each event and what a client may be told."""
     said = list(heard(steps))
-    assert {type(params) for params in asked(steps)} == set(m.RESULTS)
+    with_devices = {m.Crypt, m.Context, m.Import}  # the stage has none
+    assert {type(params) for params in asked(steps)} == set(m.RESULTS) - with_devices
     assert {each.event for each in said if isinstance(each, m.Event)} == m.EVENT_NAMES
     assert any(each.events for each in said if isinstance(each, m.EventList))
     assert any(each.handles and each.ended for each in said if isinstance(each, m.Greeting))
     assert any(isinstance(each, m.Farewell) for each in said)
     rare = {100, 101, 104, 107, 309}  # ends of connections, faults, and limits that are too high to be reached here
-    not_yet = {21, 115, 129, 231}
+    not_yet = {21, 115, 231}
+    of_devices = {28, 31, 33, 64, 69, 211, 228, 229, 233, 303, 306, 308}
+    of_validity = {32, 35, 37, 71, 77, 78, 129}
     given = {each.number for each in said if isinstance(each, m.ErrorBody)}
-    assert given == set(ErrorNumber) - rare - not_yet
+    assert given == set(ErrorNumber) - rare - not_yet - of_devices - of_validity
 
 
 def test_a_transcript_is_read_as_it_was_written(steps: list[Step]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import usb.core
 
 from drivers import image
+from drivers.chip.chip import Memory
 from drivers.container import Container
 from drivers.driver import CheckCancelled, Dongle, never_cancelled
 from drivers.usb.backend import Handle, InProcessBackend, Plugged
@@ -44,7 +45,7 @@ class Silent(Firmware):
     """Takes commands and never answers. `asked` is set once the host waits for a reply."""
 
     def __init__(self, image: bytes, answered: int = 0) -> None:
-        super().__init__(image)
+        super().__init__(Memory(image))
         self.asked = threading.Event()
         self._answered = answered
 
@@ -59,7 +60,14 @@ class Silent(Firmware):
         return packet
 
 
-class Deaf(Firmware):
+class Plain(Firmware):
+    """A dongle that can only be read."""
+
+    def __init__(self, image: bytes) -> None:
+        super().__init__(Memory(image))
+
+
+class Deaf(Plain):
     """Takes nothing."""
 
     def out_packet(self, endpoint: int, packet: bytes) -> bool:
@@ -70,7 +78,7 @@ class Answering(Firmware):
     """Answers what `answer_with` makes of the right answer."""
 
     def __init__(self, image: bytes, answer_with: Callable[[bytes], bytes]) -> None:
-        super().__init__(image)
+        super().__init__(Memory(image))
         self._answer_with = answer_with
 
     def answer(self, frame: bytes) -> bytes:
@@ -81,7 +89,7 @@ class Stalling(Firmware):
     """Stalls the reply to each of the first commands, `times` in all."""
 
     def __init__(self, image: bytes, times: int) -> None:
-        super().__init__(image)
+        super().__init__(Memory(image))
         self.times = times
 
     def in_packet(self, endpoint: int) -> bytes | None:
@@ -95,7 +103,7 @@ class Dribbling(Firmware):
     """Holds the first few packets back until it was asked a second time, so that reads end in the middle of a reply."""
 
     def __init__(self, image: bytes) -> None:
-        super().__init__(image)
+        super().__init__(Memory(image))
         self._asked = 0
 
     def in_packet(self, endpoint: int) -> bytes | None:
@@ -103,14 +111,14 @@ class Dribbling(Firmware):
         return None if self._asked in {1, 3, 5, 7} else super().in_packet(endpoint)
 
 
-class Empty(Firmware):
+class Empty(Plain):
     """Sends packets without anything in them, for ever."""
 
     def in_packet(self, endpoint: int) -> bytes | None:
         return b""
 
 
-class Ignorant(Firmware):
+class Ignorant(Plain):
     """Does not know our request to discard, as other people's devices do not."""
 
     def control(self, request_type: int, request: int, value: int, index: int, length: int) -> bytes:
@@ -119,7 +127,7 @@ class Ignorant(Firmware):
         return super().control(request_type, request, value, index, length)
 
 
-class Stranger(Firmware):
+class Stranger(Plain):
     """Another device with the same test ids: its interface is none of ours."""
 
     def control(self, request_type: int, request: int, value: int, index: int, length: int) -> bytes:

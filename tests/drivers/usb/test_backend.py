@@ -12,7 +12,7 @@ import usb.util
 
 from drivers.usb.backend import InProcessBackend
 from drivers.usb.firmware import Firmware
-from tests.drivers.usb.dongles import Silent
+from tests.drivers.usb.dongles import Plain, Silent
 
 INFO = bytes.fromhex("0101070000000000")
 READ_72 = bytes.fromhex("010201000600000000000000" + "4000")
@@ -31,7 +31,7 @@ class Plugged:
 @pytest.fixture
 def plugged() -> Plugged:
     """Return a dongle that is plugged in and claimed."""
-    return Plugged(Firmware(bytes(300)))
+    return Plugged(Plain(bytes(300)))
 
 
 def expect(number: int, code: int, function: Callable[[], object]) -> None:
@@ -73,7 +73,7 @@ def test_a_timeout_with_some_bytes_is_no_error(plugged: Plugged) -> None:
     assert plugged.device.write(1, bytes.fromhex("0112070080000000") + bytes(128), 10) == 136
 
 
-class _Cut(Firmware):
+class _Cut(Plain):
     def answer(self, frame: bytes) -> bytes:
         return super().answer(frame)[:64]
 
@@ -130,10 +130,10 @@ def test_after_an_unplug_everything_is_enodev() -> None:
 def test_addresses_go_round_and_are_never_given_twice() -> None:
     """A new plug gets a new address, and one that is in use is left out."""
     bus = InProcessBackend()
-    stays = bus.plug(Firmware(b""))
+    stays = bus.plug(Plain(b""))
     seen = [stays]
     for _ in range(200):
-        seen.append(bus.plug(Firmware(b"")))
+        seen.append(bus.plug(Plain(b"")))
         bus.unplug(seen[-1])
     assert set(seen) == set(range(1, 128))
     assert seen.count(stays) == 1

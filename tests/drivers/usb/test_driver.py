@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import usb.backend.libusb1
 
-from drivers import image
+from drivers import image, update
 from drivers.checks import check_driver
 from drivers.container import ContainerKind
 from drivers.driver import (
@@ -21,14 +21,16 @@ from drivers.driver import (
     ImageError,
     NoAnswer,
     NoPermission,
+    Purpose,
     Unsupported,
     Vanished,
     never_cancelled,
 )
+from drivers.trust import EVERYBODY
 from drivers.usb.backend import InProcessBackend
 from drivers.usb.driver import UsbDriver, UsbOptions
 from drivers.usb.firmware import Firmware
-from tests.drivers.samples import demo_container
+from tests.drivers.samples import LICENSOR_KEY, OWNER, demo_container
 from tests.drivers.usb.dongles import (
     ACCESS_DENIED,
     IN_A_SANDBOX,
@@ -39,6 +41,7 @@ from tests.drivers.usb.dongles import (
     Dribbling,
     Empty,
     Ignorant,
+    Plain,
     Refusing,
     Silent,
     Stalling,
@@ -64,7 +67,7 @@ class Hand:
 
     def plug(self) -> None:
         """Plug a new dongle in."""
-        self._address = self._bus.plug(Firmware(hardware()))
+        self._address = self._bus.plug(Plain(hardware()))
 
     def unplug(self) -> None:
         """Take it out again."""
@@ -80,7 +83,7 @@ def test_it_conforms(bus: Counting) -> None:
 
 def test_a_scan_opens_nothing(bus: Counting) -> None:
     """Finding dongles asks descriptors only; what is found is the same each time."""
-    bus.plug(Firmware(hardware()))
+    bus.plug(Plain(hardware()))
     driver = driver_on(bus)
     assert driver.scan() == driver.scan()
     assert only(driver) == Dongle("usb", "1-1:1", "USB dongle on bus 1, port 1 (address 1)")
@@ -91,17 +94,17 @@ def test_two_dongles(bus: Counting) -> None:
     """Each is itself, also while both are open."""
     containers = [demo_container(), msgspec.structs.replace(demo_container(), text="Another")]
     for container in containers:
-        bus.plug(Firmware(hardware(container)))
+        bus.plug(Plain(hardware(container)))
     driver = driver_on(bus)
     devices = [driver.open(dongle) for dongle in sorted(driver.scan(), key=lambda dongle: dongle.key)]
-    assert [image.decode(device.read()) for device in devices] == containers
+    assert [image.decode(device.read(), EVERYBODY) for device in devices] == containers
     for device in devices:
         device.close()
 
 
 def test_a_dongle_plugged_in_again_has_another_key(bus: Counting) -> None:
     """Same port, same dongle, new address: whatever was known of it is asked anew."""
-    firmware = Firmware(hardware())
+    firmware = Plain(hardware())
     driver = driver_on(bus)
     first = bus.plug(firmware)
     before = only(driver)
@@ -114,7 +117,7 @@ def test_a_dongle_plugged_in_again_has_another_key(bus: Counting) -> None:
 
 def test_a_handle_from_before_stays_dead(bus: Counting) -> None:
     """A device that was open through an unplug and a plug does not come alive again by itself."""
-    firmware = Firmware(hardware())
+    firmware = Plain(hardware())
     driver = driver_on(bus)
     first = bus.plug(firmware)
     device = driver.open(only(driver))
@@ -152,12 +155,12 @@ def test_unplugged_in_the_middle_of_a_read(bus: Counting) -> None:
 
 def test_a_dongle_that_nobody_configured(bus: Counting) -> None:
     """Where the system has not chosen the configuration, the driver does."""
-    firmware = Firmware(hardware())
+    firmware = Plain(hardware())
     bus.plug(firmware)
     firmware.reset()
     driver = driver_on(bus)
     device = driver.open(only(driver))
-    assert image.decode(device.read()) == demo_container()
+    assert image.decode(device.read(), EVERYBODY) == demo_container()
     device.close()
 
 
@@ -166,7 +169,7 @@ def test_a_dongle_that_nobody_configured(bus: Counting) -> None:
 
 def test_a_dongle_that_somebody_else_has(bus: Counting) -> None:
     """A claimed dongle is Busy, the failed opening leaves no handle, and it can be had once it is free."""
-    bus.plug(Firmware(hardware()))
+    bus.plug(Plain(hardware()))
     first, second = driver_on(bus), driver_on(bus)
     device = first.open(only(first))
     with pytest.raises(Busy, match="Another process has the dongle"):
@@ -181,7 +184,7 @@ def test_a_dongle_that_somebody_else_has(bus: Counting) -> None:
 def test_no_permission(refusal: tuple[int, int]) -> None:
     """EACCES, and the EIO that a systemd sandbox gives, are both a matter of permission, and the cures are named."""
     bus = Refusing(*refusal)
-    bus.plug(Firmware(hardware()))
+    bus.plug(Plain(hardware()))
     driver = driver_on(bus)
     with pytest.raises(NoPermission, match=r"group of the udev rule.*DeviceAllow=char-usb_device"):
         driver.open(only(driver))
@@ -219,7 +222,7 @@ FAULTS: dict[str, tuple[Callable[[bytes], Firmware], type[DriverError], str]] = 
     "a reply cut in its packet": (
         lambda octets: Answering(octets, if_read(lambda reply: reply[:100])),
         Faulty,
-        "ends after 100 of 2315 bytes",
+        "ends after 100 of 4104 bytes",
     ),
     "a reply cut between packets": (
         lambda octets: Answering(octets, if_read(lambda reply: reply[:128])),
@@ -246,7 +249,7 @@ FAULTS: dict[str, tuple[Callable[[bytes], Firmware], type[DriverError], str]] = 
     "a chunk too short": (
         lambda octets: Answering(octets, if_read(lambda reply: changed(4, b"\x07\x00")(reply)[:15])),
         Faulty,
-        "gave 7 bytes of its image instead of 2307",
+        "gave 7 bytes of its image instead of 4096",
     ),
     "another command's reply": (lambda octets: Answering(octets, changed(1, b"\x82")), Faulty, "was not asked"),
     "another tag": (lambda octets: Answering(octets, changed(2, b"\x99")), Faulty, "was not asked"),
@@ -257,10 +260,10 @@ FAULTS: dict[str, tuple[Callable[[bytes], Firmware], type[DriverError], str]] = 
         Faulty,
         r"refused READ_IMAGE \(OUT_OF_RANGE\)",
     ),
-    "a damaged image": (lambda octets: Firmware(octets[:-1]), ImageError, "is damaged"),
-    "no image": (lambda _: Firmware(b""), ImageError, "the header ends too early"),
+    "a damaged image": (lambda octets: Plain(octets[:-1]), ImageError, "is damaged"),
+    "no image": (lambda _: Plain(b""), ImageError, "the header ends too early"),
     "an image of another kind": (
-        lambda _: Firmware(image.encode(demo_container(ContainerKind.EMBEDDED))),
+        lambda _: Plain(image.encode(demo_container(ContainerKind.EMBEDDED))),
         Faulty,
         "says that it is embedded, but it is hardware",
     ),
@@ -283,10 +286,10 @@ def test_a_dongle_that_misbehaves(
             device.close()
     assert type(raised.value) is expected
     assert bus.open_handles == 0
-    bus.plug(Firmware(hardware()))
+    bus.plug(Plain(hardware()))
     (sound,) = driver.scan() - {dongle}
     beside = driver.open(sound)
-    assert image.decode(beside.read()) == demo_container()
+    assert image.decode(beside.read(), EVERYBODY) == demo_container()
     beside.close()
 
 
@@ -296,19 +299,19 @@ def test_a_fault_that_passes_is_survived(make: Callable[[bytes], Firmware], bus:
     bus.plug(make(hardware()))
     driver = driver_on(bus)
     device = driver.open(only(driver))
-    assert image.decode(device.read()) == demo_container()
+    assert image.decode(device.read(), EVERYBODY) == demo_container()
     device.close()
 
 
 def test_what_a_host_before_us_left_behind(bus: Counting) -> None:
     """A daemon that was killed in the middle of a reply does not confuse the next one."""
-    firmware = Firmware(hardware())
+    firmware = Plain(hardware())
     bus.plug(firmware)
     firmware.out_packet(0x01, bytes.fromhex("010201000600000000000000" + "0008"))
     assert firmware.in_packet(0x81)
     driver = driver_on(bus)
     device = driver.open(only(driver))
-    assert image.decode(device.read()) == demo_container()
+    assert image.decode(device.read(), EVERYBODY) == demo_container()
     device.close()
 
 
@@ -317,25 +320,29 @@ def test_an_image_of_the_largest_size_is_read_in_chunks(bus: Counting) -> None:
     container = demo_container()
     octets = image.encode(container, slot_length=(image.IMAGE_LIMIT - 300) // 2)
     assert 65_000 < len(octets) <= image.IMAGE_LIMIT
-    bus.plug(Firmware(octets))
+    bus.plug(Plain(octets))
     driver = driver_on(bus)
     device = driver.open(only(driver))
     assert device.read() == octets
     device.close()
 
 
-def test_what_today_s_dongles_cannot_is_unsupported(bus: Counting) -> None:
-    """Reserved commands are answered, the device stays usable, and after closing nothing opens it again."""
-    bus.plug(Firmware(hardware()))
+def test_what_a_dongle_without_a_key_cannot_is_unsupported(bus: Counting) -> None:
+    """Each command is answered, the device stays usable, and after closing nothing opens it again."""
+    bus.plug(Plain(hardware()))
     driver = driver_on(bus)
     device = driver.open(only(driver))
     with pytest.raises(Unsupported, match="does not support SIGN"):
-        device.sign("presence", bytes(16))
+        device.sign(Purpose.PRESENCE, bytes(32))
     with pytest.raises(Unsupported, match="does not support CONSUME"):
-        device.consume((600010, 1), 1, bytes(16))
+        device.consume(600010, 1, 1, bytes(16), 0)
+    with pytest.raises(Unsupported, match="does not support TIME"):
+        device.time(0)
+    with pytest.raises(Unsupported, match="does not support NONCE"):
+        device.nonce()
     with pytest.raises(Unsupported, match="does not support APPLY"):
-        device.apply(b"update")
-    assert image.decode(device.read()) == demo_container()
+        device.apply(update.encode_time(OWNER, bytes(32), 0, LICENSOR_KEY))
+    assert image.decode(device.read(), EVERYBODY) == demo_container()
     device.close()
     device.close()
     with pytest.raises(DriverError, match="closed"):
@@ -365,7 +372,7 @@ class Canceller:
 @pytest.mark.parametrize("passing", range(8))
 def test_a_cancelled_open_leaves_no_handle_and_loses_nothing(passing: int, bus: Counting) -> None:
     """Wherever it is cancelled, the exception comes through, nothing stays open, and the next attempt works."""
-    bus.plug(Firmware(hardware()))
+    bus.plug(Plain(hardware()))
     driver = driver_on(bus, Canceller(passing))
     with pytest.raises(Cancelled):  # noqa: PT012 - either step may be the one that is cancelled
         device = driver.open(only(driver))
@@ -375,13 +382,13 @@ def test_a_cancelled_open_leaves_no_handle_and_loses_nothing(passing: int, bus: 
             device.close()
     assert bus.open_handles == 0
     device = driver.open(only(driver))
-    assert image.decode(device.read()) == demo_container()
+    assert image.decode(device.read(), EVERYBODY) == demo_container()
     device.close()
 
 
 def test_a_cancelled_read_does_not_eat_the_next_reply(bus: Counting) -> None:
     """A device whose read was cancelled between command and reply can be read again."""
-    bus.plug(Firmware(hardware()))
+    bus.plug(Plain(hardware()))
     cancel = Canceller(10**9)
     driver = driver_on(bus, cancel)
     device = driver.open(only(driver))
@@ -389,7 +396,7 @@ def test_a_cancelled_read_does_not_eat_the_next_reply(bus: Counting) -> None:
         cancel.left = passing
         with pytest.raises(Cancelled):
             device.read()
-        assert image.decode(device.read()) == demo_container()
+        assert image.decode(device.read(), EVERYBODY) == demo_container()
     device.close()
 
 
@@ -415,7 +422,7 @@ def test_the_embedded_dongle() -> None:
     """It holds two licenses of Chart Processing, and says everywhere that it is embedded."""
     driver = embedded()
     device = driver.open(only(driver))
-    container = image.decode(device.read())
+    container = image.decode(device.read(), EVERYBODY)
     assert (container.id, container.kind) == ("3-3448482", ContainerKind.EMBEDDED)
     product = container.firm_items[0].products[0]
     assert (container.firm_items[0].firm_code, product.product_code, product.text, product.quantity) == (
@@ -435,7 +442,7 @@ def test_an_embedded_dongle_with_a_container_of_ones_own(tmp_path: Path) -> None
     path.write_text('id = "3-7"')
     driver = embedded(path)
     device = driver.open(only(driver))
-    assert image.decode(device.read()).id == "3-7"
+    assert image.decode(device.read(), EVERYBODY).id == "3-7"
     device.close()
     path.write_text('[[containers]]\nid = "3-7"\n[[containers]]\nid = "3-8"\n')
     with pytest.raises(Faulty, match="describes 2 containers; the embedded dongle holds exactly one"):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import drivers.usb
+import drivers
+from drivers.chip.chip import Memory
 from drivers.usb.firmware import Firmware, Stall
 
 IMAGE = bytes(range(256)) * 20
@@ -16,7 +17,7 @@ IMAGE = bytes(range(256)) * 20
 @pytest.fixture
 def dongle() -> Firmware:
     """Return a dongle that was plugged in and configured."""
-    firmware = Firmware(IMAGE)
+    firmware = Firmware(Memory(IMAGE))
     firmware.reset()
     firmware.control(0x00, 9, 1, 0, 0)
     return firmware
@@ -43,9 +44,11 @@ def ask(dongle: Firmware, frame: str) -> bytes:
         ("0102070006000000ff130000" + "0200", "0182070000000400"),  # beyond the end
         ("010207000600000000000000" + "0110", "0182070000000400"),  # too much at once
         ("0102070005000000" + "0000000000", "0182070000000300"),  # a payload of five bytes
-        ("0110070000000000", "0190070000000200"),  # SIGN, reserved
-        ("0111070000000000", "0191070000000200"),  # CONSUME, reserved
-        ("0112070000000000", "0192070000000200"),  # APPLY, reserved
+        ("0110070000000000", "0190070000000200"),  # SIGN, which a memory cannot
+        ("0111070000000000", "0191070000000200"),  # CONSUME, likewise
+        ("0112070000000000", "0192070000000200"),  # APPLY, likewise
+        ("0113070000000000", "0193070000000200"),  # TIME, likewise
+        ("0114070000000000", "0194070000000200"),  # NONCE, likewise
         ("0163070000000000", "01e3070000000100"),  # a command that there is not
         ("0201070000000000", "0181070000000500"),  # another protocol version
     ],
@@ -129,7 +132,7 @@ def test_unknown_requests_stall(dongle: Firmware, request_: tuple[int, int, int,
 
 def test_before_it_is_configured_it_does_nothing() -> None:
     """The endpoints exist only in a configuration."""
-    firmware = Firmware(IMAGE)
+    firmware = Firmware(Memory(IMAGE))
     with pytest.raises(Stall):
         firmware.in_packet(0x81)
     with pytest.raises(Stall):
@@ -137,14 +140,20 @@ def test_before_it_is_configured_it_does_nothing() -> None:
 
 
 def test_the_two_sides_share_no_code() -> None:
-    """The firmware imports nothing of ours, and of the host's side only the embedded dongle knows the firmware."""
+    """Firmware and chip import nothing else of ours, and of the host's side only who makes a dongle knows them."""
+    root = Path(drivers.__path__[0])
     imports: dict[str, set[str]] = {}
-    for path in Path(drivers.usb.__path__[0]).glob("*.py"):
+    for path in root.rglob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text())))
         modules = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
         modules |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-        imports[path.stem] = modules
-    assert not any(module.startswith(("drivers", "usb")) for module in imports["firmware"])
-    knowing = {stem for stem, modules in imports.items() if "drivers.usb.firmware" in modules}
-    assert knowing == {"backend", "embedded"}
-    assert not any(module.startswith("drivers") and module != "drivers.usb.firmware" for module in imports["backend"])
+        name = ".".join(path.relative_to(root.parent).with_suffix("").parts)
+        imports[name] = {module for module in modules if module.startswith(("drivers", "usb"))}
+    dongle = {name for name in imports if name.startswith("drivers.chip.")} | {"drivers.usb.firmware"}
+    assert len(dongle) >= 5
+    for name in dongle:
+        assert all(module.startswith("drivers.chip.") for module in imports[name]), name
+    knowing = {name for name, modules in imports.items() if modules & dongle} - dongle
+    assert knowing == {"drivers.usb.backend", "drivers.usb.embedded", "drivers.cmc"}
+    ours = {module for module in imports["drivers.usb.backend"] if module.startswith("drivers")}
+    assert ours == {"drivers.usb.firmware"}

@@ -1,4 +1,4 @@
-"""The protocol's bytes, fixed by example: a dongle that was built once must be understood for ever."""
+"""The frames on the USB, fixed by example: a dongle that was built once must be understood for ever."""
 
 from __future__ import annotations
 
@@ -6,35 +6,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.driver import DriverError, Faulty, Unsupported
-from drivers.usb import wire
-from drivers.usb.wire import Command, Info, ReplyHeader
+from drivers import wire
+from drivers.driver import DriverError, Faulty, Refused, Unsupported
+from drivers.usb import frames
+from drivers.usb.frames import ReplyHeader
+from drivers.wire import Command, Info
 
 
 def test_commands_by_example() -> None:
     """The bytes of each command that today's dongles answer."""
-    assert wire.encode_command(Command.INFO, 1).hex() == "0101010000000000"
+    assert frames.encode_command(Command.INFO, 1).hex() == "0101010000000000"
     chunk = wire.encode_chunk(0x1000, 0x0200)
-    assert wire.encode_command(Command.READ_IMAGE, 0x0203, chunk).hex() == "0102030206000000" + "001000000002"
+    assert frames.encode_command(Command.READ_IMAGE, 0x0203, chunk).hex() == "0102030206000000" + "001000000002"
 
 
 def test_the_numbers_of_the_commands() -> None:
-    """Numbers never change; those from 16 on are reserved."""
+    """Numbers never change."""
     assert {command.name: command.value for command in Command} == {
         "INFO": 1,
         "READ_IMAGE": 2,
         "SIGN": 16,
         "CONSUME": 17,
         "APPLY": 18,
+        "TIME": 19,
+        "NONCE": 20,
     }
 
 
 def test_replies_by_example() -> None:
     """A captured reply to INFO, and what it says."""
     octets = bytes.fromhex("0181010008000000" + "0101001013090000")
-    header = wire.decode_reply_header(octets)
+    header = frames.decode_reply_header(octets)
     assert header == ReplyHeader(0x81, 1, 8, 0)
-    wire.check_reply(header, Command.INFO, 1)
+    frames.check_reply(header, Command.INFO, 1)
     assert wire.decode_info(octets[8:]) == Info((1, 1), 4096, 0x913)
 
 
@@ -55,25 +59,43 @@ def test_a_later_dongle_may_say_more_of_itself() -> None:
 def test_a_header_that_cannot_be(octets: str, sentence: str) -> None:
     """Length and version are checked before anything else is read."""
     with pytest.raises(Faulty, match=sentence):
-        wire.decode_reply_header(bytes.fromhex(octets))
+        frames.decode_reply_header(bytes.fromhex(octets))
+
+
+@pytest.mark.parametrize("header", [ReplyHeader(0x90, 8, 0, 0), ReplyHeader(0x91, 7, 0, 0), ReplyHeader(0x10, 7, 0, 0)])
+def test_a_reply_to_something_else(header: ReplyHeader) -> None:
+    """Command and tag are those of the question, whatever the status."""
+    with pytest.raises(Faulty, match="was not asked"):
+        frames.check_reply(header, Command.SIGN, 7)
+    frames.check_reply(ReplyHeader(0x90, 7, 0, 99), Command.SIGN, 7)
 
 
 @pytest.mark.parametrize(
-    ("header", "expected", "sentence"),
+    ("status", "expected", "sentence"),
     [
-        (ReplyHeader(0x90, 7, 0, 1), Unsupported, "does not support SIGN"),
-        (ReplyHeader(0x90, 7, 0, 2), Unsupported, "does not support SIGN"),
-        (ReplyHeader(0x90, 7, 0, 3), Faulty, r"refused SIGN \(BAD_REQUEST\)"),
-        (ReplyHeader(0x90, 7, 0, 77), Faulty, r"refused SIGN \(status 77\)"),
-        (ReplyHeader(0x90, 8, 0, 0), Faulty, "was not asked"),
-        (ReplyHeader(0x91, 7, 0, 0), Faulty, "was not asked"),
-        (ReplyHeader(0x10, 7, 0, 0), Faulty, "was not asked"),
+        (1, Unsupported, "does not support SIGN"),
+        (2, Unsupported, "does not support SIGN"),
+        (3, Faulty, r"refused SIGN \(BAD_REQUEST\)"),
+        (4, Faulty, r"refused SIGN \(OUT_OF_RANGE\)"),
+        (77, Faulty, r"refused SIGN \(status 77\)"),
     ],
 )
-def test_a_reply_that_is_no_success(header: ReplyHeader, expected: type[DriverError], sentence: str) -> None:
+def test_a_status_that_is_no_success(status: int, expected: type[DriverError], sentence: str) -> None:
     """What a dongle can't do is Unsupported; what it should not do is Faulty."""
-    with pytest.raises(expected, match=sentence):
-        wire.check_reply(header, Command.SIGN, 7)
+    with pytest.raises(expected, match=sentence) as raised:
+        wire.check_status(Command.SIGN, status)
+    assert type(raised.value) is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "number"),
+    [(6, 28), (7, 31), (8, 32), (9, 33), (10, 233), (11, 229), (12, 228), (13, 211), (14, 233)],
+)
+def test_a_refusal_has_the_field_s_number(status: int, number: int) -> None:
+    """Whoever asked learns why, by number and in a sentence."""
+    with pytest.raises(Refused, match=r"\.$") as raised:
+        wire.check_status(Command.CONSUME, status)
+    assert raised.value.number == number
 
 
 @pytest.mark.parametrize(
@@ -96,7 +118,14 @@ def test_a_description_that_cannot_be(payload: str, sentence: str) -> None:
 @given(st.binary(max_size=80))
 def test_random_bytes_give_nothing_but_faulty(octets: bytes) -> None:
     """Whatever a dongle sends, the answer is a value or a sentence."""
-    for function in (wire.decode_reply_header, wire.decode_info):
+    for function in (
+        frames.decode_reply_header,
+        wire.decode_info,
+        wire.decode_used,
+        wire.decode_signed,
+        wire.decode_time,
+        wire.decode_nonce,
+    ):
         try:
             function(octets)
         except Faulty:
@@ -106,4 +135,4 @@ def test_random_bytes_give_nothing_but_faulty(octets: bytes) -> None:
 def test_a_payload_beyond_the_limit_is_our_mistake() -> None:
     """No command is sent that no dongle could take."""
     with pytest.raises(ValueError, match="at most 4096 bytes"):
-        wire.encode_command(Command.APPLY, 1, bytes(4097))
+        frames.encode_command(Command.APPLY, 1, bytes(4097))

@@ -1,0 +1,56 @@
+"""What the passing of time does by itself: licenses expire, and what lingers lapses (domain reference, section 9)."""
+
+from __future__ import annotations
+
+from itertools import islice, takewhile
+from typing import Final
+
+from cmserverd.core import changes as c
+from cmserverd.core.plugging import Refuges
+from cmserverd.core.rules import Rule, end
+from cmserverd.core.table import Table
+from cmserverd.core.validity import over
+from protocol.errors import ErrorNumber
+from protocol.messages import EndCause
+
+_CAUSES: Final = {
+    ErrorNumber.EXPIRATION_OVERRUN: EndCause.EXPIRED,
+    ErrorNumber.USAGE_PERIOD_OVERRUN: EndCause.USAGE_OVER,
+}
+
+
+def due(table: Table) -> int | None:
+    """Return the next instant of license time at which something happens by itself; None: there is none."""
+    return min((ends[0][0] for ends in (table.lingers, table.expiries) if ends), default=None)
+
+
+def advance(table: Table, now: int, most: int) -> Rule[bool]:
+    """Let happen what is due: `most` allocations at a time, as when a container is gone. Return whether there is more.
+
+    What lapses comes first: it has room for those who have to leave. An access to a license that is over is rebooked on
+    another one that is valid, or ends; those that need no valid license stay.
+    """
+    for until, _, allocation in table.lingers[:most]:
+        if until > now:
+            break
+        yield c.Lapsed(allocation.license.id, allocation.id)
+        most -= 1
+    refuges = Refuges(table, {}, now)
+    for _, _, counted in list(islice(takewhile(lambda entry: entry[0] <= now, table.expiries), most)):
+        why = over(counted.item, now)
+        assert why is not None
+        leaving = (
+            allocation
+            for allocation in counted.allocations.values()
+            if any(not held.want.force for held in allocation.accesses.values())
+        )
+        for allocation in list(islice(leaving, most)):
+            for held in [held for held in allocation.accesses.values() if not held.want.force]:
+                yield refuges.move(held) or end(held, _CAUSES[why])
+            most -= 1
+        if most <= 0:
+            return True
+        yield c.Expired(counted.id)
+        most -= 1
+    instant = due(table)
+    return instant is not None and instant <= now

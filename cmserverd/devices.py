@@ -1,0 +1,122 @@
+"""The open devices: who has a question for one waits his turn, first come, first served, and nobody else waits.
+
+A dongle is slow and answers one at a time. So what is asked of it is asked in a thread of its driver's, behind a lock
+of its own; grants are decided in memory and never ask a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, Protocol, TypeVar
+
+import trio
+
+from cmserverd.core.refusal import Refused
+from drivers import driver
+from drivers.container import ContainerId
+from drivers.driver import Device, Vanished
+from drivers.firm_item import SealedItem
+from drivers.image import Image
+from drivers.trust import Trust
+from protocol.errors import ErrorNumber
+
+T = TypeVar("T")
+
+QUEUE: Final = 256
+"""How many questions may wait for one device: at 20 ms each, as long as a client's patience lasts."""
+
+
+class Call(Protocol):
+    """Calls a function of a driver's in a thread; it raises DriverError and nothing else."""
+
+    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]:
+        """Call it."""
+        ...
+
+
+class OpenDevice:
+    """A device that was read, and the image that it had then."""
+
+    def __init__(self, device: Device, image: Image, call: Call) -> None:
+        self.container = image.container.id
+        self.image = image
+        self._device = device
+        self._call = call
+        self._turns = trio.Lock()
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """How many questions wait for their turn."""
+        return self._turns.statistics().tasks_waiting
+
+    async def ask(self, question: Callable[[Device], T]) -> T:
+        """Ask the device once all have been answered that came before. Raises DriverError."""
+        async with self._turns:
+            if self._closed:
+                msg = "The container was unplugged."
+                raise Vanished(msg)
+            return await self._call(lambda: question(self._device))
+
+    async def close(self) -> None:
+        """Close the device once the question that is being answered is; who waits is too late. Raises DriverError."""
+        self._closed = True
+        async with self._turns:
+            await self._call(self._device.close)
+
+
+class Devices:
+    """The device of each container that is there. `trust` says which licensors are believed."""
+
+    def __init__(self, trust: Trust) -> None:
+        self.trust = trust
+        self._open: dict[ContainerId, OpenDevice] = {}
+
+    def add(self, opened: OpenDevice) -> None:
+        """A container is there."""
+        self._open[opened.container] = opened
+
+    def remove(self, opened: OpenDevice) -> None:
+        """A container is gone."""
+        if self._open.get(opened.container) is opened:
+            del self._open[opened.container]
+
+    def __iter__(self) -> Iterator[OpenDevice]:
+        return iter(tuple(self._open.values()))
+
+    def find(self, container: ContainerId) -> OpenDevice:
+        """Return a container's device. Raises Refused: 70 if it is not there."""
+        opened = self._open.get(container)
+        if opened is None:
+            raise Refused(ErrorNumber.BOX_LOST)
+        return opened
+
+    def sealed(self, container: ContainerId, firm_code: int) -> SealedItem:
+        """Return a firm item as its licensor signed it. Raises Refused: 70 if the container is not there."""
+        return self.find(container).image.sealed[firm_code]
+
+    async def ask(self, container: ContainerId, question: Callable[[Device], T]) -> T:
+        """Ask a container's device. Raises Refused with the number of what it says, or of what is wrong with it."""
+        opened = self.find(container)
+        if opened.waiting >= QUEUE:
+            raise Refused(ErrorNumber.BOX_BUSY, f"{QUEUE} requests wait for container {container}")
+        try:
+            return await opened.ask(question)
+        except driver.DriverError as error:
+            raise refusal(error) from error
+
+
+_FAULTS: Final = (
+    (Vanished, ErrorNumber.BOX_LOST),
+    (driver.NoAnswer, ErrorNumber.BOX_BUSY),
+    (driver.Busy, ErrorNumber.BOX_BUSY),
+    (driver.Unsupported, ErrorNumber.NOT_SUPPORTED),
+)
+
+
+def refusal(error: driver.DriverError) -> Refused:
+    """Return a device's error as the client is told it."""
+    if isinstance(error, driver.Refused):
+        return Refused(ErrorNumber(error.number), str(error).rstrip("."))
+    number = next((number for kind, number in _FAULTS if isinstance(error, kind)), ErrorNumber.COMMAND_FAILED)
+    return Refused(number, str(error).rstrip("."))

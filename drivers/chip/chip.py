@@ -1,0 +1,274 @@
+"""The chip's commands: a payload comes, a status and a payload go. Whatever brings them is another matter.
+
+A command that changes something is answered once it is safe in the flash. Calls must not overlap.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from enum import IntEnum
+from hashlib import sha256
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from drivers.chip.contents import Contents, Malformed, Product
+from drivers.chip.flash import FIXED_LIMIT, Banks, Damaged, Flash
+from drivers.chip.state import NO_NONCE, RECEIPTS, Full, Receipt, Slots, State, Used
+from drivers.chip.update import LATEST, Refused, applied
+
+PAYLOAD_LIMIT: Final = 4096
+VERSION: Final = 1
+
+OK, UNKNOWN_COMMAND, UNSUPPORTED, BAD_REQUEST, OUT_OF_RANGE, WRONG_VERSION = range(6)
+NO_ITEM, NO_COUNTER, COUNTER_ZERO, UNDERRUN, NO_ROOM = range(6, 11)
+_UPDATE_LIMIT: Final = 64 * 1024
+_WITHOUT_UNITS: Final = 2**32 - 1
+_NO_KEY: Final = bytes(16)
+
+_SIGN_PREFIX: Final = b"cmsign\x00\x01"
+_CRYPT_BODY: Final = struct.Struct("<IIqQ")
+_CONSUME_BODY: Final = struct.Struct("<16sIIIq")
+_PIECE: Final = struct.Struct("<II")
+_I64: Final = struct.Struct("<q")
+
+Answer = tuple[int, bytes]
+
+
+class _Command(IntEnum):
+    INFO = 1
+    READ_IMAGE = 2
+    SIGN = 16
+    CONSUME = 17
+    APPLY = 18
+    TIME = 19
+    NONCE = 20
+
+
+class _Purpose(IntEnum):
+    PRESENCE = 1
+    CRYPT = 2
+    REQUEST = 3
+
+
+class _No(Exception):
+    """The command is refused with this status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Memory:
+    """A dongle without a key: it holds an image, understands nothing of it, and can only be read."""
+
+    def __init__(self, image: bytes) -> None:
+        self._octets = image
+
+    @property
+    def image(self) -> bytes:
+        """The image as it is read."""
+        return self._octets
+
+    def answer(self, command: int, payload: bytes) -> Answer:
+        """Return status and payload of the reply."""
+        try:
+            if len(payload) > PAYLOAD_LIMIT:
+                raise _No(BAD_REQUEST)
+            return OK, self._run(command, payload)
+        except _No as refusal:
+            return refusal.status, b""
+        except struct.error:  # the payload has another length
+            return BAD_REQUEST, b""
+
+    def _run(self, command: int, payload: bytes) -> bytes:
+        match command:
+            case _Command.INFO:
+                _expect(payload == b"")
+                return struct.pack("<BBHI", VERSION, VERSION, PAYLOAD_LIMIT, len(self.image))
+            case _Command.READ_IMAGE:
+                offset, length = struct.unpack("<IH", payload)
+                if length > PAYLOAD_LIMIT or offset + length > len(self.image):
+                    raise _No(OUT_OF_RANGE)
+                return self.image[offset : offset + length]
+            case _:
+                raise _No(UNSUPPORTED if command in set(_Command) else UNKNOWN_COMMAND)
+
+
+class Chip(Memory):
+    """A dongle with a key, which signs, counts and takes updates. Raises Damaged if its flash has no sound image."""
+
+    def __init__(self, flash: Flash, private: bytes, random: Callable[[int], bytes] = os.urandom) -> None:
+        self._banks = Banks(flash)
+        try:
+            self._contents = Contents(self._banks.fixed)
+        except Malformed:
+            raise Damaged from None
+        self._key = Ed25519PrivateKey.from_private_bytes(private)
+        self._slots = Slots(self._contents.owner, private)
+        self._slot, self._state = self._in_force()
+        self._random = random
+        self._update = b""
+
+    @property
+    def image(self) -> bytes:
+        """The image as it is read."""
+        return self._banks.fixed + b"".join(self._banks.slots)
+
+    def _run(self, command: int, payload: bytes) -> bytes:
+        match command:
+            case _Command.SIGN:
+                _expect(payload != b"")
+                return self._sign(payload[0], payload[1:])
+            case _Command.CONSUME:
+                return self._consume(*_CONSUME_BODY.unpack(payload))
+            case _Command.APPLY:
+                offset, total = _PIECE.unpack_from(payload)
+                return self._gather(offset, total, payload[_PIECE.size :])
+            case _Command.TIME:
+                return self._time(*_I64.unpack(payload))
+            case _Command.NONCE:
+                _expect(payload == b"")
+                return self._nonce()
+            case _:
+                return super()._run(command, payload)
+
+    def _in_force(self) -> tuple[int, State]:
+        """Return which slot counts, and its state."""
+        states = [self._slots.read(slot) for slot in self._banks.slots]
+        found = [(which, state) for which, state in enumerate(states) if state is not None]
+        if not found:
+            raise Damaged
+        return max(found, key=lambda each: each[1].sequence)
+
+    def _commit(self, state: State) -> None:
+        """Make this the state, in the slot that is not in force."""
+        state = replace(state, sequence=self._state.sequence + 1)
+        try:
+            slot = self._slots.write(state)
+        except Full:
+            raise _No(NO_ROOM) from None
+        self._banks.write_slot(1 - self._slot, slot)
+        self._slot, self._state = 1 - self._slot, state
+
+    def _later(self, time: int) -> int:
+        """Return the floor that this license time makes."""
+        _expect(0 <= time <= LATEST)
+        return max(self._state.floor, time)
+
+    # --- signing ----------------------------------------------------------------------------------------------------
+
+    def _sign(self, purpose: int, body: bytes) -> bytes:
+        match purpose:
+            case _Purpose.PRESENCE:
+                composed = self._nonced(body)
+            case _Purpose.CRYPT:
+                composed = self._crypt(body)
+            case _Purpose.REQUEST:
+                composed = self._nonced(body) + _I64.pack(self._state.floor) + sha256(self.image).digest()
+            case _:
+                raise _No(UNSUPPORTED)
+        statement = _SIGN_PREFIX + bytes([purpose]) + self._contents.owner + composed
+        return self._key.sign(statement) + statement
+
+    def _nonced(self, nonce: bytes) -> bytes:
+        _expect(len(nonce) == len(NO_NONCE))
+        return nonce + struct.pack("<Q", self._state.sequence)
+
+    def _crypt(self, body: bytes) -> bytes:
+        length = body[0] if body else 0
+        _expect(16 <= length <= 64)
+        nonce = body[: 1 + length]
+        firm_code, reference, time, handle = _CRYPT_BODY.unpack(body[1 + length :])
+        product = self._product(firm_code, reference)
+        counter = self._contents.firms[firm_code].counter
+        return nonce + struct.pack("<IIIIqQ", firm_code, product.code, reference, counter, self._later(time), handle)
+
+    def _product(self, firm_code: int, reference: int) -> Product:
+        product = self._contents.product(firm_code, reference)
+        if product is None:
+            raise _No(NO_ITEM)
+        return product
+
+    # --- counting ---------------------------------------------------------------------------------------------------
+
+    def _consume(self, key: bytes, firm_code: int, reference: int, delta: int, time: int) -> bytes:
+        floor = self._later(time)
+        _expect(key != _NO_KEY or not delta)
+        receipt = self._state.receipts.get(key)
+        if receipt is None:
+            receipt = self._use(firm_code, reference, delta, floor, key)
+        _expect(receipt[:2] == (firm_code, reference))
+        return struct.pack("<Iq", receipt.units_left, receipt.start)
+
+    def _use(self, firm_code: int, reference: int, delta: int, floor: int, key: bytes) -> Receipt:
+        product = self._product(firm_code, reference)
+        units, start = self._state.used.get((firm_code, reference), Used())
+        left = _WITHOUT_UNITS
+        if product.units is not None:
+            before = max(0, product.units.amount - units)
+            if delta > before:
+                raise _No(UNDERRUN if before else COUNTER_ZERO)
+            units, left = units + delta, before - delta
+        elif delta:
+            raise _No(NO_COUNTER)
+        if product.usage is not None and not start:
+            start = max(floor, 1)  # 0 says that it has not begun
+        used = dict(self._state.used)
+        if units or start:
+            used[firm_code, reference] = Used(units, start)
+        receipt = Receipt(firm_code, reference, left, start)
+        remembered = {**self._state.receipts, **({} if key == _NO_KEY else {key: receipt})}
+        while len(remembered) > RECEIPTS:
+            del remembered[next(iter(remembered))]
+        self._commit(replace(self._state, floor=floor, used=used, receipts=remembered))
+        return receipt
+
+    # --- updates and time -------------------------------------------------------------------------------------------
+
+    def _gather(self, offset: int, total: int, piece: bytes) -> bytes:
+        """Take the next piece of an update, or the one before once more; apply it with the last one."""
+        _expect(0 < total <= _UPDATE_LIMIT and bool(piece) and offset + len(piece) <= total)
+        before = self._update if offset else b""
+        _expect(before[offset : offset + len(piece)] in {b"", piece} and len(before) >= offset)
+        self._update = before[:offset] + piece
+        if len(self._update) == total:
+            self._apply(self._update)
+        return b""
+
+    def _apply(self, update: bytes) -> None:
+        try:
+            fixed, state = applied(update, self._contents, self._state)
+        except Refused as refusal:
+            raise _No(refusal.status) from None
+        if fixed is None:
+            self._commit(state)
+            return
+        if len(fixed) > FIXED_LIMIT:
+            raise _No(NO_ROOM)
+        try:
+            slot = self._slots.write(state)
+        except Full:
+            raise _No(NO_ROOM) from None
+        self._banks.replace(fixed, slot)
+        self._contents, self._slot, self._state = Contents(fixed), 0, state
+
+    def _time(self, time: int) -> bytes:
+        floor = self._later(time)
+        if floor > self._state.floor:
+            self._commit(replace(self._state, floor=floor))
+        return _I64.pack(floor)
+
+    def _nonce(self) -> bytes:
+        nonce = self._random(len(NO_NONCE))
+        self._commit(replace(self._state, nonce=nonce, asked=self._state.floor))
+        return nonce + _I64.pack(self._state.asked)
+
+
+def _expect(sound: bool) -> None:
+    """Refuse a payload of the wrong form."""
+    if not sound:
+        raise _No(BAD_REQUEST)

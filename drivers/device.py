@@ -1,0 +1,81 @@
+"""An open container that speaks the commands of `drivers.wire`, whatever brings them to it: USB, or a file's chip.
+
+What it answers is held against what it was asked before anybody believes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from drivers import image, statement, update, wire
+from drivers.container import ContainerKind
+from drivers.driver import Faulty, Purpose, Signed, Unsupported, Used
+from drivers.firm_item import Owner
+from drivers.trust import NOBODY
+from drivers.wire import Command
+
+Exchange = Callable[[Command, bytes], bytes]
+"""Brings a command's payload to the container and returns that of its answer; raises DriverError for any other."""
+
+
+class ChipDevice:
+    """The `drivers.driver.Device` over an exchange, but for its `close`. Containers of `kind` are the driver's."""
+
+    def __init__(self, exchange: Exchange, kind: ContainerKind) -> None:
+        self._exchange = exchange
+        self._kind = kind
+        self._owner: Owner | None = None
+
+    def read(self) -> bytes:
+        """Return the image: its length first, then chunk by chunk; the last check is that its kind is the driver's."""
+        info = wire.decode_info(self._exchange(Command.INFO, b""))
+        octets = b""
+        while len(octets) < info.image_length:
+            length = min(info.payload_limit, info.image_length - len(octets))
+            chunk = self._exchange(Command.READ_IMAGE, wire.encode_chunk(len(octets), length))
+            if len(chunk) != length:
+                msg = f"The dongle gave {len(chunk)} bytes of its image instead of {length}; plug it in again."
+                raise Faulty(msg)
+            octets += chunk
+        owner = image.parse(octets, NOBODY).owner
+        if owner.kind is not self._kind:
+            msg = f"The dongle says that it is {owner.kind}, but it is {self._kind}; have it programmed again."
+            raise Faulty(msg)
+        self._owner = owner
+        return octets
+
+    def sign(self, purpose: Purpose, body: bytes) -> Signed:
+        """Have the container sign what it composes for this purpose; it is checked, and so is the signature."""
+        if purpose not in statement.PURPOSES:
+            msg = f"This software does not know what a container signs for the purpose {int(purpose)}; update it."
+            raise Unsupported(msg)
+        signature, message = wire.decode_signed(self._exchange(Command.SIGN, bytes([purpose]) + body))
+        if self._owner is None:
+            self.read()
+        assert self._owner is not None
+        signed = Signed(message, signature)
+        statement.check(purpose, body, self._owner, signed)
+        return signed
+
+    def consume(self, firm_code: int, reference: int, delta: int, key: bytes, now: int) -> Used:
+        """Have the container count `delta` units, and begin the item's usage period."""
+        return wire.decode_used(self._exchange(Command.CONSUME, wire.encode_use(key, firm_code, reference, delta, now)))
+
+    def apply(self, octets: bytes) -> None:
+        """Apply an update file; it is checked before it is sent."""
+        update.decode(octets)
+        limit = wire.decode_info(self._exchange(Command.INFO, b"")).payload_limit - wire.PIECE_HEAD
+        if limit < 1:
+            msg = "The dongle takes no payload that an update could come in; exchange it."
+            raise Faulty(msg)
+        for offset in range(0, len(octets), limit):
+            piece = octets[offset : offset + limit]
+            self._exchange(Command.APPLY, wire.encode_piece(offset, len(octets), piece))
+
+    def time(self, now: int) -> int:
+        """Raise the time floor to `now`, 0 to leave it; return it."""
+        return wire.decode_time(self._exchange(Command.TIME, wire.encode_time(now)))
+
+    def nonce(self) -> tuple[bytes, int]:
+        """Return a fresh nonce for a certified time, and the time floor."""
+        return wire.decode_nonce(self._exchange(Command.NONCE, b""))

@@ -1,0 +1,194 @@
+"""The commands that a container understands, as the host speaks them: payloads and statuses (`docs/drivers.md`).
+
+Pure functions over bytes; all numbers are little-endian. What brings a command to the container and its answer back is
+the driver's: USB frames, or a call.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from struct import Struct as Layout
+from typing import Any, Final
+
+from msgspec import Struct
+
+from drivers.driver import Faulty, Refused, Unsupported, Used
+from drivers.image import IMAGE_LIMIT
+from drivers.keys import SIGNATURE_LENGTH
+from drivers.state import NO_COUNTER
+
+VERSION: Final = 1
+"""The version of the protocol that this software speaks."""
+PAYLOAD_LIMIT: Final = 4096
+"""The most bytes of a payload: a 64 KiB image takes 16 exchanges, and a small chip can hold a frame."""
+
+_INFO: Final = Layout("<BBHI")
+_CHUNK: Final = Layout("<IH")
+_CONSUME: Final = Layout("<16sIIIq")
+_USED: Final = Layout("<Iq")
+_PIECE: Final = Layout("<II")
+_TIME: Final = Layout("<q")
+_NONCE: Final = Layout("<32sq")
+PIECE_HEAD: Final = _PIECE.size
+"""Bytes of APPLY's payload that are not the update's."""
+KEY_LENGTH: Final = 16
+"""Bytes of the key by which a container knows a use again."""
+
+
+class Command(IntEnum):
+    """The commands. A container without a key answers that it does not support those from 16 on."""
+
+    INFO = 1
+    READ_IMAGE = 2
+    SIGN = 16
+    CONSUME = 17
+    APPLY = 18
+    TIME = 19
+    NONCE = 20
+
+
+class Status(IntEnum):
+    """How a container answers."""
+
+    OK = 0
+    UNKNOWN_COMMAND = 1
+    UNSUPPORTED = 2
+    BAD_REQUEST = 3
+    OUT_OF_RANGE = 4
+    WRONG_VERSION = 5
+    NO_ITEM = 6
+    NO_COUNTER = 7
+    COUNTER_ZERO = 8
+    UNDERRUN = 9
+    NO_ROOM = 10
+    UPDATE_TOO_OLD = 11
+    UPDATE_TOO_NEW = 12
+    NOT_SIGNED = 13
+    NOT_FOR_THIS_CONTAINER = 14
+
+
+_REFUSALS: Final = {
+    Status.NO_ITEM: (28, "The container has no such item; look what it holds."),
+    Status.NO_COUNTER: (31, "The item has no units that could be counted; ask its licensor."),
+    Status.COUNTER_ZERO: (32, "The item's units are used up; have its licensor add some."),
+    Status.UNDERRUN: (33, "The item has fewer units left than are needed; have its licensor add some."),
+    Status.NO_ROOM: (233, "The container has no room for that; have items taken out of it."),
+    Status.UPDATE_TOO_OLD: (
+        229,
+        "The container has this update already, or a later one, or its request was answered; nothing is to be done.",
+    ),
+    Status.UPDATE_TOO_NEW: (
+        228,
+        "The update builds on one that the container does not have; apply that one first.",
+    ),
+    Status.NOT_SIGNED: (
+        211,
+        "The update is damaged, or is not of the licensor whose the item is; get it from him once more.",
+    ),
+    Status.NOT_FOR_THIS_CONTAINER: (233, "The update is for another container; apply it there."),
+}
+"""To what a container may say no without a fault of its own: the field's number, and what to do."""
+
+
+class Info(Struct, frozen=True):
+    """What a dongle says of itself: the protocol versions it speaks, the most it puts in a payload, its image's length.
+
+    Both lengths are in bytes and within bounds.
+    """
+
+    versions: tuple[int, int]
+    payload_limit: int
+    image_length: int
+
+
+def check_status(command: Command, status: int) -> None:
+    """Accept OK.
+
+    Raises Unsupported if the container cannot do that, Refused if it will not, Faulty if it says anything else.
+    """
+    if status == Status.OK:
+        return
+    if status in {Status.UNKNOWN_COMMAND, Status.UNSUPPORTED}:
+        msg = f"The dongle does not support {command.name}; ask its licensor for one that does."
+        raise Unsupported(msg)
+    known = {each.value: each for each in Status}.get(status)
+    if known in _REFUSALS:
+        number, text = _REFUSALS[known]
+        raise Refused(text, number)
+    shown = known.name if known is not None else f"status {status}"
+    msg = f"The dongle refused {command.name} ({shown}); update this software, or have the dongle exchanged."
+    raise Faulty(msg)
+
+
+def decode_info(payload: bytes) -> Info:
+    """Return what an INFO reply says; a later version may add bytes. Raises Faulty if any of it cannot be."""
+    if len(payload) < _INFO.size:
+        msg = f"The dongle describes itself in {len(payload)} bytes; at least {_INFO.size} are expected."
+        raise Faulty(msg)
+    lowest, highest, payload_limit, image_length = _INFO.unpack_from(payload)
+    if not lowest <= VERSION <= highest:
+        msg = f"The dongle speaks versions {lowest} to {highest} of its protocol, this software version {VERSION}."
+        raise Faulty(msg)
+    if not 1 <= payload_limit <= PAYLOAD_LIMIT:
+        msg = f"The dongle announces payloads of {payload_limit} bytes; expected are 1 to {PAYLOAD_LIMIT}."
+        raise Faulty(msg)
+    if image_length > IMAGE_LIMIT:
+        msg = f"The dongle announces an image of {image_length} bytes; the most is {IMAGE_LIMIT}."
+        raise Faulty(msg)
+    return Info((lowest, highest), payload_limit, image_length)
+
+
+def encode_chunk(offset: int, length: int) -> bytes:
+    """Return the payload of READ_IMAGE: these `length` bytes of the image from `offset` on."""
+    return _CHUNK.pack(offset, length)
+
+
+def encode_use(key: bytes, firm_code: int, reference: int, delta: int, now: int) -> bytes:
+    """Return the payload of CONSUME. Raises ValueError for a key of another length."""
+    if len(key) != KEY_LENGTH:
+        msg = f"A use's key has {KEY_LENGTH} bytes, not {len(key)}."
+        raise ValueError(msg)
+    return _CONSUME.pack(key, firm_code, reference, delta, now)
+
+
+def decode_used(payload: bytes) -> Used:
+    """Return what a CONSUME reply says. Raises Faulty if it is none."""
+    left, start = _exactly(_USED, payload, Command.CONSUME)
+    return Used(None if left == NO_COUNTER else left, start)
+
+
+def decode_signed(payload: bytes) -> tuple[bytes, bytes]:
+    """Return signature and message of a SIGN reply. Raises Faulty if it is too short."""
+    if len(payload) <= SIGNATURE_LENGTH:
+        msg = f"The dongle signed in {len(payload)} bytes, which is no signature with its message; exchange it."
+        raise Faulty(msg)
+    return payload[:SIGNATURE_LENGTH], payload[SIGNATURE_LENGTH:]
+
+
+def encode_piece(offset: int, total: int, piece: bytes) -> bytes:
+    """Return the payload of APPLY: this piece, from `offset` on, of an update with `total` bytes."""
+    return _PIECE.pack(offset, total) + piece
+
+
+def encode_time(now: int) -> bytes:
+    """Return the payload of TIME."""
+    return _TIME.pack(now)
+
+
+def decode_time(payload: bytes) -> int:
+    """Return the time floor that a TIME reply says. Raises Faulty if it is none."""
+    (floor,) = _exactly(_TIME, payload, Command.TIME)
+    return int(floor)
+
+
+def decode_nonce(payload: bytes) -> tuple[bytes, int]:
+    """Return nonce and time floor of a NONCE reply. Raises Faulty if it is none."""
+    nonce, asked = _exactly(_NONCE, payload, Command.NONCE)
+    return nonce, asked
+
+
+def _exactly(layout: Layout, payload: bytes, command: Command) -> tuple[Any, ...]:
+    if len(payload) != layout.size:
+        msg = f"The dongle answered {command.name} with {len(payload)} bytes instead of {layout.size}; exchange it."
+        raise Faulty(msg)
+    return layout.unpack(payload)

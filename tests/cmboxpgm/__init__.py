@@ -1,0 +1,1 @@
+"""The licensor's tool: its commands, its files, and its page."""

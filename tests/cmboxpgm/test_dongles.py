@@ -1,0 +1,86 @@
+"""Dongles: the same commands with `--usb`, over the whole driver and a bus inside the process."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from cmserverd.cmboxpgm import containers
+from drivers import image
+from drivers.chip.chip import Chip, Memory
+from drivers.chip.flash import MemoryFlash, program
+from drivers.container import Container, ContainerKind, ProductItem, container_id
+from drivers.image import SigningKeys
+from drivers.usb.backend import InProcessBackend
+from drivers.usb.driver import UsbDriver
+from drivers.usb.firmware import Firmware
+from tests.cmboxpgm.bench import FIRM_CODE, Bench
+from tests.drivers.samples import CONTAINER_KEY, SIGNING, demo_container
+
+
+def dongle(number: int = 1) -> Firmware:
+    """Return an empty dongle."""
+    empty = Container(container_id(3, number), ContainerKind.HARDWARE)
+    flash = MemoryFlash()
+    program(flash, image.encode(empty, signing=SigningKeys(CONTAINER_KEY)))
+    return Firmware(Chip(flash, CONTAINER_KEY))
+
+
+@pytest.fixture
+def bus(monkeypatch: pytest.MonkeyPatch) -> InProcessBackend:
+    """Return the bus that the tool sees, with nothing plugged in."""
+    bus = InProcessBackend()
+    monkeypatch.setattr(containers, "UsbDriver", partial(UsbDriver, backend=bus))
+    return bus
+
+
+USB = ("--usb",)
+
+
+def test_a_dongle_is_programmed(bench: Bench, bus: InProcessBackend) -> None:
+    """Enrolled, programmed, asked for a request, updated and listed, as a virtual container is."""
+    firmware = dongle()
+    bus.plug(firmware)
+    bench.done("keygen", "--firm-code", str(FIRM_CODE), "--key", "licensor.key")
+    assert bench.done("enroll", *USB, "--ledger", "ledger.json")["kind"] == "hardware"
+    bench.program("item", "--item", "1", "--product-code", "14", where=USB)
+    bench.done("request", *USB, "--out", "a.request")
+    bench.program("item", "--item", "2", "--product-code", "15", where=("--request", "a.request", "--update", "a"))
+    bench.done("apply", *USB, "--update", "a")
+    assert bench.done("list", *USB)["container"]["kind"] == "hardware"
+    with containers.opened_dongle() as device:
+        found = image.decode(device.read(), bench.trust)
+    assert found.firm_items[0].products == (ProductItem(1, 14), ProductItem(2, 15))
+
+
+def test_exactly_one_dongle_is_meant(bench: Bench, bus: InProcessBackend) -> None:
+    """None, or two: the tool does not guess."""
+    assert "No dongle is plugged in" in bench.refused("list", *USB)
+    bus.plug(dongle(1))
+    bus.plug(dongle(2))
+    assert "2 dongles are plugged in" in bench.refused("list", *USB)
+
+
+def test_a_dongle_without_a_key_is_not_enrolled(bench: Bench, bus: InProcessBackend) -> None:
+    """Nobody could tell it from a copy."""
+    bus.plug(Firmware(Memory(image.encode(demo_container()))))
+    bench.refused("enroll", *USB, "--ledger", "ledger.json")
+    assert bench.done("list", *USB)["container"]["public_key"] is None
+    assert bench.run("list", *USB) == 0
+    assert "without a key" in bench.out
+    assert not bench.files()
+
+
+def test_a_dongle_that_has_not_the_key_it_shows_is_not_enrolled(bench: Bench, bus: InProcessBackend) -> None:
+    """It must sign before it is believed: an image can be copied, a key cannot."""
+    flash = MemoryFlash()
+    program(flash, image.encode(demo_container(), signing=SIGNING))
+
+    class Copied(Chip):
+        def _sign(self, purpose: int, body: bytes) -> bytes:
+            return bytes(64) + super()._sign(purpose, body)[64:]
+
+    bus.plug(Firmware(Copied(flash, CONTAINER_KEY)))
+    assert "signature is not that of its key" in bench.refused("enroll", *USB, "--ledger", "ledger.json")
+    assert not bench.files()

@@ -1,0 +1,118 @@
+"""What time does to live accesses: they end on the second, or move, some at a time."""
+
+from __future__ import annotations
+
+from cmserverd.core import changes as c
+from drivers.container import Allowance
+from protocol.errors import ErrorNumber
+from tests.core.scene import START, STATION_SHARE, Scene, booked, container, item, place
+
+
+def test_an_access_ends_on_the_second_its_license_expires() -> None:
+    """Not before; with 35, which its handle goes on answering. A usage period that is over is 71."""
+    scene = Scene(container(item(1, 9, expiration=START + 9), item(2, 9, product=15, usage=Allowance(20))))
+    session = scene.session()
+    held, used = scene.access(session), scene.access(session, product=15)
+    scene.engine.consumed(booked(used).license.id, 0, START)
+    scene.pass_time(8)
+    assert (scene.engine.due(), set(scene.table.accesses)) == (START + 9, {held.handle, used.handle})
+    scene.pass_time(1)
+    assert (scene.gone(held).number, scene.gone(held).cause) == (ErrorNumber.EXPIRATION_OVERRUN, "expired")
+    assert scene.refused(session).number is ErrorNumber.EXPIRATION_OVERRUN
+    assert (scene.engine.due(), set(scene.table.accesses)) == (START + 20, {used.handle})
+    scene.pass_time(11)
+    assert (scene.gone(used).number, scene.gone(used).cause) == (ErrorNumber.USAGE_PERIOD_OVERRUN, "usage_over")
+    assert scene.engine.due() is None
+
+
+def test_an_access_moves_to_another_license_that_is_valid() -> None:
+    """With its handle; who finds no unit ends. What has expired too is no refuge."""
+    scene = Scene(container(item(1, 9, expiration=START + 1), item(2, 9, expiration=START + 1), item(3, 1)))
+    session = scene.session()
+    first, second = scene.access(session, item=None), scene.access(scene.session("other"))
+    scene.pass_time(1)
+    assert place(first) == ("3-1", 3)
+    assert scene.gone(second).cause == "expired"
+
+
+def test_a_forced_access_stays_when_its_license_expires() -> None:
+    """Those that share its allocation go all the same."""
+    scene = Scene(container(item(1, 9, expiration=START + 1)))
+    session = scene.session()
+    forced, plain = scene.access(session, STATION_SHARE, force=True), scene.access(session, STATION_SHARE)
+    alone = scene.access(scene.session("other"), force=True)
+    scene.pass_time(1)
+    assert set(scene.table.accesses) == {forced.handle, alone.handle}
+    assert scene.gone(plain).cause == "expired"
+    assert (scene.used(), scene.engine.due()) == (2, None)
+
+
+def test_so_many_allocations_end_at_a_time() -> None:
+    """No more than asked for in one passage, licenses and lingering ones included, until all that is due is done."""
+    scene = Scene(
+        container(
+            *(item(number, 9, expiration=START + 1) for number in range(1, 5)),
+            item(5, 9, product=15, linger=1),
+        )
+    )
+    session = scene.session()
+    for number in (1, 1, 1, 1, 1, 3, 3):
+        scene.access(session, item=number)
+    for held in [scene.access(session, product=15) for _ in range(3)]:
+        scene.lingered(held)
+    scene.now += 1
+    passages = 1
+    while scene.engine.advance(2):
+        passages += 1
+    assert all(len(record.changes) <= 2 for record in scene.records[-passages:])
+    done = [type(change) for record in scene.records[-passages:] for change in record.changes]
+    assert sorted(kind.__name__ for kind in done) == ["Expired"] * 4 + ["Freed"] * 7 + ["Lapsed"] * 3
+    assert not scene.table.accesses
+    assert scene.engine.due() is None
+
+
+def test_what_lapses_makes_room_for_what_expires() -> None:
+    """In the same second: the unit that lingered takes who had to leave."""
+    scene = Scene(container(item(1, 1, expiration=START + 5), item(2, 1, linger=5)))
+    other = scene.session("other")
+    held = scene.access(scene.session())
+    scene.lingered(scene.access(other))
+    scene.pass_time(5)
+    assert place(held) == ("3-1", 2)
+
+
+def test_an_extended_license_ends_at_its_new_end() -> None:
+    """What was programmed last counts; an end that is taken away never comes."""
+    scene = Scene(container(item(expiration=START + 5)))
+    held = scene.access(scene.session())
+    scene.engine.plug(container(item(expiration=START + 9)))
+    scene.pass_time(5)
+    assert (scene.engine.due(), held.handle in scene.table.accesses) == (START + 9, True)
+    scene.engine.plug(container(item()))
+    scene.pass_time(9)
+    assert (scene.engine.due(), held.handle in scene.table.accesses) == (None, True)
+    scene.engine.plug(container(item(expiration=START)))  # it was over before it was known
+    scene.pass_time(0)
+    assert scene.gone(held).cause == "expired"
+
+
+def test_behaviour_21_a_clock_that_is_set_back_brings_nothing_back() -> None:
+    """Set forward it ends what expires by then; set right again, what has expired stays expired."""
+    scene = Scene(container(item(expiration=START + 100)))
+    session = scene.session()
+    held = scene.access(session)
+    scene.pass_time(1_000)
+    assert scene.gone(held).cause == "expired"
+    scene.pass_time(-2_000)
+    assert scene.refused(session).number is ErrorNumber.EXPIRATION_OVERRUN
+    assert scene.engine.clock.now() == START + 1_000
+
+
+def test_nothing_due_changes_nothing() -> None:
+    """A look too early is no passage."""
+    scene = Scene(container(item(expiration=START + 5, linger=9)))
+    scene.lingered(scene.access(scene.session()))
+    position = scene.engine.position
+    assert not scene.engine.advance(9)
+    assert scene.engine.position == position
+    assert not any(isinstance(change, c.Expired | c.Lapsed) for change in scene.changes)

@@ -1,0 +1,172 @@
+"""A container's answer to a challenge, through the real USB driver: what it proves, what it counts, what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from msgspec.structs import replace
+from trio.testing import MockClock
+
+from drivers import image, keys
+from drivers.chip.chip import Chip
+from drivers.chip.flash import MemoryFlash, program
+from drivers.container import Allowance, Container, ContainerKind, FirmItem, ProductItem, container_id
+from drivers.image import SigningKeys
+from drivers.trust import Trust
+from drivers.usb.backend import InProcessBackend
+from drivers.usb.driver import UsbDriver, UsbOptions
+from drivers.usb.firmware import Firmware
+from protocol import messages as m
+from protocol import proof
+from protocol.errors import ErrorNumber, LicenseError
+from protocol.terms import AccessMode, HandleKind
+from tests.daemon.harness import FIRM, AsyncClient, number_of, rig, until
+from tests.daemon.plugs import POLL, Bench, FakeDriver, watching
+
+LICENSOR = keys.generate()
+PUBLIC = keys.public_of(LICENSOR)
+PLAIN, UNITS, USAGE = 14, 15, 16
+
+
+def container(kind: ContainerKind = ContainerKind.HARDWARE) -> Container:
+    """Return a container with a plain product, one that counts ten units, and one that is valid for a day of use."""
+    items = (
+        ProductItem(1, PLAIN, "Plain", 9),
+        ProductItem(2, UNITS, "Units", 9, units=Allowance(10)),
+        ProductItem(3, USAGE, "Usage", 9, usage=Allowance(86_400)),
+    )
+    return Container(container_id(3, 7), kind, "Signed", (FirmItem(FIRM, "Chart Works", 4, items),))
+
+
+class Stick:
+    """A dongle, and where it is plugged in."""
+
+    def __init__(self, contents: Container | None = None) -> None:
+        self.bus = InProcessBackend()
+        private = keys.generate()
+        flash = MemoryFlash()
+        program(flash, image.encode(contents or container(), signing=SigningKeys(private, {FIRM: LICENSOR})))
+        self.firmware = Firmware(Chip(flash, private))
+        self.address = self.bus.plug(self.firmware)
+
+
+@asynccontextmanager
+async def plugged(clock: MockClock, stick: Stick) -> AsyncGenerator[tuple[Bench, AsyncClient]]:
+    """Serve the dongle's licenses; give a client that has greeted."""
+    usb = UsbDriver(UsbOptions(), trio.from_thread.check_cancelled, backend=stick.bus)
+    trust = Trust({FIRM: PUBLIC})
+    async with watching(clock, FakeDriver(), ("usb", usb), grace=1_000_000, trust=trust) as bench:
+        await until(lambda: bench.containers() == {"3-7": True})
+        async with rig(bench.service) as connections:
+            yield bench, await connections.client()
+
+
+def entry(product_code: int, **options: object) -> m.Access:
+    """Return a request for an access."""
+    key = m.AccessKey(next(_KEYS).to_bytes(16, "big"))
+    return replace(m.Access(key, FIRM, product_code, AccessMode.USER_LIMIT), **options)
+
+
+def _numbers() -> Iterator[int]:
+    yield from range(1, 10_000)
+
+
+_KEYS = _numbers()
+
+
+async def refused(client: AsyncClient, request: m.Params) -> int:
+    """Return the number with which a request is refused."""
+    with pytest.raises(LicenseError) as refusal:
+        await client.ask(request)
+    return number_of(refusal.value)
+
+
+async def test_an_answer_proves_the_license(mock_clock: MockClock) -> None:
+    """The chain holds from the licensor's key to the nonce; with another key, or for another question, it does not."""
+    async with plugged(mock_clock, Stick()) as (bench, client):
+        asked = entry(PLAIN)
+        granted = await client.ask(asked)
+        question = proof.challenge(granted.handle, 0, None, None)
+        answer = await client.ask(question)
+        proven = proof.check(answer, question, asked, PUBLIC)
+        now = bench.engine.clock.now()
+        assert (proven.container, proven.item, proven.update_counter) == ("3-7", 1, 4)
+        assert now - 5 <= proven.time <= now
+        assert (answer.units_left, answer.usage_start) == (None, 0)
+        for licensor, about, access in (
+            (keys.public_of(keys.generate()), question, asked),
+            (PUBLIC, replace(question, nonce=bytes(32)), asked),
+            (PUBLIC, replace(question, handle=99), asked),
+            (PUBLIC, question, replace(asked, product_code=UNITS)),
+        ):
+            with pytest.raises(LicenseError) as broken:
+                proof.check(answer, about, access, licensor)
+            assert broken.value.number == ErrorNumber.VERIFY_FAILED
+
+
+async def test_units_are_taken_once_for_each_key(mock_clock: MockClock) -> None:
+    """All or none; the listing follows; at the end 32, and more than the rest is 33 (behaviour 19)."""
+    async with plugged(mock_clock, Stick()) as (bench, client):
+        handle = (await client.ask(entry(UNITS))).handle
+        first = m.AccessKey(b"1" * 16)
+        for _ in range(2):
+            assert (await client.ask(m.Crypt(handle, b"n" * 16, 4, first))).units_left == 6
+        assert await refused(client, m.Crypt(handle, b"n" * 16, 7, m.AccessKey(b"2" * 16))) == 33
+        assert (await client.ask(m.Crypt(handle, b"n" * 16, 6, m.AccessKey(b"3" * 16)))).units_left == 0
+        assert await refused(client, m.Crypt(handle, b"n" * 16, 1, m.AccessKey(b"4" * 16))) == 32
+        assert (await client.ask(m.Crypt(handle, b"n" * 16, 6, m.AccessKey(b"3" * 16)))).units_left == 0
+        assert (await client.ask(m.Crypt(handle, b"n" * 16))).units_left == 0
+        assert await refused(client, entry(UNITS)) == 32
+        (counted,) = [one for one in bench.engine.table.licenses.values() if one.id.item == 2]
+        assert counted.item.units_used == 10
+
+
+async def test_behaviour_20_a_usage_period_starts_with_the_first_use(mock_clock: MockClock) -> None:
+    """Not with the access; and only the first use starts it."""
+    async with plugged(mock_clock, Stick()) as (bench, client):
+        handle = (await client.ask(entry(USAGE))).handle
+        (counted,) = [one for one in bench.engine.table.licenses.values() if one.id.item == 3]
+        assert counted.item.usage_start == 0
+        started = (await client.ask(m.Crypt(handle, b"n" * 16))).usage_start
+        assert abs(started - bench.engine.clock.now()) <= 5
+        assert counted.item.usage_start == started
+        assert (await client.ask(m.Crypt(handle, b"m" * 16))).usage_start == started
+
+
+async def test_what_a_use_may_not_be(mock_clock: MockClock) -> None:
+    """Each refusal has its number, and nothing was taken."""
+    async with plugged(mock_clock, Stick()) as (_, client):
+        plain, units = [(await client.ask(entry(code))).handle for code in (PLAIN, UNITS)]
+        box = (await client.ask(entry(0, firm_code=0, kind=HandleKind.CONTAINER))).handle
+        key = m.AccessKey(b"k" * 16)
+        nonce = b"n" * 16
+        assert await refused(client, m.Crypt(99, nonce)) == ErrorNumber.INVALID_HANDLE
+        assert await refused(client, m.Crypt(box, nonce)) == ErrorNumber.WRONG_HANDLE_TYPE
+        assert await refused(client, m.Crypt(plain, nonce, 1, key)) == ErrorNumber.UNIT_COUNTER_MISSING
+        assert await refused(client, m.Crypt(units, nonce, 1)) == ErrorNumber.INVALID_PARAMETER
+        exclusive = m.Crypt(units, nonce, 1, key, AccessMode.EXCLUSIVE)
+        assert await refused(client, exclusive) == ErrorNumber.ACCESS_MODE_MISMATCH
+        assert await refused(client, m.Crypt(units, b"n" * 15)) == ErrorNumber.INVALID_PARAMETER
+        assert (await client.ask(m.Crypt(units, nonce, 1, m.AccessKey(b"l" * 16)))).units_left == 9
+
+
+async def test_a_container_that_is_away_does_not_answer(mock_clock: MockClock) -> None:
+    """The handle stands for the grace; the proof is to be had when the container is back."""
+    stick = Stick()
+    async with plugged(mock_clock, stick) as (bench, client):
+        handle = (await client.ask(entry(PLAIN))).handle
+        stick.bus.unplug(stick.address)
+
+        def seen(*, present: bool) -> bool:
+            mock_clock.jump(POLL)
+            return bench.containers() == {"3-7": present}
+
+        await until(lambda: seen(present=False))
+        assert await refused(client, m.Crypt(handle, b"n" * 16)) == ErrorNumber.BOX_LOST
+        await client.ask(m.Info(handle))
+        stick.bus.plug(stick.firmware)
+        await until(lambda: seen(present=True))
+        await client.ask(m.Crypt(handle, b"n" * 16))

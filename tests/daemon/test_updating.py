@@ -1,0 +1,107 @@
+"""Request files and updates over the control socket, through the real USB driver, with clients at work."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+from structlog.testing import capture_logs
+from trio.testing import MockClock
+
+from drivers import keys, request, update
+from drivers.container import FirmItem, ProductItem
+from drivers.firm_item import Owner
+from protocol import messages as m
+from protocol.errors import ErrorNumber, LicenseError
+from tests.daemon.harness import CONTROL, FIRM, AsyncClient, number_of, rig
+from tests.daemon.plugs import Bench
+from tests.daemon.test_crypt import LICENSOR, PLAIN, Stick, container, entry, plugged
+
+
+def owner(bench: Bench) -> Owner:
+    """Return whom an update has to be for."""
+    (opened,) = bench.service.devices
+    return opened.image.owner
+
+
+def firm_item(counter: int, quantity: int = 9) -> FirmItem:
+    """Return the firm item with another quantity of its plain product, and without the other two."""
+    (present,) = container().firm_items
+    return replace(present, update_counter=counter, products=(ProductItem(1, PLAIN, "Plain", quantity),))
+
+
+async def refused(client: AsyncClient, octets: bytes) -> int:
+    """Return the number with which an update is refused."""
+    with pytest.raises(LicenseError) as refusal:
+        await client.ask(m.Import(octets))
+    return number_of(refusal.value)
+
+
+async def test_an_update_changes_what_is_served(mock_clock: MockClock) -> None:
+    """Accesses go on where the new contents serve them, and end with an event where not; the log has who did it."""
+    async with plugged(mock_clock, Stick()) as (bench, client), rig(bench.service) as connections:
+        operator = await connections.client(peer=CONTROL)
+        handles = [(await client.ask(entry(PLAIN))).handle for _ in range(2)]
+        octets = update.encode_firm(owner(bench), firm_item(5, quantity=1), update.ANY, LICENSOR)
+        with capture_logs() as said:
+            applied = await operator.ask(m.Import(octets))
+        assert (applied.container, applied.firm_code, applied.update_counter) == ("3-7", FIRM, 5)
+        assert [handle in bench.engine.table.accesses for handle in handles] == [True, False]
+        assert [line["by"] for line in said if line["event"] == "update applied"] == [CONTROL.address]
+        assert await refused(operator, octets) == ErrorNumber.UPDATE_TOO_OLD
+        with pytest.raises(LicenseError) as full:
+            await client.ask(entry(PLAIN))
+        assert number_of(full.value) == ErrorNumber.NO_MORE_LICENSES
+        await client.ask(m.Crypt(handles[0], b"n" * 16))
+
+
+async def test_what_no_update_may_be(mock_clock: MockClock) -> None:
+    """Each refusal has its number, and what is in service stays as it is."""
+    stranger = keys.generate()
+    async with plugged(mock_clock, Stick()) as (bench, client), rig(bench.service) as connections:
+        operator = await connections.client(peer=CONTROL)
+        here = owner(bench)
+        handle = (await client.ask(entry(PLAIN))).handle
+        good = update.encode_firm(here, firm_item(5, quantity=1), update.ANY, LICENSOR)
+        assert await refused(operator, good[:-1]) == ErrorNumber.UPDATE_FAILED
+        assert await refused(operator, bytes(65_536)) == ErrorNumber.UPDATE_FAILED
+        elsewhere = replace(here, serial=8)
+        foreign = update.encode_firm(elsewhere, firm_item(5), update.ANY, LICENSOR)
+        assert await refused(operator, foreign) == ErrorNumber.BOX_NOT_FOUND
+        forged = update.encode_firm(here, firm_item(5), update.ANY, stranger)
+        assert await refused(operator, forged) == ErrorNumber.VALIDATION_FAILED
+        unknown = update.encode_firm(here, replace(firm_item(1), firm_code=77), update.ANY, stranger)
+        assert await refused(operator, unknown) == ErrorNumber.FIRM_ITEM_INVALID
+        skipping = update.encode_firm(here, firm_item(9), 8, LICENSOR)
+        assert await refused(operator, skipping) == ErrorNumber.UPDATE_TOO_NEW
+        assert await refused(operator, update.encode_firm(here, firm_item(4), update.ANY, LICENSOR)) == 229
+        assert (await client.ask(m.Info(handle))).entry is not None
+        assert {counted.item.quantity for counted in bench.engine.table.licenses.values()} == {9}
+
+
+async def test_a_request_file_is_what_the_licensor_can_believe(mock_clock: MockClock) -> None:
+    """It has the container's image, signed by the container; of a container that is not there, there is none."""
+    async with plugged(mock_clock, Stick()) as (bench, _), rig(bench.service) as connections:
+        operator = await connections.client(peer=CONTROL)
+        found = request.decode((await operator.ask(m.Context("3-7"))).request)
+        assert found.image.owner == owner(bench)
+        assert not any(found.image.state.nonce)
+        with pytest.raises(LicenseError) as refusal:
+            await operator.ask(m.Context("3-8"))
+        assert number_of(refusal.value) == ErrorNumber.BOX_LOST
+
+
+async def test_a_certified_time_sets_the_license_time_back(mock_clock: MockClock) -> None:
+    """The only thing that does; the answer to one request counts once."""
+    async with plugged(mock_clock, Stick()) as (bench, _), rig(bench.service) as connections:
+        operator = await connections.client(peer=CONTROL)
+        clock = bench.engine.clock
+        right = clock.now()
+        clock.raise_to(right + 1_000_000)  # the machine's clock was wrong for a while
+        clock._last = 0
+        (opened,) = bench.service.devices
+        await opened.ask(lambda device: device.time(right + 1_000_000))
+        asked = request.decode((await operator.ask(m.Context("3-7", time=True))).request)
+        answer = update.encode_time(asked.image.owner, asked.image.state.nonce, right, LICENSOR)
+        assert abs((await operator.ask(m.Import(answer))).time - right) <= 5
+        assert abs(clock.now() - right) <= 5
+        assert await refused(operator, answer) == ErrorNumber.UPDATE_TOO_OLD

@@ -1,0 +1,131 @@
+"""Power cuts: after whatever write, and in the midst of it, the old or the new image is there, receipts included."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from drivers import update
+from drivers.chip.chip import Chip
+from drivers.chip.flash import ONE_BANK
+from drivers.container import Allowance, FirmItem, ProductItem
+from drivers.image import Image
+from tests.drivers.chips import FIRM, NOW, PLAIN, TORN, Flash, PowerCut, chip_on, flash_of, item, parsed
+from tests.drivers.samples import FIRM_CODE, LICENSOR_KEY, OWNER
+
+CONSUME, APPLY, TIME, NONCE = 17, 18, 19, 20
+OK, UPDATE_TOO_OLD = 0, 11
+
+
+def use(key: int, delta: int) -> bytes:
+    """Return the payload of CONSUME for the item with ten units."""
+    return struct.pack("<16sIIIq", key.to_bytes(16, "big"), FIRM_CODE, 2, delta, NOW)
+
+
+NEW_FIRM = FirmItem(FIRM_CODE, "Chart Works", 8, (PLAIN, ProductItem(2, 15, "Reports", units=Allowance(100, 1))))
+UPDATE = update.encode_firm(OWNER, NEW_FIRM, 7, LICENSOR_KEY)
+LONG = update.encode_firm(
+    OWNER, FirmItem(FIRM_CODE, "", 8, tuple(ProductItem(n, n, "x" * 200) for n in range(1, 200))), 7, LICENSOR_KEY
+)
+
+
+def apply(octets: bytes) -> Callable[[Chip], int]:
+    """Return what applies an update, piece by piece."""
+
+    def run(chip: Chip) -> int:
+        status = OK
+        for at in range(0, len(octets), 4088):
+            status, _ = chip.answer(APPLY, struct.pack("<II", at, len(octets)) + octets[at : at + 4088])
+        return status
+
+    return run
+
+
+CHANGES: dict[str, Callable[[Chip], int]] = {
+    "a use": lambda chip: chip.answer(CONSUME, use(9, 3))[0],
+    "an update": apply(UPDATE),
+    "a long update": apply(LONG),
+    "a later time": lambda chip: chip.answer(TIME, struct.pack("<q", NOW + 5))[0],
+    "a nonce": lambda chip: chip.answer(NONCE, b"")[0],
+}
+
+
+def used_flash(uses: int) -> Flash:
+    """Return a flash whose chip has counted already, so that either slot may be in force."""
+    flash = flash_of()
+    chip = chip_on(flash)
+    for key in range(1, uses + 1):
+        assert chip.answer(CONSUME, use(key, 1))[0] == OK
+    flash.writes = 0
+    return flash
+
+
+def essence(left: Image) -> tuple[object, ...]:
+    """Return all that an image says, except for its nonce, which is another one each time."""
+    state = left.state
+    return state.sequence, state.items, state.receipts, state.time_floor, bool(any(state.nonce)), left.container
+
+
+@pytest.mark.parametrize("uses", [0, 1, 2])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_cut_leaves_the_old_or_the_new_image(change: Callable[[Chip], int], uses: int) -> None:
+    """At every write, and wherever in it; and what was cut can be done again."""
+    whole = used_flash(uses)
+    before = parsed(chip_on(whole.copy()))
+    chip = chip_on(whole)
+    assert change(chip) == OK
+    after = parsed(chip)
+    assert parsed(chip_on(whole)) == after != before
+    for point in range(whole.writes):
+        for torn in TORN:
+            flash = used_flash(uses)
+            flash.left, flash.torn = point, torn
+            with pytest.raises(PowerCut):
+                change(chip_on(flash))
+            again = chip_on(flash.copy())
+            assert essence(parsed(again)) in (essence(before), essence(after))
+            assert change(again) in {OK, UPDATE_TOO_OLD}
+            assert essence(parsed(again))[1:] == essence(after)[1:]
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_an_unanswered_use_is_taken_at_most_once_and_a_repeated_key_never_twice(torn: int) -> None:
+    """The host asks again with the same key after the cut, and again: three units are gone, not six."""
+    flash = used_flash(1)
+    flash.left, flash.torn = 0, torn
+    with pytest.raises(PowerCut):
+        chip_on(flash).answer(CONSUME, use(9, 3))
+    chip = chip_on(flash.copy())
+    assert item(chip, 2).units_used in {1, 4}
+    for _ in range(3):
+        assert chip.answer(CONSUME, use(9, 3)) == (OK, struct.pack("<Iq", 6, 0))
+        assert item(chip, 2).units_used == 4
+
+
+def test_cuts_one_after_the_other() -> None:
+    """A chip that is cut in every update still comes to the end, whatever the other bank holds by then."""
+    flash = used_flash(2)
+    for point in range(ONE_BANK * 3):
+        flash.left = point % 6
+        try:
+            change = apply(LONG)
+            change(chip_on(flash))
+        except PowerCut:
+            flash = flash.copy()
+    flash.left = -1
+    chip = chip_on(flash)
+    assert apply(LONG)(chip) in {OK, UPDATE_TOO_OLD}
+    assert len(parsed(chip).container.firm_items[0].products) == 199
+
+
+def test_damage_to_the_bank_in_force_leaves_the_other() -> None:
+    """A head or a firm item that went bad in the flash: the image before the update is there."""
+    for sector in (ONE_BANK, ONE_BANK + 3):
+        flash = flash_of()
+        assert apply(UPDATE)(chip_on(flash)) == OK
+        octets = bytearray(flash.read(sector))
+        octets[10] ^= 1
+        flash.write(sector, bytes(octets))
+        assert parsed(chip_on(flash)).container.firm_items[0].update_counter == FIRM.update_counter

@@ -1,0 +1,200 @@
+"""Virtual containers that sign and count: a chip in a file, its key beside it, and one opener at a time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from drivers import cmc, image, keys
+from drivers.checks import check_driver
+from drivers.chip.flash import SECTOR, FileFlash
+from drivers.container import Allowance, Container, ContainerKind, FirmItem, ProductItem, container_id
+from drivers.driver import (
+    Busy,
+    Device,
+    Dongle,
+    DriverError,
+    Faulty,
+    NoPermission,
+    Purpose,
+    Used,
+    Vanished,
+    never_cancelled,
+)
+from drivers.image import SigningKeys
+from drivers.virtual import VirtualDriver, VirtualOptions
+from tests.drivers.chips import NOW
+from tests.drivers.samples import CONTAINER_KEY, FIRM_CODE, SIGNING, STRANGER_KEY, TRUST, demo_container
+
+REPORTS = ProductItem(1, 15, "Reports", units=Allowance(10))
+TRIAL = Container(container_id(3, 7), ContainerKind.VIRTUAL, "Trial", (FirmItem(FIRM_CODE, "", 1, (REPORTS,)),))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return where a container was made."""
+    cmc.create(tmp_path / "trial.cmc", TRIAL, SIGNING)
+    return tmp_path / "trial.cmc"
+
+
+def make(path: Path) -> VirtualDriver:
+    """Return a driver for this file, made as the daemon makes it."""
+    return VirtualDriver(VirtualOptions(files=(str(path),)), never_cancelled)
+
+
+def only(driver: VirtualDriver) -> Dongle:
+    """Return the one dongle that a scan finds."""
+    (dongle,) = driver.scan()
+    return dongle
+
+
+def take(device: Device, number: int) -> Used:
+    """Take one unit."""
+    return device.consume(FIRM_CODE, 1, 1, bytes([number] * 16), NOW)
+
+
+def test_it_conforms(path: Path, tmp_path: Path) -> None:
+    """It does what the daemon relies on in every driver, signing and counting included."""
+    aside = tmp_path / "aside"
+    path.rename(aside)
+
+    def plug() -> None:
+        aside.rename(path)
+
+    def unplug() -> None:
+        path.rename(aside)
+
+    spend = (FIRM_CODE, 1)
+    check_driver(lambda: make(path), plug, unplug, kind=ContainerKind.VIRTUAL, tells_replug=False, spend=spend)
+
+
+def test_what_was_counted_stays(path: Path) -> None:
+    """Close, open, another process: the units are gone, the keys are known, the signature is the container's."""
+    for number in (1, 2, 1, 3):
+        driver = make(path)
+        device = driver.open(only(driver))
+        take(device, number)
+        device.close()
+    device = make(path).open(only(make(path)))
+    parsed = image.parse(device.read(), TRUST)
+    (firm,) = parsed.container.firm_items
+    assert (firm.unusable, firm.products[0].units_used, parsed.state.time_floor) == ("", 3, NOW)
+    signed = device.sign(Purpose.PRESENCE, bytes(32))
+    assert keys.verify(keys.public_of(CONTAINER_KEY), signed.signature, signed.message)
+    device.close()
+
+
+def test_one_opener_at_a_time(path: Path) -> None:
+    """Two that count in one file would each undo the other's counts."""
+    first, second = make(path), make(path)
+    device = first.open(only(first))
+    with pytest.raises(Busy, match="Another process has the virtual container"):
+        second.open(only(second))
+    assert only(second) == only(first)
+    device.close()
+    second.open(only(second)).close()
+
+
+def test_another_file_in_its_place_is_another_plug(path: Path, tmp_path: Path) -> None:
+    """The device that was open before has vanished, though its file lives on."""
+    driver = make(path)
+    before = only(driver)
+    device = driver.open(before)
+    cmc.create(tmp_path / "new.cmc", TRIAL, SigningKeys(STRANGER_KEY, SIGNING.licensors))
+    (tmp_path / "new.cmc").rename(path)
+    (tmp_path / "new.key").rename(path.with_suffix(".key"))
+    after = only(driver)
+    assert after != before
+    with pytest.raises(Vanished):
+        take(device, 1)
+    with pytest.raises(Vanished):
+        driver.open(before)
+    device.close()
+    driver.open(after).close()
+
+
+def test_a_cut_in_the_midst_of_a_write(path: Path) -> None:
+    """A slot that is half written leaves the one before, as in a dongle."""
+    device = make(path).open(only(make(path)))
+    take(device, 1)
+    device.close()
+    descriptor = os.open(path, os.O_RDWR)
+    slot = FileFlash(descriptor).read(2)
+    os.pwrite(descriptor, bytes(100), 2 * SECTOR)
+    os.close(descriptor)
+    device = make(path).open(only(make(path)))
+    assert any(slot)
+    assert take(device, 1) == Used(9, 0)
+    assert take(device, 1) == Used(9, 0)
+    device.close()
+
+
+@pytest.mark.parametrize("octets", [b"", b"x" * 100, bytes(SECTOR * 34), b"\xff" * SECTOR * 34, bytes(SECTOR * 35)])
+def test_a_damaged_file_is_told_at_open(path: Path, octets: bytes) -> None:
+    """It shows in a scan, and opening it says what to do; nothing stays locked."""
+    path.write_bytes(octets)
+    driver = make(path)
+    with pytest.raises(Faulty, match="put back"):
+        driver.open(only(driver))
+
+
+def test_a_key_that_is_missing_another_s_or_readable(path: Path) -> None:
+    """Each has its sentence."""
+    key = path.with_suffix(".key")
+    key.chmod(0o644)
+    with pytest.raises(NoPermission, match="chmod 600"):
+        make(path).open(only(make(path)))
+    key.unlink()
+    with pytest.raises(Faulty, match=r"trial\.key cannot be read"):
+        make(path).open(only(make(path)))
+    keys.write(key, STRANGER_KEY)
+    with pytest.raises(Faulty, match="the key beside it is another one's"):
+        make(path).open(only(make(path)))
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    """A directory or a pipe is told, and does not block."""
+    for name, make_it in (("a.cmc", os.mkdir), ("b.cmc", os.mkfifo)):
+        make_it(tmp_path / name)
+        driver = make(tmp_path / name)
+        with pytest.raises(Faulty):
+            driver.open(only(driver))
+
+
+def test_a_disk_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that is refused is a sentence, and nothing is taken."""
+    device = make(path).open(only(make(path)))
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        with pytest.raises(Faulty, match="cannot be used: No space left on device"):
+            take(device, 1)
+    assert take(device, 1) == Used(9, 0)
+    device.close()
+    with pytest.raises(DriverError, match="closed"):
+        take(device, 2)
+
+
+def test_making_one_overwrites_nothing(path: Path, tmp_path: Path) -> None:
+    """Neither the container nor a key; after a failure nothing is left behind."""
+    before = path.read_bytes()
+    with pytest.raises(DriverError, match="File exists"):
+        cmc.create(path, TRIAL, SIGNING)
+    assert path.read_bytes() == before
+    (tmp_path / "other.key").touch()
+    with pytest.raises(DriverError, match="File exists"):
+        cmc.create(tmp_path / "other.cmc", TRIAL, SIGNING)
+    assert not (tmp_path / "other.cmc").exists()
+    with pytest.raises(DriverError, match="make a virtual one"):
+        cmc.create(tmp_path / "hard.cmc", demo_container(), SIGNING)
+    with pytest.raises(DriverError, match="make a virtual one"):
+        cmc.create(tmp_path / "trial.toml", TRIAL, SIGNING)
+    large = Container(TRIAL.id, TRIAL.kind, "", tuple(FirmItem(n, "x" * 255) for n in range(1, 150)))
+    with pytest.raises(DriverError, match="the most is 65536"):
+        cmc.create(tmp_path / "large.cmc", large, SIGNING)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["other.key", "trial.cmc", "trial.key"]
