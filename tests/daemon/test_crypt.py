@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from drivers import image, keys
@@ -170,3 +172,39 @@ async def test_a_container_that_is_away_does_not_answer(mock_clock: MockClock) -
         stick.bus.plug(stick.firmware)
         await until(lambda: seen(present=True))
         await client.ask(m.Crypt(handle, b"n" * 16))
+
+
+def lose_the_key(stick: Stick) -> None:
+    """Let the dongle be a copy, made by somebody who could read all of it but the key."""
+    chip = stick.firmware._chip
+    assert isinstance(chip, Chip)
+    chip._key = Ed25519PrivateKey.generate()
+
+
+async def test_a_copy_without_the_key_is_no_container(mock_clock: MockClock) -> None:
+    """It is read, and has to sign: it cannot, so none of its licenses counts, and the log says why, once."""
+    stick = Stick()
+    lose_the_key(stick)
+    usb = UsbDriver(UsbOptions(), trio.from_thread.check_cancelled, backend=stick.bus)
+    with capture_logs() as said:
+        async with watching(mock_clock, FakeDriver(), ("usb", usb), trust=Trust({FIRM: PUBLIC})) as bench:
+            await until(lambda: "usb" in bench.looked)
+            assert not bench.containers()
+    (line,) = [line for line in said if line["log_level"] == "error"]
+    assert (line["event"], line["kind"]) == ("container cannot be used", "Faulty")
+
+
+async def test_a_container_proves_itself_again_and_again(mock_clock: MockClock) -> None:
+    """One whose place a copy has taken, unseen, is not believed any more: what is allocated has its grace."""
+    stick = Stick()
+    async with plugged(mock_clock, stick) as (bench, client):
+        handle = (await client.ask(entry(PLAIN))).handle
+        lose_the_key(stick)
+
+        def seen() -> bool:
+            mock_clock.jump(POLL)
+            return bench.containers() == {"3-7": False}
+
+        await until(seen)
+        await client.ask(m.Info(handle))
+        assert await refused(client, entry(PLAIN)) == ErrorNumber.BOX_LOST

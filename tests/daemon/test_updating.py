@@ -10,11 +10,12 @@ from trio.testing import MockClock
 from drivers import keys, request, update
 from drivers.container import FirmItem, ProductItem
 from drivers.firm_item import Owner
+from drivers.trust import Trust
 from protocol import messages as m
 from protocol.errors import ErrorNumber, LicenseError
 from tests.daemon.harness import CONTROL, FIRM, AsyncClient, number_of, rig
 from tests.daemon.plugs import Bench
-from tests.daemon.test_crypt import LICENSOR, PLAIN, Stick, container, entry, plugged
+from tests.daemon.test_crypt import LICENSOR, PLAIN, PUBLIC, Stick, container, entry, plugged
 
 
 def owner(bench: Bench) -> Owner:
@@ -69,6 +70,9 @@ async def test_what_no_update_may_be(mock_clock: MockClock) -> None:
         assert await refused(operator, foreign) == ErrorNumber.BOX_NOT_FOUND
         forged = update.encode_firm(here, firm_item(5), update.ANY, stranger)
         assert await refused(operator, forged) == ErrorNumber.VALIDATION_FAILED
+        bench.service.devices.trust = Trust({FIRM: PUBLIC, 88: PUBLIC})  # of 88 the container knows no licensor yet
+        usurped = update.encode_firm(here, replace(firm_item(1), firm_code=88), update.ANY, stranger)
+        assert await refused(operator, usurped) == ErrorNumber.VALIDATION_FAILED
         unknown = update.encode_firm(here, replace(firm_item(1), firm_code=77), update.ANY, stranger)
         assert await refused(operator, unknown) == ErrorNumber.FIRM_ITEM_INVALID
         skipping = update.encode_firm(here, firm_item(9), 8, LICENSOR)
