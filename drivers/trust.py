@@ -61,9 +61,6 @@ class Trust(Struct, frozen=True):
 NOBODY: Final = Trust()
 """Believes no licensor: enough for whoever wants to know the owner or the state."""
 
-EVERYBODY: Final = Trust(unsigned=range(2**32))
-"""Believes whatever a container says."""
-
 
 def _another_container(item: SealedItem, owner: Owner) -> str:
     if owner_of(item.octets) == owner:

@@ -28,8 +28,9 @@ from drivers.driver import (
     Vanished,
     never_cancelled,
 )
-from drivers.trust import EVERYBODY, Trust
+from drivers.trust import Trust
 from tests.daemon.harness import make_service, until
+from tests.drivers.samples import EVERYBODY
 
 
 @dataclass(eq=False)

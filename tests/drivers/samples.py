@@ -27,6 +27,9 @@ from drivers.firm_item import Owner
 from drivers.image import SLOT_LENGTH, SigningKeys
 from drivers.trust import Trust
 
+EVERYBODY = Trust(unsigned=range(2**32))
+"""Believes whatever a container says."""
+
 U32 = st.integers(0, 2**32 - 1)
 NUMBER = st.integers(1, 2**32 - 1)
 DATE = st.integers(EARLIEST, LATEST)

@@ -15,13 +15,12 @@ from drivers.chip.chip import Chip, Memory
 from drivers.chip.flash import MemoryFlash, program
 from drivers.container import DATA_LIMIT, ContainerKind
 from drivers.driver import Purpose, Signed, never_cancelled
-from drivers.trust import EVERYBODY
 from drivers.usb import demo_licensor, frames
 from drivers.usb.driver import PRODUCT_ID, VENDOR_ID, UsbOptions
 from drivers.usb.firmware import Firmware
 from drivers.virtual import VirtualOptions
 from drivers.wire import Command, Status
-from tests.drivers.samples import CONTAINER_KEY, LICENSOR_KEY, OWNER, SIGNING, demo_container
+from tests.drivers.samples import CONTAINER_KEY, EVERYBODY, LICENSOR_KEY, OWNER, SIGNING, demo_container
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "drivers.md").read_text()

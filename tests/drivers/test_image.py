@@ -15,8 +15,7 @@ from drivers.driver import Faulty, ImageError
 from drivers.image import IMAGE_LIMIT, SLOT_LENGTH
 from drivers.options import CRITICAL
 from drivers.state import ItemState, Loan, Receipt, State
-from drivers.trust import EVERYBODY
-from tests.drivers.samples import CHART_PROCESSING, CONTAINERS, demo_container, replace_once, reseal
+from tests.drivers.samples import CHART_PROCESSING, CONTAINERS, EVERYBODY, demo_container, replace_once, reseal
 
 DEMO = demo_container()
 ENCODED = image.encode(DEMO)

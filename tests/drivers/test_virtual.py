@@ -13,8 +13,8 @@ from drivers import description, image
 from drivers.checks import check_driver
 from drivers.container import ContainerKind
 from drivers.driver import Dongle, DriverError, Faulty, Purpose, Unsupported, Vanished, never_cancelled
-from drivers.trust import EVERYBODY
 from drivers.virtual import VirtualDriver, VirtualOptions
+from tests.drivers.samples import EVERYBODY
 
 ONE = 'id = "3-1"\ntext = "One"\n'
 TWO = '[[containers]]\nid = "3-1"\n[[containers]]\nid = "3-2"\n'

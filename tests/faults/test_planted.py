@@ -10,10 +10,10 @@ import pytest
 
 from drivers import image
 from drivers.driver import never_cancelled
-from drivers.trust import EVERYBODY
 from drivers.virtual import VirtualDriver, VirtualOptions
 from protocol.messages import Release
 from tests.daemon.harness import Talk, access, hello, make_service
+from tests.drivers.samples import EVERYBODY
 from tests.faults.planted import ROOT, Fault, all_faults
 
 FAULTS = all_faults()

@@ -26,11 +26,10 @@ from drivers.driver import (
     Vanished,
     never_cancelled,
 )
-from drivers.trust import EVERYBODY
 from drivers.usb.backend import InProcessBackend
 from drivers.usb.driver import UsbDriver, UsbOptions
 from drivers.usb.firmware import Firmware
-from tests.drivers.samples import LICENSOR_KEY, OWNER, demo_container
+from tests.drivers.samples import EVERYBODY, LICENSOR_KEY, OWNER, demo_container
 from tests.drivers.usb.dongles import (
     ACCESS_DENIED,
     IN_A_SANDBOX,
