@@ -6,7 +6,7 @@ of its own; grants are decided in memory and never ask a device.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
 import trio
@@ -80,9 +80,6 @@ class Devices:
         """A container is gone."""
         if self._open.get(opened.container) is opened:
             del self._open[opened.container]
-
-    def __iter__(self) -> Iterator[OpenDevice]:
-        return iter(tuple(self._open.values()))
 
     def find(self, container: ContainerId) -> OpenDevice:
         """Return a container's device. Raises Refused: 70 if it is not there."""

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
+from cmserverd.devices import OpenDevice
 from drivers import keys, request, update
 from drivers.container import FirmItem, ProductItem
 from drivers.firm_item import Owner
@@ -18,10 +19,14 @@ from tests.daemon.plugs import Bench
 from tests.daemon.test_crypt import LICENSOR, PLAIN, PUBLIC, Stick, container, entry, plugged
 
 
+def opened(bench: Bench) -> OpenDevice:
+    """Return the dongle's open device."""
+    return bench.service.devices.find(container().id)
+
+
 def owner(bench: Bench) -> Owner:
     """Return whom an update has to be for."""
-    (opened,) = bench.service.devices
-    return opened.image.owner
+    return opened(bench).image.owner
 
 
 def firm_item(counter: int, quantity: int = 9) -> FirmItem:
@@ -102,8 +107,7 @@ async def test_a_certified_time_sets_the_license_time_back(mock_clock: MockClock
         right = clock.now()
         clock.raise_to(right + 1_000_000)  # the machine's clock was wrong for a while
         clock._last = 0
-        (opened,) = bench.service.devices
-        await opened.ask(lambda device: device.time(right + 1_000_000))
+        await opened(bench).ask(lambda device: device.time(right + 1_000_000))
         asked = request.decode((await operator.ask(m.Context("3-7", time=True))).request)
         answer = update.encode_time(asked.image.owner, asked.image.state.nonce, right, LICENSOR)
         assert abs((await operator.ask(m.Import(answer))).time - right) <= 5
