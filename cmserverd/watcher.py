@@ -9,7 +9,7 @@ driver is somebody's plug-in: whatever it raises hurts its own containers, and n
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
@@ -152,7 +152,7 @@ class Watcher:
         except Exception as error:
             self._log.warning("driver hears of no plug any more; it looks at intervals", exc_info=error)
             self._hotplug = None
-            await self._close(hotplug.close)
+            await self._close(self._call(hotplug.close))
 
     async def _look(self) -> None:
         try:
@@ -178,7 +178,7 @@ class Watcher:
         self._site.devices.remove(gone)
         self._log.info("container pulled out", container=gone.container, place=dongle.text)
         self._absences.begin(gone.container)
-        await self._let_go(gone)
+        await self._close(gone.close())
 
     async def _check(self) -> None:
         """Have each container prove that it is still the one that was read, and keep the license time.
@@ -213,7 +213,7 @@ class Watcher:
         finally:
             if not taken:
                 with trio.CancelScope(shield=True):
-                    await self._close(device.close)
+                    await self._close(self._call(device.close))
 
     def _take(self, dongle: Dongle, opened: OpenDevice, floor: int) -> bool:
         contents = opened.image.container
@@ -258,20 +258,14 @@ class Watcher:
     async def _close_all(self) -> None:
         for opened in self._open.values():
             self._site.devices.remove(opened)
-            await self._let_go(opened)
+            await self._close(opened.close())
         if self._hotplug is not None:
-            await self._close(self._hotplug.close)
-        await self._close(self._driver.close)
+            await self._close(self._call(self._hotplug.close))
+        await self._close(self._call(self._driver.close))
 
-    async def _let_go(self, opened: OpenDevice) -> None:
+    async def _close(self, closing: Awaitable[None]) -> None:
         try:
-            await opened.close()
-        except DriverError as error:  # against the contract, but there is nothing to be done about it
-            self._log.warning("driver cannot close", reason=str(error), exc_info=_bug(error))
-
-    async def _close(self, function: Callable[[], None]) -> None:
-        try:
-            await self._call(function)
+            await closing
         except DriverError as error:  # against the contract, but there is nothing to be done about it
             self._log.warning("driver cannot close", reason=str(error), exc_info=_bug(error))
 
