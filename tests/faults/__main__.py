@@ -108,8 +108,16 @@ def _tests(copy: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _run(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # No bytecode: a fault of the same length, planted within the same second, would not be noticed.
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HYPOTHESIS_PROFILE": "gate"}
+    # No bytecode: a fault of the same length, planted within the same second, would not be noticed. Each copy has its
+    # own directory for temporary ones: pytest clears those of earlier runs away, and meets others that do the same.
+    temporary = copy.with_suffix(".tmp")
+    temporary.mkdir(exist_ok=True)
+    environment = {
+        **os.environ,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HYPOTHESIS_PROFILE": "gate",
+        "PYTEST_DEBUG_TEMPROOT": str(temporary),
+    }
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=copy,
