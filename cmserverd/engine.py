@@ -7,7 +7,7 @@ lock. Journal, log, metrics and events are listeners; rules and table know nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from msgspec import Struct
@@ -20,6 +20,7 @@ from cmserverd.core.table import Table
 from cmserverd.core.terms import Access, LicenseId, Session
 from drivers.container import Container, ContainerId
 from protocol import messages
+from protocol.errors import ErrorNumber
 from protocol.terms import Client, Station
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ FaultHandler = Callable[[Listener, Exception], None]
 class Engine:
     """Holds the table. `position` counts the passages that changed something or were refused.
 
+    `sealed` is why nobody gets anything new just now, if so: what is held stands, and can be let go of (decision 19).
     A listener that raises is taken off and reported to `on_fault`: watching never hurts a grant.
     """
 
@@ -55,6 +57,7 @@ class Engine:
         self.clock = clock
         self.position = 0
         self.limits = limits or rules.Limits()
+        self.sealed = ""
         self._listeners: tuple[tuple[Listener, frozenset[type[Change]] | None], ...] = ()
         self._heard: frozenset[type[Change]] = frozenset()
         self._all_heard = False
@@ -69,17 +72,30 @@ class Engine:
         self._heard = self._heard.union(kinds)
         self._all_heard = self._all_heard or not kinds
 
+    def restore(self, changes: Iterable[Change], position: int) -> None:
+        """Before anything else: have happened what a journal tells, up to this position."""
+        for change in changes:
+            self.table.apply(change)
+        self.position = position
+
     # clients
 
     def access(self, session: Session, request: messages.Access) -> Access:
         """Grant a handle. Raises Refused."""
         now = self.clock.now()
+        if self.sealed and request.key not in session.accesses:
+            raise Refused(ErrorNumber.COMMAND_FAILED, self.sealed)
         return self._pass(now, session.id, request, rules.access(self.table, session, request, now, self.limits))
 
     def release(self, session: Session, request: messages.Release) -> None:
         """Take a handle back. Raises Refused."""
         now = self.clock.now()
         self._pass(now, session.id, request, rules.release(self.table, session, request.handle, now))
+
+    def revoke(self, held: Access) -> None:
+        """Take a handle back that its client was never told of; asking again with its key asks anew."""
+        now = self.clock.now()
+        self._pass(now, held.session.id, None, rules.revoke(held, now))
 
     def use(self, session: Session, request: messages.Info) -> Access:
         """Note a use of a handle and return what it refers to. Raises Refused."""
@@ -90,6 +106,8 @@ class Engine:
 
     def open(self, token_hash: bytes, client: Client, station: Station, address: str, local: bool) -> Session:
         """Begin a session. Raises Refused."""
+        if self.sealed:
+            raise Refused(ErrorNumber.COMMAND_FAILED, self.sealed)
         return self._pass(
             self.clock.now(),
             0,
@@ -115,6 +133,10 @@ class Engine:
     def started(self) -> None:
         """Every driver has looked once."""
         self._pass(self.clock.now(), 0, None, plugging.started())
+
+    def restart(self) -> None:
+        """The server begins anew with the table that it had."""
+        self._pass(self.clock.now(), 0, None, plugging.restart())
 
     def plug(self, contents: Container) -> None:
         """A container is here, new, again, or with other contents."""

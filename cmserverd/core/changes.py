@@ -13,23 +13,27 @@ from protocol.messages import EndCause
 from protocol.terms import AccessMode, Client, Station
 
 
-class Started(Struct, frozen=True, gc=False, tag=True):
+class Started(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """Every driver has looked once: what is not there now is not just late."""
 
 
-class Plugged(Struct, frozen=True, gc=False, tag=True):
+class Restarted(Struct, frozen=True, gc=False, tag=True, array_like=True):
+    """The server begins anew with the table it had: nobody is connected, and no driver has looked yet."""
+
+
+class Plugged(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """A container is here, new or again. Its new items can be drawn on; `Reprogrammed` tells of changed ones."""
 
     container: Container
 
 
-class Unplugged(Struct, frozen=True, gc=False, tag=True):
+class Unplugged(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """A container was unplugged; its grace begins."""
 
     container: ContainerId
 
 
-class Reprogrammed(Struct, frozen=True, gc=False, tag=True):
+class Reprogrammed(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """A license has other options now, or is gone (`item` None); no allocation stands that the new options forbid.
 
     Its allocations weigh what the new options say: a local access counts nothing at license quantity 0.
@@ -39,7 +43,7 @@ class Reprogrammed(Struct, frozen=True, gc=False, tag=True):
     item: ProductItem | None
 
 
-class Consumed(Struct, frozen=True, gc=False, tag=True):
+class Consumed(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """A container has counted a use of a license: so many units are used up by now, and so its usage period began."""
 
     license: LicenseId
@@ -47,19 +51,19 @@ class Consumed(Struct, frozen=True, gc=False, tag=True):
     usage_start: int
 
 
-class Expired(Struct, frozen=True, gc=False, tag=True):
+class Expired(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """The time of a license is over; no access is booked on it but those that need no valid one."""
 
     license: LicenseId
 
 
-class Removed(Struct, frozen=True, gc=False, tag=True):
+class Removed(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """A container is gone for good; none of its licenses is left."""
 
     container: ContainerId
 
 
-class Opened(Struct, frozen=True, gc=False, tag=True):
+class Opened(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """A session begins."""
 
     session: int
@@ -70,14 +74,14 @@ class Opened(Struct, frozen=True, gc=False, tag=True):
     local: bool
 
 
-class Detached(Struct, frozen=True, gc=False, tag=True):
+class Detached(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """A session lost its connection: closed, or silent."""
 
     session: int
     closed: bool
 
 
-class Resumed(Struct, frozen=True, gc=False, tag=True):
+class Resumed(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """A session is connected again."""
 
     session: int
@@ -85,13 +89,13 @@ class Resumed(Struct, frozen=True, gc=False, tag=True):
     local: bool
 
 
-class Closed(Struct, frozen=True, gc=False, tag=True):
+class Closed(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """A session is over; it holds nothing any more."""
 
     session: int
 
 
-class Allocated(Struct, frozen=True, gc=False, tag=True):
+class Allocated(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """An access, and an allocation of its own."""
 
     handle: int
@@ -104,7 +108,7 @@ class Allocated(Struct, frozen=True, gc=False, tag=True):
     want: Want = ANYTHING
 
 
-class Joined(Struct, frozen=True, gc=False, tag=True):
+class Joined(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """An access on an allocation that its station has: a share, or one that lingered until now."""
 
     handle: int
@@ -116,7 +120,7 @@ class Joined(Struct, frozen=True, gc=False, tag=True):
     want: Want = ANYTHING
 
 
-class Referred(Struct, frozen=True, gc=False, tag=True):
+class Referred(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """An access that allocates nothing."""
 
     handle: int
@@ -127,14 +131,14 @@ class Referred(Struct, frozen=True, gc=False, tag=True):
     want: Want = ANYTHING
 
 
-class Used(Struct, frozen=True, gc=False, tag=True):
+class Used(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """An access was used."""
 
     handle: int
     at: int
 
 
-class Moved(Struct, frozen=True, gc=False, tag=True):
+class Moved(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """An access is booked on another license: on the allocation named there, which is new if that has no such one.
 
     One that lingered does so no longer.
@@ -146,7 +150,7 @@ class Moved(Struct, frozen=True, gc=False, tag=True):
     allocation: int
 
 
-class Left(Struct, frozen=True, gc=False, tag=True):
+class Left(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """An access ended; what it was booked on goes on, or it was booked on nothing."""
 
     handle: int
@@ -154,7 +158,7 @@ class Left(Struct, frozen=True, gc=False, tag=True):
     cause: EndCause | None = None
 
 
-class Freed(Struct, frozen=True, gc=False, tag=True):
+class Freed(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """The last access of an allocation ended, and the allocation with it."""
 
     handle: int
@@ -162,7 +166,7 @@ class Freed(Struct, frozen=True, gc=False, tag=True):
     cause: EndCause | None = None
 
 
-class Lingering(Struct, frozen=True, gc=False, tag=True):
+class Lingering(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """The last access of an allocation ended; nobody holds the allocation, and it is its station's alone until then."""
 
     handle: int
@@ -171,15 +175,66 @@ class Lingering(Struct, frozen=True, gc=False, tag=True):
     cause: EndCause | None = None
 
 
-class Lapsed(Struct, frozen=True, gc=False, tag=True):
+class Lapsed(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """An allocation that lingered is gone."""
 
     license: LicenseId
     allocation: int
 
 
+# What a history begins with that was made short: what stands, without how it came to be (see `core.history`).
+
+
+class Numbering(Struct, frozen=True, gc=False, tag=True, array_like=True):
+    """No session, handle or allocation has one of these numbers or a higher one; lower ones are not used again."""
+
+    session: int
+    handle: int
+    allocation: int
+
+
+class Remembered(Struct, frozen=True, gc=False, tag=True, array_like=True):
+    """A session answers for an access that the server ended."""
+
+    session: int
+    key: bytes
+    handle: int
+    cause: EndCause
+
+
+class Stands(Struct, frozen=True, gc=False, tag=True, array_like=True):
+    """An allocation; `Holds` or `Remains` tells whose it is."""
+
+    license: LicenseId
+    allocation: int
+    station: Station
+    mode: AccessMode
+
+
+class Holds(Struct, frozen=True, gc=False, tag=True, array_like=True):
+    """An access on an allocation, first and last used then."""
+
+    handle: int
+    session: int
+    key: bytes
+    license: LicenseId
+    allocation: int
+    first: int
+    last: int
+    want: Want = ANYTHING
+
+
+class Remains(Struct, frozen=True, gc=False, tag=True, array_like=True):
+    """An allocation that nobody holds is its station's alone until then."""
+
+    license: LicenseId
+    allocation: int
+    until: int
+
+
 Change = (
     Started
+    | Restarted
     | Plugged
     | Unplugged
     | Reprogrammed
@@ -199,4 +254,9 @@ Change = (
     | Freed
     | Lingering
     | Lapsed
+    | Numbering
+    | Remembered
+    | Stands
+    | Holds
+    | Remains
 )

@@ -21,6 +21,11 @@ def started() -> Rule[None]:
     yield c.Started()
 
 
+def restart() -> Rule[None]:
+    """The server begins anew with the table it had: all are away, clients and containers, and none is missed yet."""
+    yield c.Restarted()
+
+
 def plug(table: Table, contents: Container, now: int) -> Rule[None]:
     """A container is here: for the first time, again, or with other contents.
 

@@ -214,6 +214,11 @@ def release(table: Table, session: Session, handle: int, now: int) -> Rule[None]
     yield let_go(held_by(table, session, handle), None, now)
 
 
+def revoke(held: Access, now: int) -> Rule[None]:
+    """Take a handle back that its client was never told of: its key is free again."""
+    yield let_go(held, None, now)
+
+
 def use(table: Table, session: Session, handle: int, now: int) -> Rule[Access]:
     """Note that a handle was used (*Last Access*)."""
     held = held_by(table, session, handle)

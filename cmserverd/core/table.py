@@ -92,6 +92,16 @@ class Table:
     def _started(self, _: c.Started) -> None:
         self.starting = False
 
+    def _restarted(self, _: c.Restarted) -> None:
+        self.starting = True
+        for known in self.containers.values():
+            known.present = False
+        for counted in self.licenses.values():
+            counted.present = False
+        for session in self.sessions.values():
+            if session.state is SessionState.ATTACHED:
+                session.state = SessionState.SILENT
+
     def _plugged(self, change: c.Plugged) -> None:
         contents = change.container
         known = self.containers.get(contents.id)
@@ -174,12 +184,12 @@ class Table:
         counted.limited = limited(item)
         end = valid_until(item)
         if end is not None:
-            insort(self.expiries, (end, counted.number, counted))
+            insort(self.expiries, (end, counted.id, counted))
 
     def _forget_end(self, counted: License) -> None:
         end = valid_until(counted.item)
         if end is not None:
-            at = bisect_left(self.expiries, (end, counted.number))
+            at = bisect_left(self.expiries, (end, counted.id))
             if at < len(self.expiries) and self.expiries[at][2] is counted:
                 del self.expiries[at]
 
@@ -306,16 +316,8 @@ class Table:
         allocation = access.target
         assert isinstance(allocation, Allocation)
         assert len(allocation.accesses) == 1
-        counted = allocation.license
-        holding = counted.product.holdings[allocation.station]
-        if holding.lingering is None:
-            holding.lingering = []
-        holding.lingering.append(allocation)
+        self._set_aside(allocation, allocation.license.product.holdings[allocation.station], change.until)
         self._let_go(access, allocation)
-        allocation.until = change.until
-        insort(counted.lingering, (change.until, allocation.id, allocation))
-        insort(self.lingers, (change.until, allocation.id, allocation))
-        _count_mode(counted, allocation.mode, -1)
         self._end(access, change.cause)
 
     def _lapsed(self, change: c.Lapsed) -> None:
@@ -326,6 +328,34 @@ class Table:
         holding = holdings[allocation.station]
         if not holding.accesses and not holding.lingering:
             holdings.remove(allocation.station)
+
+    # what a shortened history begins with
+
+    def _numbering(self, change: c.Numbering) -> None:
+        self.next_session = change.session
+        self.next_handle = change.handle
+        self.next_allocation = change.allocation
+
+    def _remembered(self, change: c.Remembered) -> None:
+        session = self.sessions[change.session]
+        if session.ended is None:
+            session.ended = {}
+        session.ended[change.key] = Ended(change.handle, change.cause)
+
+    def _stands(self, change: c.Stands) -> None:
+        self._new_allocation(self.licenses[change.license], change.allocation, change.station, change.mode)
+
+    def _holds(self, change: c.Holds) -> None:
+        session = self.sessions[change.session]
+        allocation = self.licenses[change.license].allocations[change.allocation]
+        access = Access(change.handle, change.key, session, allocation, change.want, change.first, change.last)
+        self._hold(access, allocation)
+        self._register(access)
+
+    def _remains(self, change: c.Remains) -> None:
+        allocation = self.licenses[change.license].allocations[change.allocation]
+        holding = allocation.license.product.holdings.find(allocation.station) or self._new_holding(allocation)
+        self._set_aside(allocation, holding, change.until)
 
     # the parts of the above
 
@@ -354,28 +384,42 @@ class Table:
                 return allocation
         raise KeyError(number)
 
+    def _new_holding(self, allocation: Allocation) -> Holding:
+        holding = Holding()
+        allocation.license.product.holdings.add(allocation.station, holding)
+        return holding
+
+    def _set_aside(self, allocation: Allocation, holding: Holding, until: int) -> None:
+        """An allocation lingers from now on."""
+        counted = allocation.license
+        if holding.lingering is None:
+            holding.lingering = []
+        holding.lingering.append(allocation)
+        allocation.until = until
+        insort(counted.lingering, (until, allocation.id, allocation))
+        insort(self.lingers, (until, allocation.id, allocation))
+        _count_mode(counted, allocation.mode, -1)
+
     def _take_up(self, allocation: Allocation) -> None:
         """An allocation that lingered does so no longer."""
         counted = allocation.license
         for ends in (counted.lingering, self.lingers):
             del ends[bisect_left(ends, (allocation.until, allocation.id))]
-        lingering = counted.product.holdings[allocation.station].lingering
-        assert lingering is not None
-        lingering.remove(allocation)
+        holding = counted.product.holdings[allocation.station]
+        assert holding.lingering is not None
+        holding.lingering.remove(allocation)
+        holding.lingering = holding.lingering or None
         allocation.until = 0
         _count_mode(counted, allocation.mode, 1)
 
     def _hold(self, access: Access, allocation: Allocation) -> None:
         allocation.accesses[access.handle] = access
-        holdings = allocation.license.product.holdings
-        holding = holdings.find(allocation.station)
-        if holding is None:
-            holding = Holding()
-            holdings.add(allocation.station, holding)
+        holding = allocation.license.product.holdings.find(allocation.station) or self._new_holding(allocation)
         holding.accesses += 1
         if allocation.mode is STATION_SHARE:
             if len(allocation.accesses) == 1:
-                holding.shares += (allocation,)
+                shares = (*holding.shares, allocation)
+                holding.shares = shares if len(shares) == 1 else tuple(sorted(shares, key=_number))
         elif allocation.mode is EXCLUSIVE:
             holding.exclusives += 1
 
@@ -409,6 +453,7 @@ class Table:
 
     _APPLY: ClassVar[dict[type[Any], Callable[[Any, Any], None]]] = {
         c.Started: _started,
+        c.Restarted: _restarted,
         c.Plugged: _plugged,
         c.Unplugged: _unplugged,
         c.Reprogrammed: _reprogrammed,
@@ -428,7 +473,16 @@ class Table:
         c.Freed: _freed,
         c.Lingering: _lingering,
         c.Lapsed: _lapsed,
+        c.Numbering: _numbering,
+        c.Remembered: _remembered,
+        c.Stands: _stands,
+        c.Holds: _holds,
+        c.Remains: _remains,
     }
+
+
+def _number(allocation: Allocation) -> int:
+    return allocation.id
 
 
 def _turn(counted: License) -> tuple[int, int, int]:

@@ -26,7 +26,7 @@ NO_USER_LIMIT: Final = AccessMode.NO_USER_LIMIT
 # Looking a member up in its enumeration costs more than the rest of a comparison; the way of a grant uses these names.
 
 
-class LicenseId(Struct, frozen=True, gc=False, cache_hash=True, order=True):
+class LicenseId(Struct, frozen=True, gc=False, cache_hash=True, order=True, array_like=True):
     """Names a product item for ever, plugged in or not: allocations refer to this, never to a device (decision 6)."""
 
     container: ContainerId
@@ -34,7 +34,7 @@ class LicenseId(Struct, frozen=True, gc=False, cache_hash=True, order=True):
     item: int
 
 
-class Want(Struct, frozen=True, gc=False):
+class Want(Struct, frozen=True, gc=False, array_like=True):
     """What an access asked for beyond firm and product code: it must hold wherever the access is booked.
 
     `container` and `item` pin it; `feature_code` is a set of bits that the license must all have; its maintenance
@@ -124,11 +124,11 @@ class Allocation(Struct, eq=False, gc=False):
 LingerEnd = tuple[int, int, Allocation]
 """When an allocation lingers no longer, its number, and itself: sorted, the first is the next."""
 
-LicenseEnd = tuple[int, int, License]
-"""From when on a license is over, its number, and itself."""
+LicenseEnd = tuple[int, LicenseId, License]
+"""From when on a license is over, its name, and itself: sorted, the first is the next."""
 
 
-class Reference(Struct, frozen=True, gc=False):
+class Reference(Struct, frozen=True, gc=False, array_like=True):
     """What a handle of another kind than *entry* refers to. It allocates nothing."""
 
     kind: HandleKind

@@ -144,14 +144,14 @@ def _check_instants(table: Table) -> None:
     lingering = [entry for counted in table.licenses.values() for entry in counted.lingering]
     assert table.lingers == sorted(lingering, key=lambda entry: entry[:2])
     assert [entry[:2] for entry in table.expiries] == sorted(entry[:2] for entry in table.expiries)
-    coming = {counted.number for _, _, counted in table.expiries}
+    coming = {counted.id for _, _, counted in table.expiries}
     assert len(coming) == len(table.expiries)
-    for end, number, counted in table.expiries:
-        assert counted.number == number
+    for end, name, counted in table.expiries:
+        assert counted.id == name
         assert table.licenses[counted.id] is counted
         assert end == _end(counted)
     for counted in table.licenses.values():
-        if _end(counted) is not None and counted.number not in coming:
+        if _end(counted) is not None and counted.id not in coming:
             holders = [held for one in counted.allocations.values() for held in one.accesses.values()]
             assert all(held.want.force for held in holders), "a license that is over has only who needs no valid one"
 

@@ -1,8 +1,11 @@
-"""Law 7: the same changes give the same table. How changes become bytes and back, and a table becomes bytes."""
+"""Law 7: the same changes give the same table. How changes become bytes and back, and a table becomes bytes.
+
+A shortened history gives the same table too, but for the order of what has none: `facts` is what must be the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
 import msgspec
@@ -10,6 +13,7 @@ from msgspec import Struct
 
 from cmserverd.core.changes import Change
 from cmserverd.core.table import Table
+from cmserverd.core.terms import Access, Allocation, KnownContainer, License, Product, Session
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Change)
@@ -53,3 +57,52 @@ def dump(table: Table) -> bytes:
         fields = (f"{name}={plain(getattr(value, name))}" for name in type(value).__struct_fields__)
         lines.append(f"#{numbers[id(value)]} = {type(value).__name__}({', '.join(fields)})")
     return "\n".join(lines).encode()
+
+
+def facts(table: Table) -> bytes:
+    """Return all that a table consists of, but for `License.number` and the order within mappings.
+
+    What has an identity is named by what names it for ever. Lists keep their order: theirs has a meaning.
+    """
+    met: dict[str, Struct] = {}
+
+    def plain(value: object) -> str:
+        if isinstance(value, Struct):
+            name = _name(value)
+            if name is not None:
+                assert met.setdefault(name, value) is value
+                return name
+            return _fields(value, plain)
+        if isinstance(value, Mapping):
+            return f"{{{', '.join(sorted(f'{plain(key)}: {plain(one)}' for key, one in value.items()))}}}"
+        if isinstance(value, list | tuple):
+            return f"[{', '.join(map(plain, value))}]"
+        return repr(value)
+
+    lines = [f"{name} = {plain(getattr(table, name))}" for name in table.__slots__ if name != "next_license"]
+    seen = 0
+    while seen < len(met):
+        name, value = list(met.items())[seen]
+        lines.append(f"{name} = {_fields(value, plain)}")
+        seen += 1
+    return "\n".join(sorted(lines)).encode()
+
+
+def _name(value: Struct) -> str | None:
+    """Return what names an object of the table for ever; None for a value, and for what hangs in one place only."""
+    match value:
+        case License() | Allocation() | Session():
+            return f"{type(value).__name__} {value.id}"
+        case Access():
+            return f"Access {value.handle}"
+        case Product():
+            return f"Product {value.firm_code}:{value.product_code}"
+        case KnownContainer():
+            return f"Container {value.contents.id}"
+        case _:
+            return None
+
+
+def _fields(value: Struct, plain: Callable[[object], str]) -> str:
+    named = (f"{name}={plain(getattr(value, name))}" for name in type(value).__struct_fields__ if name != "number")
+    return f"{type(value).__name__}({', '.join(named)})"

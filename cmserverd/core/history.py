@@ -1,0 +1,70 @@
+"""The shortest history that gives a table: what stands, without all that has come and gone.
+
+A journal begins with it once it was compacted, and goes on with what happened since. Replayed into an empty table it
+gives the same one in all that decides and is shown; `License.number` alone, which only tells the pages of one listing
+apart, is given out anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cmserverd.core import changes as c
+from cmserverd.core.table import Table
+from cmserverd.core.terms import Access, Allocation, Session, SessionState
+from cmserverd.core.validity import valid_until
+
+
+def shortest(table: Table) -> Iterator[c.Change]:
+    """Yield the changes that make an empty table this one. It must not change meanwhile."""
+    if not table.starting:
+        yield c.Started()
+    yield from _containers(table)
+    for session in table.sessions.values():
+        yield from _session(session)
+    for ghosts in table.ghosts.values():
+        for session in ghosts.values():  # in their order: the oldest gives way first
+            yield c.Detached(session.id, closed=True)
+    for counted in table.licenses.values():
+        for allocation in counted.allocations.values():
+            yield c.Stands(counted.id, allocation.id, allocation.station, allocation.mode)
+    for held in table.accesses.values():
+        yield from _access(held)
+    for product in table.products.values():
+        for holding in product.holdings.values():
+            for left in holding.lingering or ():
+                yield c.Remains(left.license.id, left.id, left.until)
+    yield c.Numbering(table.next_session, table.next_handle, table.next_allocation)
+
+
+def _containers(table: Table) -> Iterator[c.Change]:
+    for known in table.containers.values():
+        yield c.Plugged(known.contents)
+        if not known.present:
+            yield c.Unplugged(known.contents.id)
+    ending = {counted.id for _, _, counted in table.expiries}
+    for counted in table.licenses.values():
+        if valid_until(counted.item) is not None and counted.id not in ending:
+            yield c.Expired(counted.id)
+
+
+def _session(session: Session) -> Iterator[c.Change]:
+    yield c.Opened(
+        session.id, session.token_hash, session.client, session.station, session.address, local=session.local
+    )
+    if session.state is SessionState.SILENT:
+        yield c.Detached(session.id, closed=False)
+    for key, gone in (session.ended or {}).items():
+        yield c.Remembered(session.id, key, gone.handle, gone.cause)
+
+
+def _access(held: Access) -> Iterator[c.Change]:
+    target = held.target
+    if isinstance(target, Allocation):
+        yield c.Holds(
+            held.handle, held.session.id, held.key, target.license.id, target.id, held.first, held.last, held.want
+        )
+        return
+    yield c.Referred(held.handle, held.session.id, held.key, target, held.first, held.want)
+    if held.last != held.first:
+        yield c.Used(held.handle, held.last)
