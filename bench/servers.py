@@ -49,7 +49,7 @@ def _daemon() -> Iterator[Server]:
         config, container, log = directory / "config.toml", directory / "container.toml", directory / "log"
         container.write_text(requests.DESCRIPTION)
         config.write_text(
-            f'[server]\nlisten = ["127.0.0.1:0"]\nrun_directory = "{directory}"\n'
+            f'[server]\nlisten = ["127.0.0.1:0"]\nrun_directory = "{directory}"\nstate_directory = "{directory}"\n'
             f'[log]\nformat = "json"\n[licensors]\n{requests.FIRM_CODE} = "unsigned"\n'
             f'[drivers.virtual]\nfiles = ["{container}"]\n'
         )

@@ -1,7 +1,12 @@
 """License time: the clock that licenses are judged by (domain reference, section 9; decision 17).
 
-It never goes back: it advances with the time since boot, suspend included, and is raised when the system clock is
-later. Liveness of clients is no matter of this clock; that runs on trio's monotonic one.
+It never goes back by itself: it advances with the time since boot, suspend included, and is raised when the system
+clock is later. Only a certified update sets it back. The system clock is then known to be wrong, by as much as it is
+ahead of the certified time, and counts for so much less from then on; else it would undo the update within a second.
+Whoever sets it right, wholly or in part, makes it less wrong by that: a system clock that is ahead no longer counts in
+full again, and raises license time when it is set forward the next time.
+
+Liveness of clients is no matter of this clock; that runs on trio's monotonic one.
 """
 
 from __future__ import annotations
@@ -19,11 +24,12 @@ since_boot: Callable[[], float] = (
 class LicenseClock:
     """Whole Unix seconds, UTC."""
 
-    __slots__ = ("_base", "_boot", "_last", "_system")
+    __slots__ = ("_ahead", "_base", "_boot", "_last", "_system")
 
     def __init__(self, system: Callable[[], float] = time.time, boot: Callable[[], float] = since_boot) -> None:
         self._system = system
         self._boot = boot
+        self._ahead = 0.0  # by how many seconds the system clock is known to be wrong
         self._base = system() - boot()
         self._last = 0
 
@@ -31,7 +37,9 @@ class LicenseClock:
         """Return license time."""
         boot = self._boot()
         if int(self._base + boot) > self._last:  # else nothing has changed: the system clock is looked at once a second
-            self._base = max(self._base, self._system() - boot)
+            system = self._system() - boot
+            self._ahead = min(self._ahead, max(0.0, system - self._base))
+            self._base = max(self._base, system - self._ahead)
             self._last = int(self._base + boot)
         return self._last  # the same object all second long: a million accesses share it
 
@@ -42,6 +50,7 @@ class LicenseClock:
     def set(self, instant: int) -> None:
         """A certified update says which time it is: the only thing that may set it back (decision 18)."""
         self._base = instant - self._boot()
+        self._ahead = max(0.0, self._system() - instant)
         self._last = instant
 
     def until(self, instant: int) -> float:

@@ -25,6 +25,8 @@ class Clones:
         self._sessions: dict[int, Session] = {}
         self._hosts: dict[Station, dict[str, int]] = {}
         self._seldom = Seldom(engine.clock.now)
+        for session in engine.table.sessions.values():  # those of a journal
+            self._came(session)
         engine.listen(self._hear, c.Opened, c.Closed)
 
     def _hear(self, record: Record) -> None:

@@ -117,6 +117,9 @@ class Server(Struct, frozen=True):
     run_directory: Annotated[
         Directory, Meta(description="Where the two local sockets are, `monitor.sock` and `control.sock`.")
     ] = "/run/cmserverd"
+    state_directory: Annotated[
+        Directory, Meta(description="Where the journal is, by which a restart finds who holds what.")
+    ] = "/var/lib/cmserverd"
     net_info: Annotated[
         Literal["auto", "all", "own"],
         Meta(
@@ -162,6 +165,21 @@ class Sessions(Struct, frozen=True):
     ] = 10.0
 
 
+class Journal(Struct, frozen=True):
+    """How well what was granted is kept."""
+
+    durability: Annotated[
+        Literal["process", "power", "off"],
+        Meta(
+            description="What every grant survives: a crash of the `process`, a `power` cut too, or, with `off`, no "
+            "restart at all."
+        ),
+    ] = "process"
+    history: Annotated[
+        int, count(1, 1_000_000, "How many megabytes are kept of what is over; the oldest is dropped.")
+    ] = 1_000
+
+
 class Containers(Struct, frozen=True):
     """How plugging in and out is noticed."""
 
@@ -197,6 +215,7 @@ class Config(Struct, frozen=True):
 
     server: Server = Server()
     sessions: Sessions = Sessions()
+    journal: Journal = Journal()
     containers: Containers = Containers()
     log: Log = Log()
     licensors: dict[str, Licensor] = field(default_factory=dict)

@@ -61,6 +61,7 @@ class Connection:
         self._rest = memoryview(b"")
         self._drained: trio.Event | None = None  # None while the socket takes all at once
         self._nursery: trio.Nursery | None = None
+        self._kept: trio.Event | None = None  # None while nobody waits for it
         self._timed: Waiting | None = None
         self._timer = trio.CancelScope()
 
@@ -81,8 +82,9 @@ class Connection:
                         conversation.late(self._pace.hello)
                     await self._part()
                 finally:
-                    conversation.over = True  # from here on nothing may be started in the nursery
+                    conversation.over = True
                     self._nursery.cancel_scope.cancel()
+                    self._nursery = None  # from here on nothing may be started in it
         finally:
             self._sock.close()
             conversation.lost(self._how)
@@ -90,6 +92,8 @@ class Connection:
     def flush(self) -> None:
         """Send what waits, as far as the socket takes it now; a task sends the rest."""
         conversation = self._conversation
+        if self._nursery is None:
+            return
         if self._drained is None and (data := conversation.take()):
             try:
                 sent = self._sock.send(data)
@@ -99,12 +103,14 @@ class Connection:
                 self._break(error)
                 return
             if sent < len(data):
-                assert self._nursery is not None  # flush is the conversation's from run on only
                 self._rest = memoryview(data)[sent:]
                 self._drained = trio.Event()
                 self._nursery.start_soon(self._drain)
         if conversation.over:
             self._scope.cancel()
+        if self._kept is not None and not conversation.held:
+            self._kept.set()
+            self._kept = None
 
     async def _serve(self) -> None:
         conversation = self._conversation
@@ -126,8 +132,16 @@ class Connection:
                     await self._answer_later(conversation.later)
                 elif self._drained is not None:
                     await self._drained.wait()
+                elif conversation.held:
+                    await self._wait_until_kept()
                 else:
                     await trio.lowlevel.checkpoint()
+
+    async def _wait_until_kept(self) -> None:
+        """Wait until what the replies rest on is kept and they can leave."""
+        while self._conversation.held:
+            self._kept = trio.Event()
+            await self._kept.wait()
 
     async def _answer_later(self, later: Later) -> None:
         """Wait for an answer that takes time. A bug in it ends this session and no other."""
@@ -209,7 +223,11 @@ class Connection:
 
     async def _part(self) -> None:
         """Let the peer read the goodbye: closing at once, with bytes of its unread, would throw it away."""
-        if not self._conversation.over or self._how is Detachment.SILENT:
+        if self._how is Detachment.SILENT:
+            return
+        with trio.move_on_after(self._pace.stalled):
+            await self._wait_until_kept()
+        if not self._conversation.over:
             return
         if self._drained is not None:
             # A peer that reads a little now and then could make this last for ever.

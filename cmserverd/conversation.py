@@ -11,8 +11,9 @@ where a handle is booked.
 from __future__ import annotations
 
 import secrets
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from hashlib import sha256
 from math import inf
 from time import perf_counter
@@ -68,6 +69,7 @@ class Conversation:
         "_events",
         "_has_more",
         "_later_msgid",
+        "_marks",
         "_offers",
         "_out",
         "_polls",
@@ -94,6 +96,7 @@ class Conversation:
         self._reader = rpc.Reader(rpc.BEFORE_GREETING)
         self._offers = _OFFERS[peer.door]
         self._out: list[bytes] = []
+        self._marks: list[int] = []
         self._events: deque[m.Event] | None = None
         self._polls = False
         self._pushed = 0
@@ -159,11 +162,31 @@ class Conversation:
             self.service.busy += 1 if more else -1
 
     def take(self) -> bytes:
-        """Return the bytes to send, and forget them."""
+        """Return the bytes to send, and forget them. If there are more that may not leave yet, it is `held`.
+
+        Each reply and event carries the engine's position at its decision, and leaves once that is kept (decision 15).
+        """
+        if self._marks and self._marks[-1] > self.service.reached:
+            return self._take_what_is_kept()
         data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         self._out.clear()
+        self._marks.clear()
         self.pending = self._pushed = 0
         return data
+
+    def _take_what_is_kept(self) -> bytes:
+        self.service.held.add(self)
+        kept = bisect_right(self._marks, self.service.reached)
+        data = b"".join(self._out[:kept])
+        del self._out[:kept], self._marks[:kept]
+        self.pending -= len(data)
+        self._pushed = min(self._pushed, len(self._out))
+        return data
+
+    @property
+    def held(self) -> bool:
+        """Whether replies wait until what they rest on is kept; `flush` is called then."""
+        return self in self.service.held
 
     def answered(self, outcome: Struct | Refused) -> None:
         """What `later` has to say is here."""
@@ -187,6 +210,7 @@ class Conversation:
         self.over = True
         self._has(more=False)
         self.service.conversations.discard(self)
+        self.service.held.discard(self)
         if self.session is not None:
             self.service.detached(self, self.session, detachment)
             self.session = None
@@ -250,6 +274,13 @@ class Conversation:
             self.waited()
             self.flush()
 
+    def retract(self, handles: Set[int], refusal: Refused) -> None:
+        """Refuse what was granted in replies that have not left yet."""
+        for place, data in enumerate(self._out):
+            grant = rpc.granted(data)
+            if grant is not None and grant[1] in handles:
+                self._out[place] = rpc.encode_error(grant[0], refusal.body())
+
     # requests
 
     def _answer(self, request: rpc.Request) -> None:
@@ -304,8 +335,13 @@ class Conversation:
             self._refuse(request.msgid, refusal.body())
             return
         self.greeted = True
-        self._reader.limits = rpc.FROM_OPERATOR if self.peer.door is Door.CONTROL else rpc.FROM_CLIENT
+        self._reader.limits = self._accepts
         self._put(rpc.encode_result(request.msgid, greeting))
+
+    @property
+    def _accepts(self) -> rpc.MessageLimits:
+        """What a message may hold once it has greeted."""
+        return rpc.FROM_OPERATOR if self.peer.door is Door.CONTROL else rpc.FROM_CLIENT
 
     def _hello(self, hello: m.Hello) -> m.Greeting:
         version = _version(hello.versions)
@@ -351,7 +387,7 @@ class Conversation:
         gone: tuple[m.EndedHandle, ...] = (),
     ) -> m.Greeting:
         service = self.service
-        limits = m.Limits(REQUESTS, rpc.FROM_CLIENT.total, service.engine.limits.handles)
+        limits = m.Limits(REQUESTS, self._accepts.total, service.engine.limits.handles)
         return m.Greeting(
             version=version,
             session=session,
@@ -399,6 +435,7 @@ class Conversation:
 
     def _put(self, data: bytes) -> None:
         self._out.append(data)
+        self._marks.append(self.service.engine.position)
         self.pending += len(data)
 
 

@@ -30,10 +30,12 @@ from cmserverd.connection import Pace
 from cmserverd.core.rules import Limits
 from cmserverd.deadlines import Deadlines
 from cmserverd.engine import Engine, Listener
+from cmserverd.journal import Journal, Upkeep
 from cmserverd.notify import Notifier
 from cmserverd.reaper import Patience, Reaper
 from cmserverd.server import CannotListen, Rooms, accept, listen_tcp, listen_unix, shown_address
 from cmserverd.service import Introduction, Service
+from cmserverd.store import Store
 from cmserverd.trace import trace
 from cmserverd.watcher import Absences, Intervals, Site, Watcher
 from drivers.driver import Driver
@@ -51,8 +53,7 @@ _FILES = 1_048_576
 
 
 async def run(config: Config, drivers: Mapping[str, Driver]) -> None:
-    """Run the daemon until SIGTERM or SIGINT. Raises CannotListen, SettingError."""
-    notifier = Notifier()
+    """Run the daemon until SIGTERM or SIGINT. Raises CannotListen, SettingError, StoreFault."""
     with ExitStack() as stack:
         signals = _receive_signals(stack)
         listeners = _listen(config, stack)
@@ -60,32 +61,50 @@ async def run(config: Config, drivers: Mapping[str, Driver]) -> None:
         engine = Engine(LicenseClock(), _listener_failed, limits)
         if config.log.level == "debug":
             engine.listen(trace)
+        store = _recover(config, engine, stack)
         service = Service(engine, _introduction(config), config.trust)
         service.listening = tuple(shown_address(listener) for listener, door in listeners if door is Door.CLIENT)
         Clones(engine)
         rooms = Rooms(allow_files(), limits)
         _settle_memory()
-        async with trio.open_nursery() as connections, trio.open_nursery() as parts:
-            async with trio.open_nursery() as doors:
-                pace = Pace(config.sessions.hello_timeout, config.sessions.stalled)
-                for listener, door in listeners:
-                    doors.start_soon(accept, listener, service, door, pace, connections, rooms)
-                parts.start_soon(Reaper(service, _patience(config)).run)
-                parts.start_soon(Deadlines(engine).run)
-                parts.start_soon(_watch, config, drivers, service)
-                parts.start_soon(_stay_alive, notifier)
-                notifier.ready()
-                notifier.status(f"serving on {', '.join(service.listening)}")
-                _log.info("serving", listening=service.listening, version=cmserverd.__version__)
-                received = await anext(signals)
-                notifier.stopping()
-                _log.info("stopping", signal=signal.Signals(received).name)
-                doors.cancel_scope.cancel()
-            # Nobody comes in any more: who is in is told, and has time to hear it while the parts end.
-            service.stop()
-            connections.cancel_scope.deadline = trio.current_time() + _PARTING
-            parts.cancel_scope.cancel()
+        async with trio.open_nursery() as records:
+            if store is not None:
+                records.start_soon(_journal(config, service, store).run)
+            await _serve(config, drivers, service, listeners, rooms, signals)
+            records.cancel_scope.cancel()  # it keeps first what has happened until now
     _log.info("stopped")
+
+
+async def _serve(
+    config: Config,
+    drivers: Mapping[str, Driver],
+    service: Service,
+    listeners: list[tuple[socket.socket, Door]],
+    rooms: Rooms,
+    signals: AsyncIterator[int],
+) -> None:
+    """Serve until a signal comes."""
+    notifier = Notifier()
+    async with trio.open_nursery() as connections, trio.open_nursery() as parts:
+        async with trio.open_nursery() as doors:
+            pace = Pace(config.sessions.hello_timeout, config.sessions.stalled)
+            for listener, door in listeners:
+                doors.start_soon(accept, listener, service, door, pace, connections, rooms)
+            parts.start_soon(Reaper(service, _patience(config)).run)
+            parts.start_soon(Deadlines(service.engine).run)
+            parts.start_soon(_watch, config, drivers, service)
+            parts.start_soon(_stay_alive, notifier)
+            notifier.ready()
+            notifier.status(f"serving on {', '.join(service.listening)}")
+            _log.info("serving", listening=service.listening, version=cmserverd.__version__)
+            received = await anext(signals)
+            notifier.stopping()
+            _log.info("stopping", signal=signal.Signals(received).name)
+            doors.cancel_scope.cancel()
+        # Nobody comes in any more: who is in is told, and has time to hear it while the parts end.
+        service.stop()
+        connections.cancel_scope.deadline = trio.current_time() + _PARTING
+        parts.cancel_scope.cancel()
 
 
 def _receive_signals(stack: ExitStack) -> AsyncIterator[int]:
@@ -109,13 +128,8 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
 
 def _listen(config: Config, stack: ExitStack) -> list[tuple[socket.socket, Door]]:
     directory = Path(config.server.run_directory)
-    try:
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-    except OSError as error:
-        raise CannotListen(
-            f"cannot make {directory}: {error.strerror}; correct [server] run_directory, or make it for this user"
-        ) from error
-    stack.callback(os.close, _claim(directory))
+    _make(directory, 0o750, "[server] run_directory")
+    stack.callback(os.close, _claim(directory / "lock", "[server] run_directory"))
     doors = []
     for name, door in (("monitor.sock", Door.MONITOR), ("control.sock", Door.CONTROL)):
         listener = stack.enter_context(listen_unix(directory / name))
@@ -126,30 +140,62 @@ def _listen(config: Config, stack: ExitStack) -> list[tuple[socket.socket, Door]
     return doors
 
 
-def _claim(directory: Path) -> int:
-    """Lock the run directory for as long as the descriptor is open. Raises CannotListen.
+def _make(directory: Path, mode: int, setting: str) -> None:
+    try:
+        directory.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotListen(
+            f"cannot make {directory}: {error.strerror}; correct {setting}, or make it for this user"
+        ) from error
 
-    Without this, two daemons that start at once could each take the other's new socket for a stale one. What is locked
-    is a file that nobody else may open, for whoever can open a file can lock it. It stays: were it removed, one daemon
-    could lock the old file and another one the new.
+
+def _claim(file: Path, setting: str) -> int:
+    """Lock a directory, by a file in it, for as long as the descriptor is open. Raises CannotListen.
+
+    Without this, two daemons that start at once could each take the other's new socket for a stale one, and two could
+    write one journal. What is locked is a file that nobody else may open, for whoever can open a file can lock it. It
+    stays: were it removed, one daemon could lock the old file and another one the new.
     """
+    directory = file.parent
     try:
         if directory.stat().st_mode & stat.S_IWOTH:
             raise CannotListen(
-                f"anybody may put files into {directory}; choose a [server] run_directory of this user's own, "
+                f"anybody may put files into {directory}; choose a {setting} of this user's own, "
                 f"or take the permission away: chmod o-w {directory}"
             )
-        claim = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        claim = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise CannotListen(f"cannot use {directory}: {error.strerror}; correct [server] run_directory") from error
+        raise CannotListen(f"cannot use {directory}: {error.strerror}; correct {setting}") from error
     try:
         fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(claim)
         raise CannotListen(
-            f"another cmserverd is running in {directory}; stop it, or choose another [server] run_directory"
+            f"another cmserverd is running in {directory}; stop it, or choose another {setting}"
         ) from error
     return claim
+
+
+def _recover(config: Config, engine: Engine, stack: ExitStack) -> Store | None:
+    """Have the engine take up what the journal tells; None if there is to be none. Raises CannotListen, StoreFault."""
+    if config.journal.durability == "off":
+        return None
+    directory = Path(config.server.state_directory)
+    _make(directory, 0o700, "[server] state_directory")
+    stack.callback(os.close, _claim(directory / "journal.lock", "[server] state_directory"))
+    store = Store(directory / "journal.db", power=config.journal.durability == "power")
+    engine.restore(store)
+    if engine.position:
+        table = engine.table
+        _log.info("taken up from the journal", sessions=len(table.sessions), accesses=len(table.accesses))
+    return store
+
+
+def _journal(config: Config, service: Service, store: Store) -> Journal:
+    upkeep = Upkeep(history=config.journal.history * 1_000_000)
+    journal = Journal(service, store, power=config.journal.durability == "power", upkeep=upkeep)
+    service.engine.restart()
+    return journal
 
 
 def _patience(config: Config) -> Patience:
@@ -171,14 +217,17 @@ async def _watch(config: Config, drivers: Mapping[str, Driver], service: Service
         waiting.discard(name)
         if not waiting:
             engine.started()
+            absences.begin_all()
             if not engine.table.containers:
                 _log.warning("no container is plugged in; licenses are served when one comes", drivers=list(drivers))
 
-    if not drivers:
-        _log.warning("no driver is configured; there will be no licenses")
-        engine.started()
     async with trio.open_nursery() as nursery:
-        site = Site(engine, service.devices, Absences(engine, containers.pull_grace, nursery))
+        absences = Absences(engine, containers.pull_grace, nursery)
+        if not drivers:
+            _log.warning("no driver is configured; there will be no licenses")
+            engine.started()
+            absences.begin_all()
+        site = Site(engine, service.devices, absences)
         intervals = Intervals(containers.poll, containers.settle)
         for name, driver in drivers.items():
             nursery.start_soon(Watcher(name, driver, site, intervals).run, looked)

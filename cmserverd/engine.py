@@ -8,7 +8,7 @@ lock. Journal, log, metrics and events are listeners; rules and table know nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -41,6 +41,17 @@ class Record(Struct, frozen=True, gc=False):
     refusal: Refused | None
 
 
+class Kept(Protocol):
+    """What a journal tells: all changes, and when they are told, the last one's position, and license time then."""
+
+    position: int
+    time: int
+
+    def changes(self) -> Iterable[Change]:
+        """Tell all changes."""
+        ...
+
+
 Listener = Callable[[Record], None]
 FaultHandler = Callable[[Listener, Exception], None]
 
@@ -49,6 +60,7 @@ class Engine:
     """Holds the table. `position` counts the passages that changed something or were refused.
 
     `sealed` is why nobody gets anything new just now, if so: what is held stands, and can be let go of (decision 19).
+    `full`: nor may anybody come back, for the records of what happens meanwhile take memory.
     A listener that raises is taken off and reported to `on_fault`: watching never hurts a grant.
     """
 
@@ -58,6 +70,7 @@ class Engine:
         self.position = 0
         self.limits = limits or rules.Limits()
         self.sealed = ""
+        self.full = False
         self._listeners: tuple[tuple[Listener, frozenset[type[Change]] | None], ...] = ()
         self._heard: frozenset[type[Change]] = frozenset()
         self._all_heard = False
@@ -72,11 +85,12 @@ class Engine:
         self._heard = self._heard.union(kinds)
         self._all_heard = self._all_heard or not kinds
 
-    def restore(self, changes: Iterable[Change], position: int) -> None:
-        """Before anything else: have happened what a journal tells, up to this position."""
-        for change in changes:
+    def restore(self, kept: Kept) -> None:
+        """Before anything else, and before anybody listens: have happened what a journal tells."""
+        for change in kept.changes():
             self.table.apply(change)
-        self.position = position
+        self.position = kept.position
+        self.clock.raise_to(kept.time)
 
     # clients
 
@@ -121,6 +135,8 @@ class Engine:
 
     def resume(self, token_hash: bytes, address: str, local: bool) -> Session:
         """Take a session up again. Raises Refused."""
+        if self.full:
+            raise Refused(ErrorNumber.COMMAND_FAILED, self.sealed)
         return self._pass(self.clock.now(), 0, None, rules.resume(self.table, token_hash, address, local))
 
     def close(self, session: Session) -> None:
@@ -169,6 +185,11 @@ class Engine:
     def due(self) -> int | None:
         """Return the next instant of license time at which something happens by itself, if there is one."""
         return passing.due(self.table)
+
+    def set_time(self, instant: int) -> None:
+        """A certified update says which license time it is (Unix seconds), which may be earlier than it was."""
+        self.clock.set(instant)
+        self._pass(instant, 0, None, passing.set_to(instant))
 
     def advance(self, most: int) -> bool:
         """Let happen what is due by now: so many allocations at a time. Return whether there is more."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -15,8 +17,10 @@ import cmserverd
 from cmserverd import daemon, logs
 from cmserverd.config import Config, ConfigError, load
 from cmserverd.server import CannotListen
-from drivers import registry
-from drivers.driver import Checkable, Driver, DriverError, Vanished
+from cmserverd.store import StoreFault
+from drivers import image, registry
+from drivers.driver import Busy, Checkable, CheckCancelled, Driver, DriverError, Vanished, never_cancelled
+from drivers.trust import Trust
 from protocol.errors import SettingError
 
 DEFAULT_CONFIG = Path("/etc/cmserverd/cmserverd.toml")
@@ -46,18 +50,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--check-config",
         action="store_true",
-        help="check the configuration, and the files of containers that it names, and stop",
+        help="check the configuration, the files of containers that it names and what in them is believed, and stop",
     )
     parser.add_argument("--version", action="version", version=f"cmserverd {cmserverd.__version__}")
     given = parser.parse_args(arguments)
     with logs.Outlet(_standard_error()) as outlet:
         try:
             config = _configuration(given.config)
-            drivers = {name: _driver(name, options) for name, options in config.drivers.items()}
+            check_cancelled = never_cancelled if given.check_config else trio.from_thread.check_cancelled
+            drivers = {name: _driver(name, options, check_cancelled) for name, options in config.drivers.items()}
         except (ConfigError, DriverError) as error:
             return _fail(outlet, os.EX_CONFIG, error)
         if given.check_config:
-            return _check(outlet, given.config, drivers)
+            return _check(outlet, given.config, drivers, config.trust)
         logs.configure(config.log.level, config.log.format, outlet)
         for name, fault in _faults(drivers):
             if isinstance(fault, Vanished):  # the others are told when the driver looks
@@ -65,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         code = os.EX_OK
         try:
             trio.run(daemon.run, config, drivers, restrict_keyboard_interrupt_to_checkpoints=True)
-        except* (CannotListen, SettingError) as group:
+        except* (CannotListen, SettingError, StoreFault) as group:
             code = _fail(outlet, os.EX_UNAVAILABLE, group.exceptions[0])
         return code
 
@@ -82,12 +87,12 @@ def _configuration(path: Path | None) -> Config:
     return load(path or DEFAULT_CONFIG, lambda name: registry.load(name).Options)
 
 
-def _driver(name: str, options: dict[str, object]) -> Driver:
+def _driver(name: str, options: dict[str, object], check_cancelled: CheckCancelled) -> Driver:
     kind = registry.load(name)
-    return kind(msgspec.convert(options, kind.Options), trio.from_thread.check_cancelled)
+    return kind(msgspec.convert(options, kind.Options), check_cancelled)
 
 
-def _check(outlet: logs.Outlet, path: Path | None, drivers: dict[str, Driver]) -> int:
+def _check(outlet: logs.Outlet, path: Path | None, drivers: dict[str, Driver], trust: Trust) -> int:
     """Say what is wrong with what the configuration names, or that nothing is."""
     code = os.EX_OK
     for _, fault in _faults(drivers):
@@ -95,6 +100,8 @@ def _check(outlet: logs.Outlet, path: Path | None, drivers: dict[str, Driver]) -
             outlet.write(f"cmserverd: warning: {fault}\n")
         else:
             code = _fail(outlet, os.EX_CONFIG, fault)
+    for doubt in _not_believed(drivers, trust):
+        outlet.write(f"cmserverd: warning: {doubt}\n")
     for driver in drivers.values():
         driver.close()
     if code == os.EX_OK:
@@ -108,6 +115,23 @@ def _faults(drivers: dict[str, Driver]) -> list[tuple[str, DriverError]]:
     """Return what is wrong with the files of containers, each with its driver's name."""
     checkable = [(name, driver) for name, driver in drivers.items() if isinstance(driver, Checkable)]
     return [(name, fault) for name, driver in checkable for fault in driver.check()]
+
+
+def _not_believed(drivers: dict[str, Driver], trust: Trust) -> Iterator[str]:
+    """Yield each firm item in a container's file that would be listed and not count, and why; all else would serve."""
+    for driver in (driver for driver in drivers.values() if isinstance(driver, Checkable)):
+        for dongle in sorted(driver.scan(), key=lambda dongle: dongle.text):
+            try:
+                with closing(driver.open(dongle)) as device:
+                    container = image.decode(device.read(), trust)
+            except Busy:
+                yield f"whether the {dongle.text} would be believed is not known: another process has it"
+                continue
+            except DriverError:  # that is told already
+                continue
+            for firm_item in container.firm_items:
+                if firm_item.unusable:
+                    yield f"{dongle.text}: {firm_item.unusable}"
 
 
 def _fail(outlet: logs.Outlet, code: int, error: BaseException) -> int:

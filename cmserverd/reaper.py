@@ -63,6 +63,9 @@ class Reaper:
         self._wake = trio.Event()
         self._losses = Seldom(service.engine.clock.now)
         service.watch = self.watch
+        for session in service.engine.table.sessions.values():  # those of a journal have their full time to come back
+            if session.state is not SessionState.ATTACHED:
+                self.watch(session)
 
     def watch(self, session: Session) -> None:
         """A session's connection came or went."""

@@ -5,8 +5,9 @@ It carries what the engine's records say to the clients they concern, and tells 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from enum import Enum
+from math import inf
 from typing import Literal, Protocol
 
 import structlog
@@ -41,8 +42,14 @@ class Attached(Protocol):
     heard: float
     has_input: Callable[[], bool]
 
+    flush: Callable[[], None]
+
     def tell(self, event: m.Event) -> None:
         """Tell the client of an event."""
+        ...
+
+    def retract(self, handles: Set[int], refusal: Refused) -> None:
+        """Refuse what was granted in replies that have not left yet."""
         ...
 
     def end(self, number: ErrorNumber, why: str) -> None:
@@ -67,7 +74,8 @@ class Service:
     """Sessions and their conversations: all that are open, and by session number those that speak for one.
 
     `watch` is told of each session whose connection came or went; `listening` are the addresses clients can use;
-    `busy` is how many conversations had more to do at the end of their last turn.
+    `busy` is how many conversations had more to do at the end of their last turn. What the engine decided up to the
+    position `reached` is kept, and replies may tell of it; `held` are the conversations with replies that wait.
     """
 
     def __init__(self, engine: Engine, introduction: Introduction, trust: Trust = NOBODY) -> None:
@@ -78,6 +86,8 @@ class Service:
         self.conversations: set[Attached] = set()
         self.attached: dict[int, Attached] = {}
         self.busy = 0
+        self.reached: float = inf
+        self.held: set[Attached] = set()
         self.watch: Callable[[Session], None] = lambda _: None
         self._started = engine.clock.now()
         self._complaints = Seldom(engine.clock.now)
@@ -117,9 +127,28 @@ class Service:
             conversation.end(ErrorNumber.NETWORK_FAULT, "nothing was heard of the client for too long")
 
     def stop(self) -> None:
-        """Say goodbye to everybody: the server stops."""
+        """Say goodbye to everybody: the server stops.
+
+        It is not their clients who close these connections: to the journal they are attached until the next start.
+        """
+        self.attached.clear()
         for conversation in list(self.conversations):
             conversation.end(ErrorNumber.NETWORK_FAULT, "the server stops")
+
+    # what replies wait for
+
+    def release(self, reached: float) -> None:
+        """What was decided up to this position is kept: let the replies go that rest on it."""
+        self.reached = reached
+        held, self.held = self.held, set()
+        for conversation in held:
+            conversation.flush()
+
+    def retract(self, session: Session, handles: Set[int], refusal: Refused) -> None:
+        """These grants are not kept, nor given: their client, if it is still there, hears why instead."""
+        conversation = self.attached.get(session.id)
+        if conversation is not None:
+            conversation.retract(handles, refusal)
 
     # what the log is told
 

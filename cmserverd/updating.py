@@ -50,7 +50,7 @@ async def apply(engine: Engine, devices: Devices, octets: bytes, by: str) -> m.I
     opened.image = read
     engine.plug(read.container)
     if isinstance(brought, TimeUpdate):
-        engine.clock.set(floor)
+        engine.set_time(floor)
         _log.warning("license time was set by a certified update", container=container, time=floor, by=by)
         return m.Imported(container, time=floor)
     firm_code, counter = brought.item.firm_code, brought.item.update_counter

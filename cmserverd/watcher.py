@@ -1,9 +1,10 @@
 """Watches one driver: what is plugged in is read and given to the engine, what is pulled out is missed.
 
 The policy is here, so that a driver need only scan, open and read: when to look (a hot-plug hint, else at intervals),
-what to do about a device that cannot be read (say once why, try again at the next look), and how long a container may
-be away (decision 6). Every call into the driver that may block is made in a thread of the driver's own limiter. A
-driver is somebody's plug-in: whatever it raises hurts its own containers, and neither the others nor the clients.
+what to do about a device that cannot be read, or is still empty (say once why, try again at the next look), and how
+long a container may be away (decision 6). Every call into the driver that may block is made in a thread of the driver's
+own limiter. A driver is somebody's plug-in: whatever it raises hurts its own containers, and neither the others nor the
+clients.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from cmserverd.devices import Devices, OpenDevice
 from cmserverd.engine import Engine
 from drivers import image, statement
 from drivers.container import ContainerId
-from drivers.driver import Device, Dongle, Driver, DriverError, Hotplug, Purpose, Vanished
+from drivers.driver import Device, Dongle, Driver, DriverError, Empty, Hotplug, Purpose, Vanished
 from drivers.image import Image
 from drivers.trust import Trust
 
@@ -62,6 +63,13 @@ class Absences:
         self._engine.unplug(container)
         scope = self._running[container] = trio.CancelScope()
         self._nursery.start_soon(self._wait, container, scope)
+
+    def begin_all(self) -> None:
+        """Every driver has looked: what the server knows from before and nobody has found is missing."""
+        for container in [name for name, known in self._engine.table.containers.items() if not known.present]:
+            if container not in self._running:
+                _log.warning("container is missing since the start", container=container)
+                self.begin(container)
 
     def end(self, container: ContainerId) -> None:
         """A container is back."""
@@ -253,7 +261,10 @@ class Watcher:
         if isinstance(error, Vanished) or self._said.get(dongle) == str(error):
             return
         self._said[dongle] = str(error)
-        self._log.error("container cannot be used", **_facts(error), place=dongle.text)
+        if isinstance(error, Empty):  # nothing is wrong with it; a later look finds what it became
+            self._log.warning("nothing to serve there yet", **_facts(error), place=dongle.text)
+        else:
+            self._log.error("container cannot be used", **_facts(error), place=dongle.text)
 
     async def _close_all(self) -> None:
         for opened in self._open.values():

@@ -20,6 +20,7 @@ from drivers.driver import (
     Dongle,
     Driver,
     DriverError,
+    Empty,
     Faulty,
     ImageError,
     Purpose,
@@ -101,6 +102,39 @@ def check_driver(
     unplug()
     for each in (driver, other):
         _call(each.close, "close of the driver")
+
+
+def check_empty(make_driver: Callable[[], Driver], plug: Callable[[], None], unplug: Callable[[], None]) -> None:
+    """Raise NonConforming unless the driver does what the daemon relies on with a device that holds no container yet.
+
+    The same as of `check_driver`, whose `plug` puts in a sound one. It is still empty afterwards.
+    """
+    driver = make_driver()
+    before = _scan(driver)
+    plug()
+    dongle = _check_appeared(driver, before)
+    _check_scans(driver, before | {dongle})
+    for _ in range(2):
+        with _opened(driver, dongle) as device:
+            _expect((Empty,), device.read, "read of an empty device")
+            _check_does_nothing(device)
+            _expect((Empty,), device.read, "the second read of an empty device")
+    with _opened(driver, dongle) as device:
+        unplug()
+        _expect((Vanished,), device.read, "read of an unplugged device that was empty")
+    if _scan(driver) != before:
+        _fail("scan does not show that the empty device was unplugged")
+    _call(driver.close, "close of the driver")
+
+
+def _check_does_nothing(device: Device) -> None:
+    """It has no key, no item and no clock."""
+    no = (Empty, Unsupported)
+    _expect(no, lambda: device.sign(Purpose.PRESENCE, bytes(statement.NONCE_LENGTH)), "sign of an empty device")
+    _expect(no, lambda: device.consume(1, 1, 0, bytes(16), 0), "consume of an empty device")
+    _expect(no, lambda: device.time(0), "time of an empty device")
+    _expect(no, device.nonce, "nonce of an empty device")
+    _expect((*no, ImageError), lambda: device.apply(b""), "apply of an empty update")
 
 
 def _fail(what: str) -> NoReturn:

@@ -6,13 +6,14 @@ a dongle. Every listing says *virtual*.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 from pathlib import Path
 from typing import Final
 
-from drivers import image, keys, wire
+from drivers import image, keys, newfile, wire
 from drivers.chip.chip import Chip
 from drivers.chip.flash import SECTOR, SECTORS, Damaged, FileFlash, program
 from drivers.container import Container, ContainerKind
@@ -24,32 +25,32 @@ _SIZE: Final = SECTOR * SECTORS
 
 
 def create(path: Path, container: Container, signing: image.SigningKeys) -> None:
-    """Write a new container to `path` and its key beside it. Raises DriverError; nothing that is there is overwritten.
+    """Write a new container to `path` and its key beside it, both or neither; nothing that is there is overwritten.
 
-    The container's kind is virtual, and `path` ends in `.cmc`.
+    The container's kind is virtual, and `path` ends in `.cmc`. The key comes first: a container is never without it.
+    Raises DriverError.
     """
     if container.kind is not ContainerKind.VIRTUAL or path.suffix != SUFFIX:
         msg = f"{path} would be a {container.kind} container; make a virtual one, with a name that ends in {SUFFIX}."
         raise DriverError(msg)
     encoded = image.encode(container, signing=signing)
+    key = path.with_suffix(".key")
+    written = False
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        msg = f"The container {path} cannot be written: {error.strerror}."
-        raise DriverError(msg) from error
-    try:
-        os.ftruncate(descriptor, _SIZE)
-        keys.write(path.with_suffix(".key"), signing.container)
-        program(FileFlash(descriptor), encoded)
-    except OSError as error:
-        path.unlink()
-        msg = f"The container {path} cannot be written: {error.strerror}."
-        raise DriverError(msg) from error
-    except DriverError:
-        path.unlink()
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        with newfile.appearing(path) as descriptor:
+            os.ftruncate(descriptor, _SIZE)
+            program(FileFlash(descriptor), encoded)
+            keys.write(key, signing.container)
+            written = True
+    except BaseException as error:
+        if written:
+            key.unlink()
+        if isinstance(error, OSError):
+            msg = f"The container {path} cannot be written: {error.strerror}."
+            raise DriverError(msg) from error
         raise
-    finally:
-        os.close(descriptor)
 
 
 class CmcFile:

@@ -21,6 +21,9 @@ EARLIEST: Final = 946_684_800
 LATEST: Final = 253_402_300_799
 """9999-12-31T23:59:59Z: no date in a container is after this one."""
 
+UNITS_LIMIT: Final = 2**32 - 2
+"""The most units of an item: the number after it stands for an item without units, in what a container answers."""
+
 TEXT_LIMIT: Final = 255
 """The most characters in any text of a container: what a line of a listing and a field on the wire can bear."""
 

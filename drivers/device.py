@@ -5,13 +5,14 @@ What it answers is held against what it was asked before anybody believes it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from drivers import image, statement, update, wire
-from drivers.container import ContainerKind
+from drivers.container import ContainerId, ContainerKind, mask_and_serial
 from drivers.driver import Faulty, Purpose, Signed, Unsupported, Used
 from drivers.firm_item import Owner
-from drivers.trust import NOBODY
+from drivers.trust import ED25519, NOBODY
 from drivers.wire import Command
 
 Exchange = Callable[[Command, bytes], bytes]
@@ -28,7 +29,9 @@ class ChipDevice:
 
     def read(self) -> bytes:
         """Return the image: its length first, then chunk by chunk; the last check is that its kind is the driver's."""
-        info = wire.decode_info(self._exchange(Command.INFO, b""))
+        info = self._info()
+        if not info.image_length:
+            raise wire.empty()
         octets = b""
         while len(octets) < info.image_length:
             length = min(info.payload_limit, info.image_length - len(octets))
@@ -64,7 +67,7 @@ class ChipDevice:
     def apply(self, octets: bytes) -> None:
         """Apply an update file; it is checked before it is sent."""
         update.decode(octets)
-        limit = wire.decode_info(self._exchange(Command.INFO, b"")).payload_limit - wire.PIECE_HEAD
+        limit = self._info().payload_limit - wire.PIECE_HEAD
         if limit < 1:
             msg = "The dongle takes no payload that an update could come in; exchange it."
             raise Faulty(msg)
@@ -79,3 +82,25 @@ class ChipDevice:
     def nonce(self) -> tuple[bytes, int]:
         """Return a fresh nonce for a certified time, and the time floor."""
         return wire.decode_nonce(self._exchange(Command.NONCE, b""))
+
+    def is_empty(self) -> bool:
+        """Whether nobody has made a container of it yet: then `init` can, and most others raise `Empty`."""
+        return not self._info().image_length
+
+    def init(self, name: ContainerId, text: str) -> bytes:
+        """Make a container without firm items, and return the public key that belongs to the key which it made itself.
+
+        What it then holds, and that it has that key, is checked. Raises Refused if it is a container already,
+        ValueError for a text that no container may have.
+        """
+        mask, serial = mask_and_serial(name)
+        public = wire.decode_public(self._exchange(Command.INIT, wire.encode_init(mask, serial, text)))
+        made = image.parse(self.read(), NOBODY)
+        if made.owner != Owner(mask, serial, self._kind, ED25519, public) or made.container.text != text:
+            msg = "The dongle made another container than it was told to; have it exchanged."
+            raise Faulty(msg)
+        self.sign(Purpose.PRESENCE, os.urandom(statement.NONCE_LENGTH))
+        return public
+
+    def _info(self) -> wire.Info:
+        return wire.decode_info(self._exchange(Command.INFO, b""))

@@ -19,6 +19,7 @@ The error tree; each class is one thing for the operator to do:
       NoAnswer             it does not answer in time
       Faulty               it answers, but not as the protocol says: stalls, wrong lengths, a damaged image
         ImageError         what it holds is no sound container image
+      Empty                it is sound, and nobody has made a container of it yet
       Unsupported          it cannot do what was asked
       Refused              it can, and says no: no such item, nothing left, an old update; it has the field's number
 """
@@ -58,6 +59,10 @@ class Faulty(DriverError):
 
 class ImageError(Faulty):
     """What a device holds, or what should be written to one, is no sound container image."""
+
+
+class Empty(DriverError):
+    """The device holds no container yet; whoever programs containers can make one of it."""
 
 
 class Unsupported(DriverError):

@@ -11,6 +11,7 @@ from struct import error as LayoutError  # noqa: N812 - an exception, so named l
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from drivers import keys, options
 from drivers.container import ContainerKind, FirmItem, ProductItem
@@ -108,6 +109,12 @@ def encode(item: FirmItem, owner: Owner) -> bytes:
     except LayoutError as error:
         msg = f"Firm item {item.firm_code} cannot be written: {error}."
         raise ImageError(msg) from None
+
+
+def pure(item: FirmItem) -> FirmItem:
+    """Return the firm item without what its licensor did not write into it: its signer, and what was counted."""
+    products = tuple(replace(each, units_used=0, usage_start=0) for each in item.products)
+    return replace(item, licensor=b"", products=products)
 
 
 def _encode_product(product: ProductItem) -> bytes:

@@ -39,7 +39,7 @@ _MAGIC: Final = b"CMIMAGE\n"
 """The line feed at its end is broken by transfers that take the file for text."""
 _START: Final = Layout("<8sHHI")
 _COUNTS: Final = Layout("<HII")
-_ITEM_HEAD: Final = Layout(f"<Bx{keys.LENGTH}sI")
+_ITEM_HEAD: Final = Layout(f"<BB{keys.LENGTH}sI")
 _NO_SIGNATURE: Final = bytes(keys.SIGNATURE_LENGTH)
 _CHECKSUM: Final = Layout("<I")
 
@@ -115,26 +115,16 @@ def encode(
 def _encode_item(item: FirmItem, owner: Owner, private: bytes | None) -> bytes:
     signed = firm_item.encode(item, owner)
     if private is None:
-        covered = _ITEM_HEAD.pack(0, NO_KEY, len(signed)) + signed + _NO_SIGNATURE
+        covered = _ITEM_HEAD.pack(0, 0, NO_KEY, len(signed)) + signed + _NO_SIGNATURE
     else:
-        head = _ITEM_HEAD.pack(ED25519, keys.public_of(private), len(signed))
+        head = _ITEM_HEAD.pack(ED25519, 0, keys.public_of(private), len(signed))
         covered = head + signed + keys.sign(private, signed)
     return covered + _CHECKSUM.pack(zlib.crc32(covered))
 
 
 def _pure(container: Container) -> Container:
     """Return the container without what its licensors did not write into it."""
-    return replace(
-        container,
-        firm_items=tuple(
-            replace(
-                firm,
-                licensor=b"",
-                products=tuple(replace(item, units_used=0, usage_start=0) for item in firm.products),
-            )
-            for firm in container.firm_items
-        ),
-    )
+    return replace(container, firm_items=tuple(map(firm_item.pure, container.firm_items)))
 
 
 def decode(image: bytes, trust: Trust) -> Container:
@@ -202,11 +192,14 @@ def _sealed_items(octets: bytes, count: int) -> dict[int, SealedItem]:
 
 def _sealed_item(cursor: Cursor) -> SealedItem:
     head = cursor.take(_ITEM_HEAD.size)
-    algorithm, licensor, length = _ITEM_HEAD.unpack(head)
+    algorithm, reserved, licensor, length = _ITEM_HEAD.unpack(head)
     signed, signature = cursor.take(length), cursor.take(keys.SIGNATURE_LENGTH)
     (checksum,) = cursor.unpack(_CHECKSUM)
     if checksum != zlib.crc32(head + signed + signature):
         msg = "The image is damaged: the checksum of a firm item is wrong."
+        raise ImageError(msg)
+    if reserved:
+        msg = f"The image is damaged: a firm item has {reserved} where all have 0."
         raise ImageError(msg)
     if algorithm == 0 and (licensor, signature) != (NO_KEY, _NO_SIGNATURE):
         msg = "The image is damaged: a firm item has a signature, and no algorithm for it."

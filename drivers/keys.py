@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from drivers import newfile
 from drivers.driver import DriverError, Faulty, NoPermission
 
 LENGTH: Final = 32
@@ -74,10 +75,13 @@ def from_text(text: str) -> bytes:
 
 
 def write(path: Path, private: bytes) -> None:
-    """Write a private key into a new file that only its owner can read. Raises DriverError if that fails."""
+    """Write a private key into a new file that only its owner can read, wholly or not at all.
+
+    Raises DriverError if that fails, also if anything is there.
+    """
     pem = Ed25519PrivateKey.from_private_bytes(private).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with newfile.appearing(path) as descriptor, os.fdopen(descriptor, "wb", closefd=False) as file:
             file.write(pem)
     except OSError as error:
         msg = f"The key file {path} cannot be written: {error.strerror}."
@@ -94,10 +98,10 @@ def read(path: Path) -> bytes:
             status = os.fstat(file.fileno())
             pem = file.read(_FILE_LIMIT) if stat.S_ISREG(status.st_mode) else b""
     except PermissionError:
-        msg = f"The key file {path} may not be read; give it to the daemon's user."
+        msg = f"The key file {path} may not be read; let whoever runs this read it, and nobody else."
         raise NoPermission(msg) from None
     except OSError as error:
-        msg = f"The key file {path} cannot be read: {error.strerror}; put the container's key there."
+        msg = f"The key file {path} cannot be read: {error.strerror}; put the key there."
         raise Faulty(msg) from error
     if status.st_mode & 0o077:
         msg = f"The key file {path} can be read by others than its owner; chmod 600 it."
@@ -107,6 +111,6 @@ def read(path: Path) -> bytes:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
-        msg = f"The key file {path} has no Ed25519 key in PKCS8 PEM without a password; put the container's key there."
+        msg = f"The key file {path} has no Ed25519 key in PKCS8 PEM without a password; put the key there."
         raise Faulty(msg)
     return key.private_bytes_raw()

@@ -16,6 +16,7 @@ from drivers.container import (
     EARLIEST,
     KNOWN_FLAGS,
     LATEST,
+    UNITS_LIMIT,
     Allowance,
     Period,
     ProductItem,
@@ -118,6 +119,12 @@ def _value(option: _Option, octets: bytes, what: str) -> Any:
     value = option.kind(*layout.unpack(octets))
     if option.field in {"activation", "expiration"}:
         _check_date(value, option.field, what)
+    elif option.field == "units" and value.amount > UNITS_LIMIT:
+        msg = (
+            f"The image cannot be used: {what} has {value.amount} units, and containers answer that number for an item "
+            f"without units; the most is {UNITS_LIMIT}."
+        )
+        raise ImageError(msg)
     elif isinstance(value, Period):
         _check_date(value.start, "maintenance", what)
         _check_date(value.end, "maintenance", what)

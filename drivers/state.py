@@ -15,16 +15,18 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from drivers import keys
+from drivers.container import UNITS_LIMIT
 from drivers.cursor import Cursor
 from drivers.driver import ImageError
 from drivers.firm_item import Owner, encode_owner
+from drivers.trust import ED25519
 
-NO_COUNTER: Final = 2**32 - 1
+NO_COUNTER: Final = UNITS_LIMIT + 1
 """Stands for the units that are left of an item without units."""
 
 _PREFIX: Final = b"cmstate\x00\x01"
 """Tells a slot from all else that a container signs."""
-_HEAD: Final = Layout("<QqHHHxx32sq")
+_HEAD: Final = Layout("<QqHHHH32sq")
 _ITEM: Final = Layout("<IIIq")
 _LOAN: Final = Layout("<16sIIIq32s")
 _RECEIPT: Final = Layout("<16sIIIq")
@@ -97,6 +99,7 @@ def encode(state: State, length: int, owner: Owner, private: bytes | None = None
                     len(state.items),
                     len(state.loans),
                     len(state.receipts),
+                    0,
                     state.nonce,
                     state.asked,
                 ),
@@ -134,7 +137,7 @@ def decode(slot: bytes, owner: Owner) -> State:
         raise ImageError(msg)
     _check_signature(covered, owner)
     cursor = Cursor(covered[: -_SIGNATURE.size], "a state slot")
-    sequence, time_floor, items, loans, receipts, nonce, asked = cursor.unpack(_HEAD)
+    sequence, time_floor, items, loans, receipts, reserved, nonce, asked = cursor.unpack(_HEAD)
     state = State(
         sequence,
         time_floor,
@@ -144,7 +147,7 @@ def decode(slot: bytes, owner: Owner) -> State:
         nonce,
         asked,
     )
-    if cursor.rest().strip(b"\0"):
+    if reserved or cursor.rest().strip(b"\0"):
         msg = "The image is damaged: the room left in a state slot is not empty."
         raise ImageError(msg)
     return state
@@ -153,6 +156,11 @@ def decode(slot: bytes, owner: Owner) -> State:
 def _check_signature(covered: bytes, owner: Owner) -> None:
     """Raise ImageError unless the slot is signed as its container's key demands: by it, or by nobody."""
     algorithm, signature = _SIGNATURE.unpack(covered[-_SIGNATURE.size :])
+    if owner.key_algorithm not in {0, ED25519}:
+        msg = (
+            f"The container's key is of algorithm {owner.key_algorithm}, which this software does not know; update it."
+        )
+        raise ImageError(msg)
     if algorithm != owner.key_algorithm:
         msg = "The container's state is signed in another way than its key demands; have the container exchanged."
         raise ImageError(msg)

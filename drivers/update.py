@@ -54,9 +54,12 @@ class TimeUpdate(Struct, frozen=True):
 def encode_firm(owner: Owner, item: FirmItem, base: int, private: bytes) -> bytes:
     """Return the update that brings a firm item, signed with the licensor's private key.
 
-    Raises ImageError if the item cannot be written.
+    Raises ImageError if the item cannot be written, or not all of it: nothing is dropped in silence.
     """
     signed = firm_item.encode(item, owner)
+    if firm_item.decode(signed) != firm_item.pure(item):
+        msg = f"Firm item {item.firm_code} has an option or a flag that this software does not know; update it."
+        raise ImageError(msg)
     body = _FIRM.pack(item.firm_code, base, len(signed)) + signed + keys.sign(private, signed)
     return _sealed(_FIRM_ITEM, owner, body, private)
 

@@ -12,7 +12,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from drivers.driver import Faulty, Refused, Unsupported, Used
+from drivers import keys
+from drivers.container import check_text
+from drivers.driver import Empty, Faulty, Refused, Unsupported, Used
 from drivers.image import IMAGE_LIMIT
 from drivers.keys import SIGNATURE_LENGTH
 from drivers.state import NO_COUNTER
@@ -29,6 +31,7 @@ _USED: Final = Layout("<Iq")
 _PIECE: Final = Layout("<II")
 _TIME: Final = Layout("<q")
 _NONCE: Final = Layout("<32sq")
+_INIT: Final = Layout("<HI")
 PIECE_HEAD: Final = _PIECE.size
 """Bytes of APPLY's payload that are not the update's."""
 KEY_LENGTH: Final = 16
@@ -36,7 +39,7 @@ KEY_LENGTH: Final = 16
 
 
 class Command(IntEnum):
-    """The commands. A container without a key answers that it does not support those from 16 on."""
+    """The commands. Without a key a container does not support 16 to 20; an empty dongle knows only 1 and 21."""
 
     INFO = 1
     READ_IMAGE = 2
@@ -45,6 +48,7 @@ class Command(IntEnum):
     APPLY = 18
     TIME = 19
     NONCE = 20
+    INIT = 21
 
 
 class Status(IntEnum):
@@ -65,6 +69,8 @@ class Status(IntEnum):
     UPDATE_TOO_NEW = 12
     NOT_SIGNED = 13
     NOT_FOR_THIS_CONTAINER = 14
+    ALREADY_MADE = 15
+    EMPTY = 16
 
 
 _REFUSALS: Final = {
@@ -86,6 +92,7 @@ _REFUSALS: Final = {
         "The update is damaged, or is not of the licensor whose the item is; get it from him once more.",
     ),
     Status.NOT_FOR_THIS_CONTAINER: (233, "The update is for another container; apply it there."),
+    Status.ALREADY_MADE: (104, "The dongle is a container already, and stays the one that it is; look what it holds."),
 }
 """To what a container may say no without a fault of its own: the field's number, and what to do."""
 
@@ -93,7 +100,7 @@ _REFUSALS: Final = {
 class Info(Struct, frozen=True):
     """What a dongle says of itself: the protocol versions it speaks, the most it puts in a payload, its image's length.
 
-    Both lengths are in bytes and within bounds.
+    Both lengths are in bytes and within bounds; an empty dongle's image has none.
     """
 
     versions: tuple[int, int]
@@ -104,10 +111,13 @@ class Info(Struct, frozen=True):
 def check_status(command: Command, status: int) -> None:
     """Accept OK.
 
-    Raises Unsupported if the container cannot do that, Refused if it will not, Faulty if it says anything else.
+    Raises Unsupported if the container cannot do that, Empty if there is none yet, Refused if it will not, Faulty if it
+    says anything else.
     """
     if status == Status.OK:
         return
+    if status == Status.EMPTY:
+        raise empty()
     if status in {Status.UNKNOWN_COMMAND, Status.UNSUPPORTED}:
         msg = f"The dongle does not support {command.name}; ask its licensor for one that does."
         raise Unsupported(msg)
@@ -118,6 +128,11 @@ def check_status(command: Command, status: int) -> None:
     shown = known.name if known is not None else f"status {status}"
     msg = f"The dongle refused {command.name} ({shown}); update this software, or have the dongle exchanged."
     raise Faulty(msg)
+
+
+def empty() -> Empty:
+    """Return what to say of a dongle without an image."""
+    return Empty("The dongle is empty; make a container of it (cmboxpgm create --usb).")
 
 
 def decode_info(payload: bytes) -> Info:
@@ -185,6 +200,20 @@ def decode_nonce(payload: bytes) -> tuple[bytes, int]:
     """Return nonce and time floor of a NONCE reply. Raises Faulty if it is none."""
     nonce, asked = _exactly(_NONCE, payload, Command.NONCE)
     return nonce, asked
+
+
+def encode_init(mask: int, serial: int, text: str) -> bytes:
+    """Return the payload of INIT. Raises ValueError, in words for people, for a text that no container may have."""
+    check_text(text)
+    return _INIT.pack(mask, serial) + text.encode()
+
+
+def decode_public(payload: bytes) -> bytes:
+    """Return the public key in an INIT reply. Raises Faulty if it is none."""
+    if len(payload) != keys.LENGTH:
+        msg = f"The dongle answered INIT with {len(payload)} bytes instead of {keys.LENGTH}; exchange it."
+        raise Faulty(msg)
+    return payload
 
 
 def _exactly(layout: Layout, payload: bytes, command: Command) -> tuple[Any, ...]:

@@ -34,6 +34,41 @@ PATIENCE = 30.0
 """Seconds after which something that should happen is given up."""
 
 
+class _Stop:
+    """Hears the signals that end the demo, but lets them break in only where everything is put in order afterwards.
+
+    Elsewhere, between the start of the daemon and knowing of it for instance, a signal is remembered until then.
+    """
+
+    def __init__(self) -> None:
+        self._heard: int | None = None
+        self._may_break_in = False
+
+    def hear(self, number: int, _frame: FrameType | None) -> None:
+        """Take a signal. Only the first one counts: a second one must not break the stop."""
+        if self._heard is None:
+            self._heard = number
+            self._break_in()
+
+    @contextmanager
+    def breaking_in(self) -> Iterator[None]:
+        """Let a signal, also one that came before, do what Ctrl-C does within the block."""
+        try:
+            self._may_break_in = True
+            self._break_in()
+            yield
+        finally:
+            self._may_break_in = False
+
+    def _break_in(self) -> None:
+        if self._heard is not None and self._may_break_in:
+            self._may_break_in = False
+            raise KeyboardInterrupt(self._heard)
+
+
+STOP = _Stop()
+
+
 class Failed(Exception):
     """A number was not as it should be."""
 
@@ -50,6 +85,7 @@ class Daemon:
             'name = "demo"\n'
             'listen = ["127.0.0.1:0", "[::1]:0"]\n'
             f"run_directory = {json.dumps(str(self.monitor.parent))}\n"
+            f"state_directory = {json.dumps(str(directory / 'state'))}\n"
             "[licensors]\n"
             f'{FIRM_CODE} = "{keys.to_text(demo_licensor.PUBLIC)}"\n'
             "[drivers.usb]\n"
@@ -158,7 +194,8 @@ def running() -> Iterator[Daemon]:
     with tempfile.TemporaryDirectory(prefix="cmserverd-demo-") as directory:
         daemon = Daemon(Path(directory))
         try:
-            yield daemon
+            with STOP.breaking_in():
+                yield daemon
         finally:
             code = daemon.stop()
         check("the daemon's exit code", code, 0)
@@ -255,14 +292,7 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def interrupt(number: int, _frame: FrameType | None) -> None:
-    """Do what Ctrl-C does, whichever signal it was; a second one must not break the stop."""
-    for every in STOPPING:
-        signal.signal(every, signal.SIG_IGN)
-    raise KeyboardInterrupt(number)
-
-
 if __name__ == "__main__":
     for each in STOPPING:
-        signal.signal(each, interrupt)
+        signal.signal(each, STOP.hear)
     sys.exit(main())

@@ -95,15 +95,25 @@ def candidates(
     (`servers = ["a", "b:1234"]`), and at last this machine. Who names a server gets that one or an error, never
     silently another. Raises SettingError, which names the place.
     """
+    return named(argument, environ=environ, files=files)[1]
+
+
+def named(
+    argument: str | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    files: Sequence[Path] | None = None,
+) -> tuple[str, tuple[Address, ...]]:
+    """Return the place that names the servers, for people, and the servers; all else is as in `candidates`."""
     if argument is not None:
-        return (parse(argument),)
-    named = (os.environ if environ is None else environ).get(ENVIRONMENT)
-    if named:
-        return (parse(named, f"the variable {ENVIRONMENT}"),)
+        return "argument", (parse(argument),)
+    variable = (os.environ if environ is None else environ).get(ENVIRONMENT)
+    if variable:
+        return ENVIRONMENT, (parse(variable, f"the variable {ENVIRONMENT}"),)
     for path in configuration_files() if files is None else files:
         if servers := _servers(path):
-            return servers
-    return LOOPBACK
+            return str(path), servers
+    return "default", LOOPBACK
 
 
 def configuration_files() -> tuple[Path, ...]:

@@ -177,6 +177,13 @@ def encode_error(msgid: int, error: ErrorBody) -> bytes:
     return _encode((1, msgid, error, None))
 
 
+def granted(response: bytes) -> tuple[int, int] | None:
+    """Return the request's number and the handle that one of our own responses tells of, if it does."""
+    kind, msgid, *outcome = msgpack.unpackb(response)
+    result = outcome[-1]
+    return (msgid, result["handle"]) if kind == 1 and type(result) is dict and "handle" in result else None
+
+
 def encode_notification(method: str, body: Struct) -> bytes:
     """Return the bytes of a notification."""
     return _encode((2, method, (body,)))

@@ -24,9 +24,11 @@ def example(language: str) -> str:
     return str(found)
 
 
-@pytest.mark.parametrize(("quantity", "said"), [(2, "licensed, handle 1"), (0, "no license: ")])
-def test_the_licensed_application(tmp_path: Path, quantity: int, said: str) -> None:
-    """It gets its license from a server; without one it is told why.
+@pytest.mark.parametrize(
+    ("quantity", "said", "drawn"), [(2, "licensed, handle 1", ["a map", "another"]), (0, "no license: ", [])]
+)
+def test_the_licensed_application(tmp_path: Path, quantity: int, said: str, drawn: list[str]) -> None:
+    """It gets its license from a server and works with it; without one it is told why.
 
     Quantity 0 is for the server's own machine, and this test says that it is another one.
     """
@@ -38,10 +40,19 @@ quantity = {quantity}\n'
         host, port = daemon.address
         environment = {**os.environ, "CMSERVERD_SERVER": f"{host}:{port}", "CMSERVERD_STATION": "another-machine"}
         command = [sys.executable, "-c", example("python")]
+        typed = "a map\nanother\n\n"
         done = subprocess.run(
-            command, env=environment, input="\n", capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+            command,
+            env=environment,
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            cwd=ROOT,
         )
         assert done.stdout.startswith(said)
+        assert re.findall(r"drawing (.*)", done.stdout) == drawn
         assert done.stderr == ""
 
 

@@ -24,6 +24,7 @@ WITH_TRIO = frozenset(
         "cmserverd.daemon",
         "cmserverd.deadlines",
         "cmserverd.devices",
+        "cmserverd.journal",
         "cmserverd.main",
         "cmserverd.reaper",
         "cmserverd.server",

@@ -52,9 +52,7 @@ def _keygen(options: argparse.Namespace) -> Outcome:
     path: Path = options.key
     files.check_free(path)
     private = keys.generate()
-    with files.workshop(path) as directory:
-        keys.write(directory / path.name, private)
-        files.publish(directory / path.name, path)
+    keys.write(path, private)
     public = keys.to_text(keys.public_of(private))
     return _said(
         {"firm_code": options.firm_code, "public_key": public, "key": str(path)},
@@ -67,13 +65,15 @@ def _keygen(options: argparse.Namespace) -> Outcome:
 
 
 def _create(options: argparse.Namespace) -> Outcome:
-    path: Path = options.file
-    public = keys.to_text(containers.create(path, options.id, options.text))
-    return _said(
-        {"id": options.id, "public_key": public, "file": str(path)},
-        f"The virtual container {options.id} is in {path}, its key in {path.with_suffix('.key')}.",
-        f"public key {public}",
-    )
+    path: Path | None = options.file
+    if path is None:
+        public = keys.to_text(containers.create_on_dongle(options.id, options.text))
+        done = f"The dongle is container {options.id} now; its key was made in it, and never leaves it."
+    else:
+        public = keys.to_text(containers.create(path, options.id, options.text))
+        done = f"The virtual container {options.id} is in {path}, its key in {path.with_suffix('.key')}."
+    document = {"id": options.id, "public_key": public, "file": None if path is None else str(path)}
+    return _said(document, done, f"public key {public}")
 
 
 def _enroll(options: argparse.Namespace) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cmserverd.cmboxpgm import files
@@ -11,22 +11,44 @@ from drivers import cmc, keys
 from drivers.container import Container, ContainerId, ContainerKind
 from drivers.driver import Device, Dongle, Driver, DriverError, Vanished, never_cancelled
 from drivers.image import SigningKeys
-from drivers.usb.driver import UsbDriver, UsbOptions
+from drivers.usb.driver import UsbDevice, UsbDriver, UsbOptions
 
 
 def create(path: Path, name: ContainerId, text: str) -> bytes:
     """Make an empty virtual container, its key beside it, and return its public key. Raises DriverError."""
     _check_name(path)
-    beside = path.with_suffix(".key")
-    for place in (path, beside):
+    for place in (path, path.with_suffix(".key")):
         files.check_free(place)
     private = keys.generate()
-    with files.workshop(path) as directory:
-        draft = directory / path.name
-        cmc.create(draft, Container(name, ContainerKind.VIRTUAL, text), SigningKeys(private))
-        files.publish(draft.with_suffix(".key"), beside)
-        files.publish(draft, path)
+    cmc.create(path, Container(name, ContainerKind.VIRTUAL, text), SigningKeys(private))
     return keys.public_of(private)
+
+
+def create_on_dongle(name: ContainerId, text: str) -> bytes:
+    """Make a container of the one empty dongle that is plugged in, and return the public key of the key that it made.
+
+    Raises DriverError, also if there are several: none is like another once it has its name.
+    """
+    driver = UsbDriver(UsbOptions(), never_cancelled)
+    empty: list[UsbDevice] = []
+    troubles: list[DriverError] = []
+    with ExitStack() as stack:
+        stack.callback(driver.close)
+        for dongle in driver.scan():
+            try:
+                device = driver.open(dongle)
+                stack.callback(device.close)
+                if device.is_empty():
+                    empty.append(device)
+            except DriverError as error:  # it may be the one: say so, unless another one is
+                troubles.append(error)
+        if not empty and troubles:
+            raise troubles[0]
+        if len(empty) != 1:
+            there = f"{len(empty)} empty dongles are plugged in" if empty else "No empty dongle is plugged in"
+            msg = f"{there}; have the one plugged in that is to be container {name}: no other can be made one."
+            raise Vanished(msg)
+        return empty[0].init(name, text)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Files: read within bounds, and written such that nobody ever sees half of one.
 
-What is new is written in a private directory beside its place and then linked there: a link overwrites nothing, and
-follows no symbolic link. Only the ledger is ever replaced.
+What is new is written in a private directory beside its place and then linked there (`drivers.newfile`). Only the
+ledger is ever replaced.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from drivers import newfile
 from drivers.driver import DriverError
 
 PRIVATE: Final = 0o600
@@ -79,11 +80,10 @@ def write(path: Path, octets: bytes, mode: int) -> None:
 def publish(draft: Path, path: Path) -> None:
     """Have a draft appear at its place, whole. Raises DriverError if anything is there, OSError."""
     try:
-        os.link(draft, path, follow_symlinks=False)
-    except OSError:  # something is there; or the file system knows no links, as that of a memory stick
+        newfile.publish(draft, path)
+    except FileExistsError:
         check_free(path)
-        draft.rename(path)
-    _settle(path.parent)
+        raise
 
 
 def write_new(path: Path, octets: bytes, mode: int = SHARED) -> None:
@@ -99,13 +99,4 @@ def replace(path: Path, octets: bytes) -> None:
     with workshop(path) as directory:
         write(directory / path.name, octets, PRIVATE)
         (directory / path.name).replace(path)
-        _settle(path.parent)
-
-
-def _settle(directory: Path) -> None:
-    """Wait until a directory's entries are on the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        newfile.settle(path.parent)

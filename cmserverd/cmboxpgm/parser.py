@@ -82,7 +82,7 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
         return added
 
     _keygen(command("keygen", "Make a licensor's key pair."))
-    _create(command("create", "Make an empty virtual container."))
+    _create(command("create", "Make an empty container: a virtual one, or of an empty dongle."))
     _enroll(command("enroll", "Take a container into the ledger: its requests are answered from then on."))
     _item(
         command(
@@ -119,9 +119,11 @@ def _keygen(parser: argparse.ArgumentParser) -> None:
 def _create(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", type=values.container, required=True, metavar="ID", help="mask and serial, as in 3-1")
     parser.add_argument("--text", type=values.text, default="", metavar="TEXT", help="its name")
-    parser.add_argument(
-        "--file", type=values.path, required=True, metavar="FILE", help="its place, NAME.cmc; its key is NAME.key"
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument(
+        "--file", type=values.path, metavar="FILE", help="a virtual one's place, NAME.cmc; its key is NAME.key"
     )
+    place.add_argument("--usb", action="store_true", help="the one empty dongle that is plugged in")
 
 
 def _enroll(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from drivers.container import (
     DATA_LIMIT,
     EARLIEST,
     LATEST,
+    UNITS_LIMIT,
     ContainerId,
     QuantityFlag,
     Runtime,
@@ -24,7 +25,6 @@ from drivers.container import (
     mask_and_serial,
 )
 from drivers.driver import DriverError
-from drivers.state import NO_COUNTER
 
 MODES: Final = {
     "user_limit": QuantityFlag.DENY_USER_LIMIT,
@@ -66,8 +66,8 @@ def number(word: str) -> int:
 def units(word: str) -> int:
     """Return a number of units. The highest number is none: containers answer it for an item without units."""
     value = count(word)
-    if value == NO_COUNTER:
-        raise ArgumentTypeError(f"{word!a} is no number of units; the most is {NO_COUNTER - 1}")
+    if value > UNITS_LIMIT:
+        raise ArgumentTypeError(f"{word!a} is no number of units; the most is {UNITS_LIMIT}")
     return value
 
 

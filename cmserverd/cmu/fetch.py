@@ -100,9 +100,13 @@ Listing = ContainerListing | ContentsListing | NetworkListing
 
 
 class ServerState(Struct, frozen=True):
-    """A server that a client here would ask, and what it answered: its state or why there is none."""
+    """A server that a client here would ask, and what it answered: its state or why there is none.
+
+    `source` is where its address came from.
+    """
 
     address: str
+    source: str
     info: ServerInfo | None
     error: ErrorBody | None
 
@@ -179,14 +183,14 @@ def found_any(listing: Listing) -> bool:
             return bool(listing.licenses or listing.others)
 
 
-def servers(addresses: list[str], ask: Callable[[str], ServerInfo]) -> tuple[ServerState, ...]:
+def servers(addresses: list[str], source: str, ask: Callable[[str], ServerInfo]) -> tuple[ServerState, ...]:
     """Return how each address answers, in their order; they are asked at the same time."""
 
     def state(address: str) -> ServerState:
         try:
-            return ServerState(address, ask(address), None)
+            return ServerState(address, source, ask(address), None)
         except LicenseError as error:
-            return ServerState(address, None, error.body)
+            return ServerState(address, source, None, error.body)
 
     with ThreadPoolExecutor(max_workers=8) as threads:
         return tuple(threads.map(state, addresses))

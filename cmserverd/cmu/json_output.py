@@ -1,6 +1,6 @@
-"""The listings as JSON, for programs: one document each, its fields named as in the protocol, none ever left out.
+"""The listings, and what was done, as JSON, for programs.
 
-Bytes are hexadecimal digits.
+One document each, its fields named as in the protocol, none ever left out. Bytes are hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from msgspec import Struct
 
 from cmserverd.cmu.fetch import LicenseUse, Listing, ServerState
+from cmserverd.cmu.updating import Requested, Updated
 from protocol.messages import ErrorBody
 
 
@@ -21,6 +22,11 @@ def listing(found: Listing) -> str:
 def servers(found: tuple[ServerState, ...]) -> str:
     """Return the servers as a document."""
     return _document({"servers": [{"answers": one.info is not None, **_fields(one)} for one in found]})
+
+
+def done(what: Requested | Updated) -> str:
+    """Return what was done to a container as a document."""
+    return _document(_plain(what))
 
 
 def version(text: str) -> str:

@@ -71,6 +71,8 @@ def show_servers(out: Console, found: Iterable[ServerState]) -> None:
     """Print the servers, in the order in which a client asks them."""
     listed = list(found)
     if listed:
+        out.print(printable(f"Addresses from: {listed[0].source}"))  # one place names them all
+        out.print()
         table = FoldingTable("#No.", "Address", "Name", "Version", "State")
         for number, one in enumerate(listed, 1):
             if one.info is not None:

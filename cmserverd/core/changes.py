@@ -57,6 +57,16 @@ class Expired(Struct, frozen=True, gc=False, tag=True, array_like=True):
     license: LicenseId
 
 
+class TimeSet(Struct, frozen=True, gc=False, tag=True, array_like=True):
+    """A certified update set the license time to this one, which may be earlier than it was.
+
+    What is not over yet after all ends at its end, nothing lingers for longer than if it were let go of now, and no
+    access was asked for or used later than that.
+    """
+
+    at: int
+
+
 class Removed(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """A container is gone for good; none of its licenses is left."""
 
@@ -240,6 +250,7 @@ Change = (
     | Reprogrammed
     | Consumed
     | Expired
+    | TimeSet
     | Removed
     | Opened
     | Detached

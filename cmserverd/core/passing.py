@@ -24,6 +24,11 @@ def due(table: Table) -> int | None:
     return min((ends[0][0] for ends in (table.lingers, table.expiries) if ends), default=None)
 
 
+def set_to(now: int) -> Rule[None]:
+    """A certified update set the license time (Unix seconds); what is due by then is left to `advance`."""
+    yield c.TimeSet(now)
+
+
 def advance(table: Table, now: int, most: int) -> Rule[bool]:
     """Let happen what is due: `most` allocations at a time, as when a container is gone. Return whether there is more.
 

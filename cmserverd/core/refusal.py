@@ -75,7 +75,7 @@ def no_license(
     if not candidates and not untrusted:
         unknown = want.container is not None and want.container not in table.containers
         number = ErrorNumber.BOX_NOT_FOUND if unknown else ErrorNumber.ENTRY_NOT_FOUND
-        return unless_starting(table, Refused(number))
+        return unless_starting(table, Refused(number, _nothing_plugged_in(table)))
     holding = product.holdings.find(session.station) if product and candidates else None
     if holding is not None and (holding.exclusives or (mode is AccessMode.EXCLUSIVE and holding.accesses)):
         conflict = ErrorNumber.EXCLUSIVE_CONFLICT
@@ -99,6 +99,11 @@ def unless_starting(table: Table, refused: Refused) -> Refused:
     if table.starting:
         return Refused(ErrorNumber.SERVER_STARTING, reasons=refused.reasons)
     return refused
+
+
+def _nothing_plugged_in(table: Table) -> str:
+    """Say so if it is the case: it is the first thing to look at, and may be all that is wrong."""
+    return "" if any(plugged.present for plugged in table.containers.values()) else "no container is plugged in"
 
 
 def _untrusted(table: Table, firm_code: int, want: Want) -> list[tuple[ContainerId, FirmItem]]:

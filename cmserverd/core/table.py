@@ -8,13 +8,11 @@ wherever that can be told; `apply` never refuses.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Final
-
-from msgspec.structs import replace
+from typing import ClassVar, Final
 
 from cmserverd.core import changes as c
 from cmserverd.core.blocks import Numbered, Spread
+from cmserverd.core.stock import Appliers, Stock
 from cmserverd.core.terms import (
     EXCLUSIVE,
     STATION_SHARE,
@@ -23,18 +21,14 @@ from cmserverd.core.terms import (
     Allocation,
     Ended,
     Holding,
-    KnownContainer,
     License,
-    LicenseEnd,
     LicenseId,
     LingerEnd,
-    Product,
     Session,
     SessionState,
     weight,
 )
-from cmserverd.core.validity import limited, valid_until
-from drivers.container import Container, ContainerId, ProductItem, mask_and_serial
+from cmserverd.core.validity import valid_until
 from protocol.messages import EndCause
 from protocol.terms import AccessMode, Station
 
@@ -42,7 +36,7 @@ REMEMBERED_ENDINGS: Final = 1_024
 """How many accesses that the server ended a session still answers for: as many as it can hold at once."""
 
 
-class Table:
+class Table(Stock):
     """The state of the license server. Read its attributes freely; change it by `apply` only.
 
     `expiries` and `lingers` are sorted: what time does next comes first.
@@ -51,41 +45,32 @@ class Table:
     __slots__ = (
         "accesses",
         "addresses",
-        "containers",
-        "expiries",
         "ghosts",
-        "licenses",
         "lingers",
         "next_allocation",
         "next_handle",
-        "next_license",
         "next_session",
-        "products",
         "sessions",
         "starting",
         "tokens",
     )
 
     def __init__(self) -> None:
+        super().__init__()
         self.starting = True
-        self.containers: dict[ContainerId, KnownContainer] = {}
-        self.licenses: dict[LicenseId, License] = {}
-        self.products: dict[tuple[int, int], Product] = {}
         self.sessions: Numbered[Session] = Numbered()
         self.tokens: Spread[bytes, Session] = Spread()
         self.addresses: dict[str, int] = {}
         self.ghosts: dict[tuple[Station, str], dict[int, Session]] = {}
         self.accesses: Numbered[Access] = Numbered()
-        self.expiries: list[LicenseEnd] = []
         self.lingers: list[LingerEnd] = []
-        self.next_license = 1
         self.next_session = 1
         self.next_handle = 1
         self.next_allocation = 1
 
     def apply(self, change: c.Change) -> None:
         """Make one change."""
-        self._APPLY[type(change)](self, change)
+        self.APPLY[type(change)](self, change)
 
     # containers
 
@@ -102,96 +87,18 @@ class Table:
             if session.state is SessionState.ATTACHED:
                 session.state = SessionState.SILENT
 
-    def _plugged(self, change: c.Plugged) -> None:
-        contents = change.container
-        known = self.containers.get(contents.id)
-        if known is None:
-            known = self.containers[contents.id] = KnownContainer(mask_and_serial(contents.id), contents)
-            self.containers = dict(sorted(self.containers.items(), key=lambda entry: entry[1].turn))
-        else:
-            known.contents = contents
-            known.present = True
-        touched: dict[Product, None] = {}
-        for place, (firm_code, item) in enumerate(_items(contents)):
-            license_id = LicenseId(contents.id, firm_code, item.reference)
-            counted = self.licenses.get(license_id)
-            if counted is None:
-                counted = self._new_license(license_id, (*known.turn, place), item)
-            else:
-                counted.present = True
-                counted.turn = (*known.turn, place)
-            touched[counted.product] = None
-        for product in touched:
-            product.licenses.sort(key=_turn)
-
-    def _unplugged(self, change: c.Unplugged) -> None:
-        container = self.containers[change.container]
-        container.present = False
+    def _time_set(self, change: c.TimeSet) -> None:
+        coming = {counted.id for _, _, counted in self.expiries}
         for counted in self.licenses.values():
-            if counted.id.container == change.container:
-                counted.present = False
-
-    def _reprogrammed(self, change: c.Reprogrammed) -> None:
-        counted = self.licenses[change.license]
-        item = change.item
-        if item is None or item.product_code != counted.item.product_code:
-            assert not counted.allocations
-            self._forget_end(counted)
-            del self.licenses[change.license]
-            product = counted.product
-            product.licenses.remove(counted)
-            if not product.licenses:
-                del self.products[product.firm_code, product.product_code]
-            if item is not None:
-                added = self._new_license(change.license, counted.turn, item)
-                added.product.licenses.sort(key=_turn)
-            return
-        self._set_item(counted, item)
-        counted.used = 0
-        for allocation in counted.allocations.values():
-            allocation.weight = weight(item, allocation.mode)
-            counted.used += allocation.weight
-
-    def _consumed(self, change: c.Consumed) -> None:
-        counted = self.licenses[change.license]
-        item = replace(counted.item, units_used=change.units_used, usage_start=change.usage_start)
-        self._set_item(counted, item)
-        container = self.containers[change.license.container]
-        container.contents = _with_item(container.contents, change.license.firm_code, item)
-
-    def _expired(self, change: c.Expired) -> None:
-        self._forget_end(self.licenses[change.license])
-
-    def _removed(self, change: c.Removed) -> None:
-        assert not self.containers[change.container].references
-        del self.containers[change.container]
-
-    def _new_license(self, license_id: LicenseId, turn: tuple[int, int, int], item: ProductItem) -> License:
-        codes = (license_id.firm_code, item.product_code)
-        product = self.products.get(codes)
-        if product is None:
-            product = self.products[codes] = Product(*codes)
-        counted = License(license_id, self.next_license, turn, item, product)
-        self.next_license += 1
-        self.licenses[license_id] = counted
-        product.licenses.append(counted)
-        self._set_item(counted, item)
-        return counted
-
-    def _set_item(self, counted: License, item: ProductItem) -> None:
-        self._forget_end(counted)
-        counted.item = item
-        counted.limited = limited(item)
-        end = valid_until(item)
-        if end is not None:
-            insort(self.expiries, (end, counted.id, counted))
-
-    def _forget_end(self, counted: License) -> None:
-        end = valid_until(counted.item)
-        if end is not None:
-            at = bisect_left(self.expiries, (end, counted.id))
-            if at < len(self.expiries) and self.expiries[at][2] is counted:
-                del self.expiries[at]
+            end = valid_until(counted.item)
+            if end is not None and end > change.at and counted.id not in coming:
+                insort(self.expiries, (end, counted.id, counted))
+            for _, _, allocation in counted.lingering:
+                allocation.until = min(allocation.until, change.at + counted.item.linger)
+            counted.lingering = sorted((left.until, left.id, left) for _, _, left in counted.lingering)
+        self.lingers = sorted((left.until, left.id, left) for _, _, left in self.lingers)
+        for access in self.accesses.values():
+            access.first, access.last = min(access.first, change.at), min(access.last, change.at)
 
     # sessions
 
@@ -451,15 +358,11 @@ class Table:
         counted.used -= allocation.weight
         _count_mode(counted, allocation.mode, -1)
 
-    _APPLY: ClassVar[dict[type[Any], Callable[[Any, Any], None]]] = {
+    APPLY: ClassVar[Appliers] = {
+        **Stock.APPLY,
         c.Started: _started,
         c.Restarted: _restarted,
-        c.Plugged: _plugged,
-        c.Unplugged: _unplugged,
-        c.Reprogrammed: _reprogrammed,
-        c.Consumed: _consumed,
-        c.Expired: _expired,
-        c.Removed: _removed,
+        c.TimeSet: _time_set,
         c.Opened: _opened,
         c.Detached: _detached,
         c.Resumed: _resumed,
@@ -483,26 +386,6 @@ class Table:
 
 def _number(allocation: Allocation) -> int:
     return allocation.id
-
-
-def _turn(counted: License) -> tuple[int, int, int]:
-    return counted.turn
-
-
-def _items(contents: Container) -> Iterator[tuple[int, ProductItem]]:
-    for firm_item in contents.firm_items:
-        for item in firm_item.products:
-            yield firm_item.firm_code, item
-
-
-def _with_item(contents: Container, firm_code: int, item: ProductItem) -> Container:
-    """Return what a container holds with another state of one of its items."""
-    firm_items = list(contents.firm_items)
-    for at, firm_item in enumerate(firm_items):
-        if firm_item.firm_code == firm_code:
-            products = tuple(item if one.reference == item.reference else one for one in firm_item.products)
-            firm_items[at] = replace(firm_item, products=products)
-    return replace(contents, firm_items=tuple(firm_items))
 
 
 def _count_mode(counted: License, mode: AccessMode, by: int) -> None:

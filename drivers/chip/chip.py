@@ -25,6 +25,7 @@ VERSION: Final = 1
 
 OK, UNKNOWN_COMMAND, UNSUPPORTED, BAD_REQUEST, OUT_OF_RANGE, WRONG_VERSION = range(6)
 NO_ITEM, NO_COUNTER, COUNTER_ZERO, UNDERRUN, NO_ROOM = range(6, 11)
+ALREADY_MADE, EMPTY = 15, 16
 _UPDATE_LIMIT: Final = 64 * 1024
 _WITHOUT_UNITS: Final = 2**32 - 1
 _NO_KEY: Final = bytes(16)
@@ -38,7 +39,9 @@ _I64: Final = struct.Struct("<q")
 Answer = tuple[int, bytes]
 
 
-class _Command(IntEnum):
+class Command(IntEnum):
+    """The commands."""
+
     INFO = 1
     READ_IMAGE = 2
     SIGN = 16
@@ -46,6 +49,7 @@ class _Command(IntEnum):
     APPLY = 18
     TIME = 19
     NONCE = 20
+    INIT = 21
 
 
 class _Purpose(IntEnum):
@@ -54,7 +58,7 @@ class _Purpose(IntEnum):
     REQUEST = 3
 
 
-class _No(Exception):
+class No(Exception):
     """The command is refused with this status."""
 
     def __init__(self, status: int) -> None:
@@ -77,25 +81,27 @@ class Memory:
         """Return status and payload of the reply."""
         try:
             if len(payload) > PAYLOAD_LIMIT:
-                raise _No(BAD_REQUEST)
+                raise No(BAD_REQUEST)
             return OK, self._run(command, payload)
-        except _No as refusal:
+        except No as refusal:
             return refusal.status, b""
         except struct.error:  # the payload has another length
             return BAD_REQUEST, b""
 
     def _run(self, command: int, payload: bytes) -> bytes:
         match command:
-            case _Command.INFO:
-                _expect(payload == b"")
+            case Command.INFO:
+                expect(payload == b"")
                 return struct.pack("<BBHI", VERSION, VERSION, PAYLOAD_LIMIT, len(self.image))
-            case _Command.READ_IMAGE:
+            case Command.READ_IMAGE:
                 offset, length = struct.unpack("<IH", payload)
                 if length > PAYLOAD_LIMIT or offset + length > len(self.image):
-                    raise _No(OUT_OF_RANGE)
+                    raise No(OUT_OF_RANGE)
                 return self.image[offset : offset + length]
+            case Command.INIT:
+                raise No(ALREADY_MADE)
             case _:
-                raise _No(UNSUPPORTED if command in set(_Command) else UNKNOWN_COMMAND)
+                raise No(UNSUPPORTED if command in set(Command) else UNKNOWN_COMMAND)
 
 
 class Chip(Memory):
@@ -120,18 +126,18 @@ class Chip(Memory):
 
     def _run(self, command: int, payload: bytes) -> bytes:
         match command:
-            case _Command.SIGN:
-                _expect(payload != b"")
+            case Command.SIGN:
+                expect(payload != b"")
                 return self._sign(payload[0], payload[1:])
-            case _Command.CONSUME:
+            case Command.CONSUME:
                 return self._consume(*_CONSUME_BODY.unpack(payload))
-            case _Command.APPLY:
+            case Command.APPLY:
                 offset, total = _PIECE.unpack_from(payload)
                 return self._gather(offset, total, payload[_PIECE.size :])
-            case _Command.TIME:
+            case Command.TIME:
                 return self._time(*_I64.unpack(payload))
-            case _Command.NONCE:
-                _expect(payload == b"")
+            case Command.NONCE:
+                expect(payload == b"")
                 return self._nonce()
             case _:
                 return super()._run(command, payload)
@@ -150,13 +156,13 @@ class Chip(Memory):
         try:
             slot = self._slots.write(state)
         except Full:
-            raise _No(NO_ROOM) from None
+            raise No(NO_ROOM) from None
         self._banks.write_slot(1 - self._slot, slot)
         self._slot, self._state = 1 - self._slot, state
 
     def _later(self, time: int) -> int:
         """Return the floor that this license time makes."""
-        _expect(0 <= time <= LATEST)
+        expect(0 <= time <= LATEST)
         return max(self._state.floor, time)
 
     # --- signing ----------------------------------------------------------------------------------------------------
@@ -170,17 +176,17 @@ class Chip(Memory):
             case _Purpose.REQUEST:
                 composed = self._nonced(body) + _I64.pack(self._state.floor) + sha256(self.image).digest()
             case _:
-                raise _No(UNSUPPORTED)
+                raise No(UNSUPPORTED)
         statement = _SIGN_PREFIX + bytes([purpose]) + self._contents.owner + composed
         return self._key.sign(statement) + statement
 
     def _nonced(self, nonce: bytes) -> bytes:
-        _expect(len(nonce) == len(NO_NONCE))
+        expect(len(nonce) == len(NO_NONCE))
         return nonce + struct.pack("<Q", self._state.sequence)
 
     def _crypt(self, body: bytes) -> bytes:
         length = body[0] if body else 0
-        _expect(16 <= length <= 64)
+        expect(16 <= length <= 64)
         nonce = body[: 1 + length]
         firm_code, reference, time, handle = _CRYPT_BODY.unpack(body[1 + length :])
         product = self._product(firm_code, reference)
@@ -190,18 +196,18 @@ class Chip(Memory):
     def _product(self, firm_code: int, reference: int) -> Product:
         product = self._contents.product(firm_code, reference)
         if product is None:
-            raise _No(NO_ITEM)
+            raise No(NO_ITEM)
         return product
 
     # --- counting ---------------------------------------------------------------------------------------------------
 
     def _consume(self, key: bytes, firm_code: int, reference: int, delta: int, time: int) -> bytes:
         floor = self._later(time)
-        _expect(key != _NO_KEY or not delta)
+        expect(key != _NO_KEY or not delta)
         receipt = self._state.receipts.get(key)
         if receipt is None:
             receipt = self._use(firm_code, reference, delta, floor, key)
-        _expect(receipt[:2] == (firm_code, reference))
+        expect(receipt[:2] == (firm_code, reference))
         return struct.pack("<Iq", receipt.units_left, receipt.start)
 
     def _use(self, firm_code: int, reference: int, delta: int, floor: int, key: bytes) -> Receipt:
@@ -211,10 +217,10 @@ class Chip(Memory):
         if product.units is not None:
             before = max(0, product.units.amount - units)
             if delta > before:
-                raise _No(UNDERRUN if before else COUNTER_ZERO)
+                raise No(UNDERRUN if before else COUNTER_ZERO)
             units, left = units + delta, before - delta
         elif delta:
-            raise _No(NO_COUNTER)
+            raise No(NO_COUNTER)
         if product.usage is not None and not start:
             start = max(floor, 1)  # 0 says that it has not begun
         used = dict(self._state.used)
@@ -231,9 +237,9 @@ class Chip(Memory):
 
     def _gather(self, offset: int, total: int, piece: bytes) -> bytes:
         """Take the next piece of an update, or the one before once more; apply it with the last one."""
-        _expect(0 < total <= _UPDATE_LIMIT and bool(piece) and offset + len(piece) <= total)
+        expect(0 < total <= _UPDATE_LIMIT and bool(piece) and offset + len(piece) <= total)
         before = self._update if offset else b""
-        _expect(before[offset : offset + len(piece)] in {b"", piece} and len(before) >= offset)
+        expect(before[offset : offset + len(piece)] in {b"", piece} and len(before) >= offset)
         self._update = before[:offset] + piece
         if len(self._update) == total:
             self._apply(self._update)
@@ -243,16 +249,16 @@ class Chip(Memory):
         try:
             fixed, state = applied(update, self._contents, self._state)
         except Refused as refusal:
-            raise _No(refusal.status) from None
+            raise No(refusal.status) from None
         if fixed is None:
             self._commit(state)
             return
         if len(fixed) > FIXED_LIMIT:
-            raise _No(NO_ROOM)
+            raise No(NO_ROOM)
         try:
             slot = self._slots.write(state)
         except Full:
-            raise _No(NO_ROOM) from None
+            raise No(NO_ROOM) from None
         self._banks.replace(fixed, slot)
         self._contents, self._slot, self._state = Contents(fixed), 0, state
 
@@ -268,7 +274,7 @@ class Chip(Memory):
         return nonce + _I64.pack(self._state.asked)
 
 
-def _expect(sound: bool) -> None:
+def expect(sound: bool) -> None:
     """Refuse a payload of the wrong form."""
     if not sound:
-        raise _No(BAD_REQUEST)
+        raise No(BAD_REQUEST)

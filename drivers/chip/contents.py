@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,8 +20,14 @@ _PRODUCT: Final = struct.Struct("<IIH")
 _OPTION: Final = struct.Struct("<HH")
 _ALLOWANCE: Final = struct.Struct("<II")
 _FIRM_PREFIX: Final = b"cmfirm\x00\x01"
-_USAGE, _UNITS = 0x8007, 0x8009
+_USAGE, _UNITS = 7, 9
+_NUMBER: Final = 0x7FFF
+"""An option's number in its tag; the bit above says that it is critical."""
 _ED25519: Final = 1
+_IMAGE: Final = (b"CMIMAGE\n", 1)
+"""What an image begins with, and the version of its format."""
+_OWNER: Final = struct.Struct("<HIBB32s")
+_HARDWARE: Final = 1
 
 
 class Malformed(Exception):
@@ -90,16 +96,31 @@ class Contents:
     def with_firm(self, firm: Firm) -> bytes:
         """Return the image's bytes before its slots, with this firm item in place of the one with its code."""
         records = [each.record for each in ({**self.firms, firm.code: firm}).values()]
-        items = b"".join(records)
-        header_length = _START.size + OWNER_LENGTH + _COUNTS.size + len(self._text) + 4
-        total = header_length + len(items) + 2 * self._slot_length
-        header = (
-            _START.pack(self._magic, self._version, header_length, total)
-            + self.owner
-            + _COUNTS.pack(len(records), len(items), self._slot_length)
-            + self._text
-        )
-        return header + struct.pack("<I", zlib.crc32(header)) + items
+        image = (self._magic, self._version)
+        return _fixed(image, self.owner, self._text, records, self._slot_length)
+
+
+def _fixed(image: tuple[bytes, int], owner: bytes, text: bytes, records: Sequence[bytes], slot_length: int) -> bytes:
+    """Return an image's bytes before its slots; `text` has its length before it."""
+    items = b"".join(records)
+    header_length = _START.size + OWNER_LENGTH + _COUNTS.size + len(text) + 4
+    header = (
+        _START.pack(*image, header_length, header_length + len(items) + 2 * slot_length)
+        + owner
+        + _COUNTS.pack(len(records), len(items), slot_length)
+        + text
+    )
+    return header + struct.pack("<I", zlib.crc32(header)) + items
+
+
+def new_owner(mask: int, serial: int, public: bytes) -> bytes:
+    """Return the owner that a dongle with this public key is."""
+    return _OWNER.pack(mask, serial, _HARDWARE, _ED25519, public)
+
+
+def without_firms(owner: bytes, text: bytes, slot_length: int) -> bytes:
+    """Return the bytes, before its slots, of an image that has no firm item yet; `text` is UTF-8."""
+    return _fixed(_IMAGE, owner, struct.pack("<H", len(text)) + text, (), slot_length)
 
 
 def sealed_firm(licensor: bytes, signed: bytes, signature: bytes) -> Firm:
@@ -142,7 +163,7 @@ def _options(octets: bytes) -> Iterator[tuple[int, bytes]]:
         at += _OPTION.size + length
         if at > len(octets):
             raise Malformed
-        yield tag, octets[at - length : at]
+        yield tag & _NUMBER, octets[at - length : at]
 
 
 def _allowance(options: Mapping[int, bytes], tag: int) -> Allowance | None:

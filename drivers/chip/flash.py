@@ -19,6 +19,8 @@ from typing import Final, Protocol
 SECTOR: Final = 4096
 ONE_BANK: Final = 17
 SECTORS: Final = 2 * ONE_BANK
+KEY_SECTOR: Final = SECTORS
+"""After the banks, in a chip that makes its key itself: the private key, which no command reads."""
 FIXED_LIMIT: Final = (ONE_BANK - 3) * SECTOR
 """The most bytes of an image before its state slots."""
 
@@ -49,7 +51,7 @@ class MemoryFlash:
     """Forgets everything with the process."""
 
     def __init__(self) -> None:
-        self._sectors = [bytes(SECTOR)] * SECTORS
+        self._sectors = [bytes(SECTOR)] * (SECTORS + 1)
 
     def read(self, sector: int) -> bytes:
         """Return a sector's bytes."""
@@ -84,10 +86,10 @@ class Banks:
 
     def __init__(self, flash: Flash) -> None:
         self._flash = flash
-        found = [head for number in (0, 1) if (head := self._head(number)) is not None]
+        found = _heads(flash)
         if not found:
             raise Damaged
-        self._number, self._bank, self.fixed = max(found)
+        self._number, self._bank, self.fixed = found[-1]
         """`fixed` is all of the image before its state slots."""
 
     @property
@@ -106,18 +108,35 @@ class Banks:
         _fill(self._flash, bank, self._number + 1, fixed, (slot, bytes(SECTOR)))
         self._number, self._bank, self.fixed = self._number + 1, bank, fixed
 
-    def _head(self, bank: int) -> tuple[int, int, bytes] | None:
-        """Return number, bank and fixed part of a bank, None if it is not sound."""
-        start = bank * ONE_BANK
-        head = self._flash.read(start)[: _HEAD.size + _CHECKSUM.size]
-        if len(head) < _HEAD.size + _CHECKSUM.size:
-            return None
-        magic, number, length, checksum = _HEAD.unpack_from(head)
-        if magic != _MAGIC or length > FIXED_LIMIT or head[_HEAD.size :] != _crc(head[: _HEAD.size]):
-            return None
-        sectors = range(start + 3, start + 3 + -(-length // SECTOR))
-        fixed = b"".join(self._flash.read(sector) for sector in sectors)[:length]
-        return (number, bank, fixed) if zlib.crc32(fixed) == checksum else None
+
+def _heads(flash: Flash) -> list[tuple[int, int, bytes]]:
+    """Return number, bank and fixed part of each sound bank, the one in force last."""
+    return sorted(head for bank in (0, 1) if (head := _head(flash, bank)) is not None)
+
+
+def _head(flash: Flash, bank: int) -> tuple[int, int, bytes] | None:
+    start = bank * ONE_BANK
+    head = flash.read(start)[: _HEAD.size + _CHECKSUM.size]
+    if len(head) < _HEAD.size + _CHECKSUM.size:
+        return None
+    magic, number, length, checksum = _HEAD.unpack_from(head)
+    if magic != _MAGIC or length > FIXED_LIMIT or head[_HEAD.size :] != _crc(head[: _HEAD.size]):
+        return None
+    sectors = range(start + 3, start + 3 + -(-length // SECTOR))
+    fixed = b"".join(flash.read(sector) for sector in sectors)[:length]
+    return (number, bank, fixed) if zlib.crc32(fixed) == checksum else None
+
+
+def make(flash: Flash, private: bytes, fixed: bytes, slot: bytes) -> None:
+    """Write the first image, as a chip does that has no sound one; `private` is its key, `slot` its state.
+
+    After a cut at any moment there is still none, or all of it with its key. What a damaged image left goes first, and
+    of that what is not in force, or an image from before it would be.
+    """
+    for _, bank, _ in _heads(flash):
+        flash.write(bank * ONE_BANK, bytes(SECTOR))
+    flash.write(KEY_SECTOR, private.ljust(SECTOR, b"\0"))
+    _fill(flash, 0, 1, fixed, (slot, bytes(SECTOR)))
 
 
 def program(flash: Flash, image: bytes) -> None:

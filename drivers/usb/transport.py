@@ -43,8 +43,9 @@ class Transport:
     def exchange(self, command: wire.Command, payload: bytes = b"") -> bytes:
         """Return the payload of the reply.
 
-        After a stall the command is sent once more: each one changes nothing, or carries a key that makes a second
-        one harmless. Raises DriverError, and whatever `check_cancelled` raises.
+        After a stall the command is sent once more: each one changes nothing, or is of a kind of which a second one
+        is harmless: it carries a key, or is refused as done already. Raises DriverError, and whatever
+        `check_cancelled` raises.
         """
         with translated():
             try:

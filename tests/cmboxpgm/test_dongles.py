@@ -8,6 +8,7 @@ import pytest
 
 from cmserverd.cmboxpgm import containers
 from drivers import image
+from drivers.chip.blank import Blank
 from drivers.chip.chip import Chip, Memory
 from drivers.chip.flash import MemoryFlash, program
 from drivers.container import Container, ContainerKind, ProductItem, container_id
@@ -52,6 +53,59 @@ def test_a_dongle_is_programmed(bench: Bench, bus: InProcessBackend) -> None:
     with containers.opened_dongle() as device:
         found = image.decode(device.read(), bench.trust)
     assert found.firm_items[0].products == (ProductItem(1, 14), ProductItem(2, 15))
+
+
+def blank() -> Firmware:
+    """Return a dongle that nobody has made a container of."""
+    return Firmware(Blank(MemoryFlash()))
+
+
+def test_an_empty_dongle_is_made_a_container(bench: Bench, bus: InProcessBackend) -> None:
+    """Beside one that is a container already; then it is enrolled, programmed, and serves."""
+    address = bus.plug(dongle())
+    bus.plug(blank())
+    made = bench.done("create", *USB, "--id", "3-7", "--text", "Demo")
+    assert (made["id"], made["file"]) == ("3-7", None)
+    assert "have the one plugged in" in bench.refused("create", *USB, "--id", "3-8")
+    bus.unplug(address)
+    bench.done("keygen", "--firm-code", str(FIRM_CODE), "--key", "licensor.key")
+    enrolled = bench.done("enroll", *USB, "--ledger", "ledger.json")
+    assert (enrolled["id"], enrolled["kind"], enrolled["public_key"]) == ("3-7", "hardware", made["public_key"])
+    bench.program("item", "--item", "1", "--product-code", "14", where=USB)
+    held = bench.done("list", *USB)["container"]
+    assert (held["text"], held["firm_items"][0]["items"][0]["product_code"]) == ("Demo", 14)
+
+
+def test_an_empty_dongle_says_what_to_do(bench: Bench, bus: InProcessBackend) -> None:
+    """Whatever else is asked of it."""
+    bus.plug(blank())
+    for command in (["list"], ["enroll", "--ledger", "ledger.json"], ["request", "--time", "--out", "a.request"]):
+        assert "The dongle is empty; make a container of it (cmboxpgm create --usb)" in bench.refused(*command, *USB)
+    assert not bench.files()
+
+
+def test_exactly_one_empty_dongle_is_meant(bench: Bench, bus: InProcessBackend) -> None:
+    """None, or two: the tool does not guess, and what is a container stays what it is."""
+    create = ("create", *USB, "--id", "3-7")
+    assert "No empty dongle is plugged in" in bench.refused(*create)
+    bus.plug(dongle())
+    assert "No empty dongle is plugged in" in bench.refused(*create)
+    addresses = [bus.plug(blank()), bus.plug(blank())]
+    assert "2 empty dongles are plugged in" in bench.refused(*create)
+    for address in addresses:
+        bus.unplug(address)
+    assert bench.done("list", *USB)["container"]["id"] == "3-1"
+    assert "--file" in bench.misused("create", "--id", "3-7")
+    assert "not allowed with" in bench.misused(*create, "--file", "box.cmc")
+
+
+def test_a_dongle_that_another_process_has_may_be_the_empty_one(bench: Bench, bus: InProcessBackend) -> None:
+    """It is said why it was not looked at, unless another one is empty."""
+    bus.plug(dongle())
+    with containers.opened_dongle():
+        assert "Another process has the dongle" in bench.refused("create", *USB, "--id", "3-7")
+        bus.plug(blank())
+        assert bench.done("create", *USB, "--id", "3-7")["id"] == "3-7"
 
 
 def test_exactly_one_dongle_is_meant(bench: Bench, bus: InProcessBackend) -> None:

@@ -19,8 +19,9 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from cmserverd.cmu import fetch
-from cmserverd.cmu.main import FOUND, INTERRUPTED, NOTHING, REFUSED, UNREACHED, UNWRITTEN, USAGE, main
+from cmserverd.cmu import fetch, updating
+from cmserverd.cmu.main import main
+from cmserverd.cmu.outcome import FOUND, INTERRUPTED, NOTHING, REFUSED, UNREACHED, UNWRITTEN, USAGE
 from protocol.errors import ErrorNumber, LicenseError
 from protocol.messages import (
     AccessInfo,
@@ -183,7 +184,7 @@ def test_nothing_found_is_an_exit_code_of_its_own(command: str, server: str, cap
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "say what to list: -l, -x, -n, -k or -v"),
+        ([], "say what to do: -l, -x, -n, -k, -v, -c or -i"),
         (["--bogus"], "there is no option '--bogus'"),
         (["-l", "-n"], "not allowed with argument"),
         (["-n", "--firmcode", "x"], "'x' is no code; write a whole number from 0 to 4294967295"),
@@ -193,7 +194,15 @@ def test_nothing_found_is_an_exit_code_of_its_own(command: str, server: str, cap
         (["-n", "--timeout", "nan"], "'nan' is no time"),
         (["-l", "--firmcode", "1"], "--firmcode, --productcode and --relevant go with -n"),
         (["-x", "--relevant"], "--firmcode, --productcode and --relevant go with -n"),
-        (["-k", "--serial", "1-1"], "--serial goes with -l, -x or -n"),
+        (["-k", "--serial", "1-1"], "--serial goes with -l, -x, -n or -c"),
+        (["-i", "x", "--serial", "1-1"], "--serial goes with -l, -x, -n or -c"),
+        (["-i", "x", "--time"], "--time goes with -c"),
+        (["-c", "x", "-i", "y"], "not allowed with argument"),
+        (["-c", ""], "'' is no file's name"),
+        (["-c", "x", "--server", "alpha"], "'alpha' is asked over the network, where nothing is changed"),
+        (["-i", "/no/such.update"], "the update /no/such.update cannot be read: No such file or directory"),
+        (["-i", "/dev/zero"], "/dev/zero is no file; name the update that the licensor sent"),
+        (["-c", "/dev/null"], "/dev/null is there already and is no request file"),
         (["-n", "--serv", "x"], "there is no option '--serv'"),
         (["-n", "--server", "a b"], "'a b' names no host; write host, host:port, [IPv6]:port or unix:/path"),
         (["-k", "--server", "a:0"], "'a:0' has no valid port"),
@@ -282,6 +291,7 @@ def test_the_servers_of_this_machine_are_shown_in_their_order(
     assert main(["-k", "--json"]) == FOUND
     first, second = document(capsys)["servers"]
     assert (first["address"], first["answers"], first["info"]) == (dead, False, None)
+    assert first["source"] == second["source"] == str(tmp_path / "user" / "cmserverd" / "client.toml")
     assert first["error"]["number"] == 101
     assert (second["address"], second["answers"], second["error"]) == (server, True, None)
     assert second["info"]["server"] == {"name": "alpha", "software": "cmserverd", "version": "0.1.0"}
@@ -289,7 +299,10 @@ def test_the_servers_of_this_machine_are_shown_in_their_order(
     assert main(["-k"]) == UNREACHED
     printed = capsys.readouterr().out
     assert dead in printed
+    assert printed.startswith("Addresses from: CMSERVERD_SERVER\n")
     assert "Result: 1 server(s) listed." in printed
+    main(["-k", "--server", server])
+    assert capsys.readouterr().out.startswith("Addresses from: --server\n")
 
 
 def test_the_monitor_socket_goes_before_other_servers(
@@ -353,9 +366,10 @@ def test_the_page_has_every_key_of_the_json() -> None:
     """`docs/cmu.md` names the keys of each document, all of them and no others."""
     page = (Path(__file__).parents[2] / "docs" / "cmu.md").read_text()
     listed = (fetch.ContainerListing, fetch.ContentsListing, fetch.NetworkListing, fetch.ServerState)
+    done = (updating.Requested, updating.Updated)
     parts = (Server, ServerInfo, ContainerInfo, ContainerContents, FirmItemInfo, EntryInfo, LicenseCount, AccessInfo)
     more = {fetch.ServerState: {"answers"}, LicenseCount: {"accesses"}}
-    kinds: tuple[type[Struct], ...] = (*listed, *parts, ErrorBody, Reason)
+    kinds: tuple[type[Struct], ...] = (*listed, *done, *parts, ErrorBody, Reason)
     assert re.findall(r"(?m)^## (\w+)$", page) == [kind.__name__ for kind in kinds]
     for kind in kinds:
         keys = page.partition(f"\n## {kind.__name__}\n")[2].partition("\nKeys: ")[2].partition("\n\n")[0]

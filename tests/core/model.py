@@ -543,6 +543,16 @@ class Model:
         references = {hold.handle for hold in self.holds if hold.container == container and hold.entry is None}
         self._changed(before, outcome, EndCause.CONTAINER_GONE, references, lefts)
 
+    def time_set(self, now: int) -> None:
+        """Take in that the license time was set: what is let go of now lingers longest, and no access is of later."""
+        self.now = now
+        self.lefts = [
+            Left(left.entry, left.station, left.mode, min(left.until, now + self.options(left.entry).linger))
+            for left in self.lefts
+        ]
+        for hold in self.holds:
+            hold.first, hold.last = min(hold.first, now), min(hold.last, now)
+
     def passed(self, outcome: Outcome, lefts: list[Left]) -> None:
         """Take in that what is due has happened: what lapsed, and what became of the accesses to what is over."""
         self.lefts = [left for left in self.lefts if left.until > self.now]

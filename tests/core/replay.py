@@ -12,9 +12,11 @@ import msgspec
 from msgspec import Struct
 
 from cmserverd.core.changes import Change
+from cmserverd.core.stock import Stock
 from cmserverd.core.table import Table
 from cmserverd.core.terms import Access, Allocation, KnownContainer, License, Product, Session
 
+SLOTS = (*Stock.__slots__, *Table.__slots__)
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Change)
 
@@ -52,7 +54,7 @@ def dump(table: Table) -> bytes:
         assert value is None or isinstance(value, bool | int | str | bytes | Enum), type(value)
         return repr(value)
 
-    lines = [f"{name} = {plain(getattr(table, name))}" for name in table.__slots__]
+    lines = [f"{name} = {plain(getattr(table, name))}" for name in SLOTS]
     for value in met:  # grows while it is read
         fields = (f"{name}={plain(getattr(value, name))}" for name in type(value).__struct_fields__)
         lines.append(f"#{numbers[id(value)]} = {type(value).__name__}({', '.join(fields)})")
@@ -79,7 +81,7 @@ def facts(table: Table) -> bytes:
             return f"[{', '.join(map(plain, value))}]"
         return repr(value)
 
-    lines = [f"{name} = {plain(getattr(table, name))}" for name in table.__slots__ if name != "next_license"]
+    lines = [f"{name} = {plain(getattr(table, name))}" for name in SLOTS if name != "next_license"]
     seen = 0
     while seen < len(met):
         name, value = list(met.items())[seen]

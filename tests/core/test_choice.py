@@ -92,6 +92,17 @@ def test_a_pin_on_what_is_not_there() -> None:
     assert scene.refused(session, firm_code=99).number is ErrorNumber.ENTRY_NOT_FOUND
 
 
+def test_where_nothing_is_plugged_in_the_refusal_says_so() -> None:
+    """Whoever reads it need not look for a wrong product code first; a container that is unplugged is none."""
+    scene = Scene()
+    said = "There is no such license on this server: no container is plugged in, Error 200."
+    assert str(scene.refused(scene.session())) == said
+    scene = Scene(container(item(1)))
+    assert str(scene.refused(scene.session(), product=99)) == "There is no such license on this server, Error 200."
+    scene.engine.unplug(ContainerId("3-1"))
+    assert str(scene.refused(scene.session(), product=99)) == said
+
+
 @pytest.mark.parametrize("asked", [0b001, 0b100, 0b101])
 def test_every_requested_feature_bit_must_be_there(asked: int) -> None:
     """A feature code is served if the map has all its bits."""

@@ -44,6 +44,52 @@ def test_a_system_clock_set_forward_raises_it_for_good() -> None:
     assert times.after(system=-3_600, boot=7) == 1_003_607
 
 
+def test_a_certified_time_stands_though_the_system_clock_is_still_ahead() -> None:
+    """The system clock is known to be wrong by that much: it raises license time by what it advances, and no more."""
+    times = Times()
+    assert times.after(system=1_000_000, boot=0) == 2_000_000
+    times.clock.set(1_000_100)
+    assert times.clock.now() == 1_000_100
+    assert times.after(system=10, boot=10) == 1_000_110
+    assert times.after(system=50, boot=5) == 1_000_160  # set forward once more, by 45 s
+
+
+def test_a_system_clock_that_was_set_right_counts_again() -> None:
+    """Once it was no longer ahead: whoever sets it forward then raises license time, by all of that."""
+    times = Times()
+    times.after(system=1_000_000, boot=0)
+    times.clock.set(1_000_100)
+    assert times.after(system=-1_000_000, boot=10) == 1_000_110
+    assert times.after(system=3_600 + 100, boot=10) == 1_003_700
+
+
+def test_a_system_clock_that_was_set_right_in_part_counts_from_there() -> None:
+    """What it was set back by it can be set forward by: that is no longer known to be wrong."""
+    times = Times()
+    times.after(system=1_000_000, boot=0)
+    times.clock.set(1_000_000)
+    assert times.after(system=-600_000, boot=10) == 1_000_010
+    assert times.after(system=10, boot=10) == 1_000_020
+    assert times.after(system=600_000, boot=10) == 1_600_020
+
+
+def test_a_certified_time_of_a_right_clock_changes_nothing() -> None:
+    """A system clock that is behind the certified time is not ahead, and goes on counting once it is later."""
+    times = Times()
+    times.clock.set(1_000_500)
+    assert times.after(system=10, boot=10) == 1_000_510
+    assert times.after(system=600, boot=10) == 1_000_610
+
+
+def test_a_container_s_time_counts_after_a_certified_one() -> None:
+    """What a container knows of is no matter of the system clock."""
+    times = Times()
+    times.after(system=1_000_000, boot=0)
+    times.clock.set(1_000_100)
+    times.clock.raise_to(1_500_000)
+    assert times.after(system=1, boot=1) == 1_500_001
+
+
 def test_time_asleep_counts() -> None:
     """After a suspend the time since boot has advanced, whatever the system clock says."""
     times = Times()

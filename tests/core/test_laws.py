@@ -65,6 +65,8 @@ def eventful() -> Scene:
     scene.engine.plug(container(item(4, 4), item(5, product=16), id="3-3"))
     scene.engine.close(other)
     _let_time_pass(scene)
+    scene.now -= 30
+    scene.engine.set_time(scene.now)
     scene.engine.restart()
     return scene
 

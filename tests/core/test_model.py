@@ -409,6 +409,13 @@ class Server(RuleBasedStateMachine):
             due = self.engine.due()
             assert due is None or due > self.now
 
+    @rule(seconds=st.integers(1, 150))
+    def time_is_set(self, seconds: int) -> None:
+        """A certified update sets the license time back."""
+        self.now -= seconds
+        self.engine.set_time(self.now)
+        self.model.time_set(self.now)
+
     # what must hold
 
     @invariant()

@@ -108,6 +108,62 @@ def test_behaviour_21_a_clock_that_is_set_back_brings_nothing_back() -> None:
     assert scene.engine.clock.now() == START + 1_000
 
 
+def set_back(scene: Scene, seconds: int) -> None:
+    """Have a certified update set the time back by so many seconds."""
+    scene.now -= seconds
+    scene.engine.set_time(scene.now)
+
+
+def test_a_certified_time_brings_back_what_had_expired_and_it_expires_again() -> None:
+    """At its own end, as if it had never been over; what is over all the same stays over, and is not told again."""
+    scene = Scene(container(item(1, 9, expiration=START + 100), item(2, 9, product=15, expiration=START + 10)))
+    session = scene.session()
+    held = scene.access(session)
+    scene.pass_time(1_000)
+    assert scene.gone(held).cause == "expired"
+    told = len(scene.changes)
+    set_back(scene, 950)
+    again = scene.access(session)
+    assert scene.engine.due() == START + 100
+    assert scene.refused(session, product=15).number is ErrorNumber.EXPIRATION_OVERRUN
+    scene.pass_time(49)
+    assert again.handle in scene.table.accesses
+    scene.pass_time(1)
+    assert scene.gone(again).cause == "expired"
+    assert [change.license.item for change in scene.changes[told:] if isinstance(change, c.Expired)] == [1]
+
+
+def test_an_end_that_is_due_when_the_time_is_set_back_is_no_longer_due() -> None:
+    """Neither is it in the list twice."""
+    scene = Scene(container(item(expiration=START + 100)))
+    held = scene.access(scene.session())
+    scene.now += 200
+    set_back(scene, 150)
+    scene.pass_time(49)
+    assert (held.handle in scene.table.accesses, scene.engine.due()) == (True, START + 100)
+    scene.pass_time(1)
+    assert (scene.gone(held).cause, scene.engine.due()) == ("expired", None)
+
+
+def test_what_lingers_does_not_linger_longer_when_the_time_is_set_back() -> None:
+    """No longer than its linger time from now on; what would end sooner than that still does."""
+    scene = Scene(container(item(1, 9, linger=60), item(2, 9, product=15, linger=60)))
+    session = scene.session()
+    long, short = scene.access(session), scene.access(session, product=15)
+    scene.lingered(short)
+    scene.pass_time(50)
+    scene.lingered(long)
+    set_back(scene, 20)
+    assert scene.engine.due() == START + 60
+    assert [until for until, _, _ in scene.table.lingers] == [START + 60, START + 90]
+    set_back(scene, 1_000_000)
+    assert scene.engine.due() == scene.now + 60
+    scene.pass_time(59)
+    assert scene.used() == 1
+    scene.pass_time(1)
+    assert (scene.used(), scene.used(reference=2), scene.engine.due()) == (0, 0, None)
+
+
 def test_nothing_due_changes_nothing() -> None:
     """A look too early is no passage."""
     scene = Scene(container(item(expiration=START + 5, linger=9)))

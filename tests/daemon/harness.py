@@ -423,6 +423,7 @@ class Daemon:
         self.config = directory / "cmserverd.toml"
         self.config.write_text(
             f'[server]\nlisten = ["{listen}"]\nrun_directory = "{self.run_directory}"\n'
+            f'state_directory = "{directory / "state"}"\n'
             f'[log]\nformat = "json"\nlevel = "{level}"\n[drivers.virtual]\nfiles = ["{self.dongle}"]\n{config}'
             f'\n[licensors]\n{FIRM} = "unsigned"\n'
         )

@@ -16,12 +16,18 @@ from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
 from cmserverd import config
-from cmserverd.config import Config, ConfigError, Containers, Log, Server, Sessions, load
+from cmserverd.config import Config, ConfigError, Containers, Journal, Log, Server, Sessions, load
 from drivers import registry, tables, toml
 from drivers.driver import DriverError
 
 ROOT = Path(__file__).parents[2]
-SECTIONS: dict[str, type[Struct]] = {"server": Server, "sessions": Sessions, "containers": Containers, "log": Log}
+SECTIONS: dict[str, type[Struct]] = {
+    "server": Server,
+    "sessions": Sessions,
+    "journal": Journal,
+    "containers": Containers,
+    "log": Log,
+}
 
 
 LEVELS = 'c.toml:1: log.level: expected "debug", "info", "warning" or "error", got '

@@ -152,6 +152,21 @@ async def test_a_clock_that_is_set_forward_is_noticed(autojump_clock: MockClock)
         assert await seconds_until(lambda: not used(service)) <= 1.1
 
 
+async def test_what_expires_once_more_is_waited_for(autojump_clock: MockClock) -> None:
+    """A certified time brought a license back that was over, while nothing else was to come."""
+    times = Times()
+    service = make_service(charts(expiration=times.start + 1_000), clock=times.clock)
+    async with passing(service.engine):
+        times.ahead = 2_000
+        await trio.sleep(2)
+        with pytest.raises(LicenseError):
+            Talk(service, greeting=hello()).ask(access())
+        assert service.engine.due() is None
+        service.engine.set_time(times.start)
+        Talk(service, greeting=hello()).ask(access())
+        assert await seconds_until(lambda: not used(service)) == pytest.approx(1_000, abs=0.1)
+
+
 async def test_nobody_looks_at_the_clock_for_nothing(autojump_clock: MockClock) -> None:
     """While nothing is to come it sleeps."""
     times = Times()

@@ -18,6 +18,7 @@ from protocol import messages as m
 from protocol import rpc
 from protocol.errors import ErrorNumber, LicenseError
 from tests.daemon.harness import (
+    CONTROL,
     HERE,
     LOCAL_CHARTS,
     MACHINE,
@@ -46,6 +47,15 @@ def test_a_greeting_says_all_that_a_client_must_know() -> None:
     assert abs(greeting.time - service.engine.clock.now()) <= 1
     assert (greeting.handles, greeting.ended) == ((), ())
     assert list(service.engine.table.sessions) == [greeting.session]
+
+
+def test_who_brings_updates_is_told_how_long_a_message_may_be() -> None:
+    """On the control socket that is what an update file has and more; a client that keeps to it can send one."""
+    control = Talk(make_service(), CONTROL, greeting=hello())
+    assert control.greeting is not None
+    assert control.greeting.limits.message == rpc.FROM_OPERATOR.total
+    update = m.Import(bytes(rpc.FROM_OPERATOR.binary))
+    assert len(rpc.encode_request(1, update)) <= control.greeting.limits.message
 
 
 def test_the_server_keeps_no_token() -> None:

@@ -18,11 +18,12 @@ import pytest
 
 import cmserverd
 from cmserverd import main
+from drivers import cmc, image, keys
 from protocol import messages as m
 from protocol import rpc
 from protocol.errors import ErrorNumber, LicenseError
 from protocol.terms import HandleKind
-from tests.daemon.harness import LIMIT, TWO_CHARTS, Caller, Daemon, access, ending, hello, number_of
+from tests.daemon.harness import FIRM, LIMIT, TWO_CHARTS, Caller, Daemon, access, charts, ending, hello, number_of
 
 
 @pytest.fixture
@@ -392,11 +393,11 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "line", "says"),
     [
-        ("[sessions]\ngrace = -1\n", 10, "sessions.grace"),
-        ("[sessoins]\ngrace = 1\n", 9, "did you mean sessions"),
-        ("[drivers.usb]\nembeded = true\n", 10, "did you mean embedded"),
-        ("[drivers.nosuch]\n", 9, "There is no driver 'nosuch'"),
-        ("x = = 1\n", 9, "is not TOML"),
+        ("[sessions]\ngrace = -1\n", 11, "sessions.grace"),
+        ("[sessoins]\ngrace = 1\n", 10, "did you mean sessions"),
+        ("[drivers.usb]\nembeded = true\n", 11, "did you mean embedded"),
+        ("[drivers.nosuch]\n", 10, "There is no driver 'nosuch'"),
+        ("x = = 1\n", 10, "is not TOML"),
     ],
 )
 def test_a_fault_in_the_configuration_is_78_with_its_line(
@@ -450,6 +451,34 @@ def test_the_files_of_containers_are_checked_too(tmp_path: Path) -> None:
         f"cmserverd: warning: {warning}",
         f"cmserverd: {wrong}:2: text: expected a text, got 5",
     ]
+
+
+def test_what_would_not_be_believed_is_told_by_the_check(tmp_path: Path) -> None:
+    """Each firm item in a container's file that would not count, with the reason; it is a warning: the rest goes on."""
+    daemon = Daemon(tmp_path)
+    box = tmp_path / "box.cmc"
+    signing = image.SigningKeys(bytes(32), {FIRM: bytes(range(32))})
+    cmc.create(box, charts(), signing)
+    public = keys.to_text(keys.public_of(bytes(range(32))))
+    files = f'[drivers.virtual]\nfiles = ["{daemon.dongle}", "{box}"]\n'
+    unknown = f"Firm item {FIRM} is of a licensor whom this server does not know; if it is to be believed, write {FIRM}"
+    warning, told = "cmserverd: warning: virtual container", "once the licensor told you this key."
+    daemon.config.write_text(files)
+    ended = run("--check-config", "--config", str(daemon.config))
+    assert (ended.returncode, ended.stdout) == (0, f"{daemon.config}: the configuration is sound\n")
+    assert ended.stderr.splitlines() == [
+        f'{warning} {box}: {unknown} = "{public}" under [licensors], {told}',
+        f'{warning} 3-1 in {daemon.dongle}: {unknown} = "unsigned" under [licensors].',
+    ]
+    daemon.config.write_text(f'{files}[licensors]\n{FIRM} = "{public}"\n')
+    ended = run("--check-config", "--config", str(daemon.config))
+    unsigned = f"Firm item {FIRM} is not signed; have its licensor program it again."
+    assert ended.stderr.splitlines() == [f"{warning} 3-1 in {daemon.dongle}: {unsigned}"]
+    with box.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        ended = run("--check-config", "--config", str(daemon.config))
+    said = f"whether the virtual container {box} would be believed is not known: another process has it"
+    assert (ended.returncode, ended.stderr.splitlines()[0]) == (0, f"cmserverd: warning: {said}")
 
 
 def test_a_file_of_containers_that_is_not_there_is_in_the_log(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
+from cmserverd.clock import LicenseClock
 from cmserverd.devices import OpenDevice
 from drivers import keys, request, update
 from drivers.container import FirmItem, ProductItem
@@ -97,6 +98,41 @@ async def test_a_request_file_is_what_the_licensor_can_believe(mock_clock: MockC
         with pytest.raises(LicenseError) as refusal:
             await operator.ask(m.Context("3-8"))
         assert number_of(refusal.value) == ErrorNumber.BOX_LOST
+
+
+async def test_a_certified_time_stands_while_the_machine_s_clock_is_still_wrong(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What had expired by the wrong time is served again, and expires at its own end."""
+    right = 1_800_000_000
+    now = {"system": float(right), "boot": 0.0}
+    clock = LicenseClock(lambda: now["system"], lambda: now["boot"])
+
+    def passes(seconds: float) -> None:
+        now["boot"] += seconds
+        now["system"] += seconds
+
+    expiring = replace(container().firm_items[0], products=(ProductItem(1, PLAIN, expiration=right + 3_600),))
+    stick = Stick(replace(container(), firm_items=(expiring,)))
+    async with plugged(mock_clock, stick) as (bench, client), rig(bench.service) as connections:
+        engine = bench.engine
+        engine.clock = clock
+        operator = await connections.client(peer=CONTROL)
+        now["system"] += 1_000_000
+        passes(1)
+        assert not engine.advance(99)
+        await opened(bench).ask(lambda device: device.time(clock.now()))
+        with pytest.raises(LicenseError):
+            await client.ask(entry(PLAIN))
+        asked = request.decode((await operator.ask(m.Context("3-7", time=True))).request)
+        answer = update.encode_time(asked.image.owner, asked.image.state.nonce, right, LICENSOR)
+        assert (await operator.ask(m.Import(answer))).time == right
+        passes(3_599)
+        handle = (await client.ask(entry(PLAIN))).handle
+        assert (clock.now(), engine.due()) == (right + 3_599, right + 3_600)
+        passes(1)
+        engine.advance(99)
+        assert handle not in engine.table.accesses
 
 
 async def test_a_certified_time_sets_the_license_time_back(mock_clock: MockClock) -> None:

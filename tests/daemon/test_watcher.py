@@ -16,9 +16,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cmserverd.watcher import Absences, Intervals
 from drivers import image
+from drivers.chip.blank import Blank
 from drivers.chip.chip import Memory
-from drivers.container import Container, ContainerKind, QuantityFlag
-from drivers.driver import Busy, DriverError, NoAnswer, Vanished
+from drivers.chip.flash import MemoryFlash
+from drivers.container import Container, ContainerId, ContainerKind, QuantityFlag
+from drivers.driver import Busy, DriverError, Empty, NoAnswer, Vanished
 from drivers.trust import Trust
 from drivers.usb.backend import InProcessBackend
 from drivers.usb.driver import UsbDriver, UsbOptions
@@ -29,6 +31,7 @@ from protocol.errors import ErrorNumber, LicenseError
 from tests.daemon.harness import CHARTS, FIRM, TWO_CHARTS, Talk, access, charts, hello, make_service, number_of, until
 from tests.daemon.plugs import GRACE, POLL, FakeDriver, Hints, Stick, each_fault, watching
 from tests.drivers.samples import demo_container, replace_once
+from tests.drivers.usb.dongles import Counting, driver_on, only
 
 
 def complaints(said: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -317,7 +320,8 @@ async def test_a_device_that_fails_is_complained_of_once_and_tried_again(
             for _ in range(3):
                 await bench.look()
             assert bench.containers() == {"3-2": True}
-            (line,) = [line for line in said if line["log_level"] == "error"]
+            level = "warning" if isinstance(error, Empty) else "error"
+            (line,) = [line for line in said if line["log_level"] == level]
             assert str(error) in line["reason"]
             assert (line["driver"], line["place"]) == ("fake", "port 1")
             assert (line["exc_info"] is not None) == isinstance(error, ValueError)
@@ -558,6 +562,37 @@ def charts_dongle() -> Container:
     """Return what another dongle holds."""
     made = charts(5)
     return Container(made.id, ContainerKind.HARDWARE, made.text, made.firm_items)
+
+
+async def test_an_empty_dongle_is_told_once_and_served_once_it_is_a_container(mock_clock: MockClock) -> None:
+    """One line that says what to do; no look makes more than one opening; what it becomes is found by the next look."""
+    bus = Counting()
+    firmware = Firmware(Blank(MemoryFlash()))
+    address = bus.plug(firmware)
+    driver = FakeDriver()
+    usb = UsbDriver(UsbOptions(), trio.from_thread.check_cancelled, backend=bus)
+    with capture_logs() as said:
+        async with watching(mock_clock, driver, ("usb", usb)) as bench:
+            await until(lambda: "usb" in bench.looked)
+            for _ in range(4):
+                await bench.look()
+            assert complaints(said) == [
+                ("warning", "The dongle is empty; make a container of it (cmboxpgm create --usb).")
+            ]
+            assert bus.opened <= driver.scans
+            assert bus.open_handles == 0
+            assert bench.containers() == {}
+            hand = driver_on(bus)
+            device = hand.open(only(hand))
+            device.init(ContainerId("3-7"), "")
+            device.close()
+            await bench.look()
+            await until(lambda: bench.containers() == {"3-7": True})
+            bus.unplug(address)
+            bus.plug(firmware)
+            await bench.look()
+            await until(lambda: bench.containers() == {"3-7": True})
+    assert len(complaints(said)) == 1
 
 
 async def test_the_embedded_dongle_is_there_at_once(mock_clock: MockClock) -> None:

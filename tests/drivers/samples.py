@@ -13,6 +13,7 @@ from drivers.container import (
     EARLIEST,
     KNOWN_FLAGS,
     LATEST,
+    UNITS_LIMIT,
     Allowance,
     Container,
     ContainerKind,
@@ -35,6 +36,7 @@ NUMBER = st.integers(1, 2**32 - 1)
 DATE = st.integers(EARLIEST, LATEST)
 DATA = st.binary(max_size=DATA_LIMIT)
 ALLOWANCE = st.builds(Allowance, U32, U32)
+UNITS = st.builds(Allowance, st.integers(0, UNITS_LIMIT), U32)
 PERIOD = st.tuples(DATE, DATE).filter(lambda two: two[0] != two[1]).map(lambda two: Period(min(two), max(two)))
 VERSION = st.integers(0, 2**16 - 1)
 TEXT = st.text(st.characters(codec="utf-8", categories=("L", "M", "N", "P", "S", "Zs")), max_size=40)
@@ -60,7 +62,7 @@ PRODUCTS = st.builds(
     expiration=st.none() | DATE,
     usage=st.none() | ALLOWANCE,
     maintenance=st.none() | PERIOD,
-    units=st.none() | ALLOWANCE,
+    units=st.none() | UNITS,
     linger=U32,
     minimum_runtime=st.none() | st.builds(Runtime, VERSION, VERSION),
     protected_data=DATA,

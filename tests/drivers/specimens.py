@@ -14,7 +14,9 @@ from drivers.driver import (
     Busy,
     Dongle,
     DriverError,
+    Empty,
     Faulty,
+    ImageError,
     Purpose,
     ReadOnly,
     Refused,
@@ -423,6 +425,36 @@ class _OneNonce(KeyedDevice):
         return bytes(32), 0
 
 
+# --- empty devices ----------------------------------------------------------------------------------------------------
+
+
+class EmptyDevice(SoundDevice):
+    """Holds no container yet, and says so."""
+
+    def image(self) -> bytes:
+        raise Empty("empty; make a container of it")
+
+
+class _KeepsTime(EmptyDevice):
+    def time(self, now: int) -> Any:
+        return now
+
+
+class _SignsEmpty(EmptyDevice):
+    def sign(self, purpose: Purpose, body: bytes) -> Any:
+        return Signed(body, bytes(64))
+
+
+class _EmptyIsFaulty(EmptyDevice):
+    def image(self) -> bytes:
+        raise ImageError("there is no image")
+
+
+class _NothingToRead(EmptyDevice):
+    def image(self) -> bytes:
+        return b""
+
+
 def with_device(device: type[SoundDevice]) -> type[SoundDriver]:
     """Return a driver that does everything right, except that its devices are these."""
     return type("DriverOf" + device.__name__, (SoundDriver,), {"device": device})
@@ -483,3 +515,12 @@ KEYED_SPECIMENS: dict[str, tuple[type[SoundDriver], str]] = {
     "has one nonce": (with_device(_OneNonce), "the same nonce twice"),
 }
 """The same of devices that sign and count."""
+
+EMPTY_SPECIMENS: dict[str, tuple[type[SoundDriver], str]] = {
+    "keeps a time": (with_device(_KeepsTime), "time of an empty device raised nothing"),
+    "signs": (with_device(_SignsEmpty), "sign of an empty device raised nothing"),
+    "calls that a fault": (with_device(_EmptyIsFaulty), "read of an empty device raised ImageError"),
+    "gives no bytes": (with_device(_NothingToRead), "read of an empty device raised nothing"),
+    "is a container": (SoundDriver, "read of an empty device raised nothing"),
+}
+"""The same of devices that should be empty."""

@@ -5,11 +5,21 @@ from __future__ import annotations
 import pytest
 
 from drivers import checks
-from drivers.checks import NonConforming, check_driver
+from drivers.checks import NonConforming, check_driver, check_empty
 from drivers.container import ContainerKind
 from tests.drivers.chips import COUNTED
 from tests.drivers.samples import FIRM_CODE
-from tests.drivers.specimens import KEYED_SPECIMENS, SPECIMENS, Hangs, KeyedDevice, Slot, SoundDriver, with_device
+from tests.drivers.specimens import (
+    EMPTY_SPECIMENS,
+    KEYED_SPECIMENS,
+    SPECIMENS,
+    EmptyDevice,
+    Hangs,
+    KeyedDevice,
+    Slot,
+    SoundDriver,
+    with_device,
+)
 
 
 def check(driver: type[SoundDriver], *, tells_replug: bool = True) -> None:
@@ -55,6 +65,24 @@ def test_a_bad_specimen_that_counts_is_rejected(driver: type[SoundDriver], sente
     """Each way of signing or counting wrong is found, and named."""
     with pytest.raises(NonConforming, match=sentence):
         check_counting(driver)
+
+
+def check_without_contents(driver: type[SoundDriver]) -> None:
+    """Run the check of empty devices on a driver."""
+    slot = Slot()
+    check_empty(lambda: driver(slot), slot.plug, slot.unplug)
+
+
+def test_a_sound_driver_of_empty_devices_passes() -> None:
+    """What says that it is empty, and nothing else, is accepted."""
+    check_without_contents(with_device(EmptyDevice))
+
+
+@pytest.mark.parametrize(("driver", "sentence"), EMPTY_SPECIMENS.values(), ids=EMPTY_SPECIMENS)
+def test_an_empty_device_that_is_none_is_rejected(driver: type[SoundDriver], sentence: str) -> None:
+    """Each way of being neither empty nor a container is found, and named."""
+    with pytest.raises(NonConforming, match=sentence):
+        check_without_contents(driver)
 
 
 def test_a_driver_that_hangs_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from drivers import image, keys, statement, update, wire
 from drivers.container import ContainerKind
 from drivers.device import ChipDevice
 from drivers.driver import DriverError, Faulty, ImageError, Purpose, Refused, Signed, Unsupported, Used
-from drivers.firm_item import encode_owner
+from drivers.firm_item import Owner, encode_owner
 from drivers.wire import Command
 from tests.drivers.chip.test_cuts import LONG
 from tests.drivers.chips import CONTAINER, KEYS, NOW, chip_on, device_of, flash_of, item, parsed
@@ -123,6 +123,19 @@ def test_a_wrong_signature(at: int) -> None:
     for change in (flip, another):
         with pytest.raises(Faulty, match="signature is not that of its key"):
             tampered(change).sign(Purpose.CRYPT, CRYPT)
+
+
+def test_zeros_are_no_key() -> None:
+    """They are a point of the curve, for which anybody can make signatures: what has no key has signed nothing."""
+    owner = Owner(3, 7, ContainerKind.HARDWARE)
+    beginning = b"cmsign\0\1\1" + encode_owner(owner) + NONCE
+    small = [bytes(32), (1).to_bytes(32, "little"), (2**255 - 20).to_bytes(32, "little"), bytes(31) + b"\x80"]
+    said = [Signed(beginning + bytes([number] * 8), point + bytes(32)) for number in range(64) for point in small]
+    forged = [each for each in said if keys.verify(owner.key, each.signature, each.message)]
+    assert forged
+    for each in forged:
+        with pytest.raises(Faulty, match="signature is not that of its key"):
+            statement.check(Purpose.PRESENCE, NONCE, owner, each)
 
 
 def test_a_container_without_a_key_signs_nothing() -> None:

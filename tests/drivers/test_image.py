@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from drivers import image
+from drivers import image, state
 from drivers.container import Container, ContainerId, ContainerKind, FirmItem, ProductItem, QuantityFlag
 from drivers.driver import Faulty, ImageError
 from drivers.image import IMAGE_LIMIT, SLOT_LENGTH
 from drivers.options import CRITICAL
 from drivers.state import ItemState, Loan, Receipt, State
-from tests.drivers.samples import CHART_PROCESSING, CONTAINERS, EVERYBODY, demo_container, replace_once, reseal
+from tests.drivers.samples import CHART_PROCESSING, CONTAINERS, EVERYBODY, OWNER, demo_container, replace_once, reseal
 
 DEMO = demo_container()
 ENCODED = image.encode(DEMO)
+UNSIGNED = replace(OWNER, key_algorithm=0)
 SLOTS_AT = len(ENCODED) - 2 * SLOT_LENGTH
 
 
@@ -217,6 +220,17 @@ def test_a_signature_without_an_algorithm_is_damage() -> None:
     end = SLOTS_AT - 4
     with pytest.raises(ImageError, match="no algorithm"):
         image.decode(reseal(ENCODED[: end - 1] + b"\x01" + ENCODED[end:]), EVERYBODY)
+
+
+def test_what_is_reserved_is_zero() -> None:
+    """A later version may give it a meaning, which this one must not overlook."""
+    at = struct.unpack_from("<H", ENCODED, 10)[0] + 1
+    with pytest.raises(ImageError, match="a firm item has 1 where all have 0"):
+        image.decode(reseal(ENCODED[:at] + b"\x01" + ENCODED[at + 1 :]), EVERYBODY)
+    slot = state.encode(State(8), 256, UNSIGNED)[:-4]
+    changed = slot[:22] + b"\x01" + slot[23:]
+    with pytest.raises(ImageError, match="is not empty"):
+        state.decode(changed + struct.pack("<I", zlib.crc32(changed)), UNSIGNED)
 
 
 def test_an_option_of_the_wrong_length_is_damage() -> None:

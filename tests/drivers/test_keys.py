@@ -79,5 +79,5 @@ def test_a_file_without_a_key(tmp_path: Path) -> None:
         with pytest.raises(Faulty, match="has no Ed25519 key in PKCS8 PEM"):
             keys.read(path)
     for path in (tmp_path / "none.key", tmp_path):
-        with pytest.raises(Faulty, match=r"cannot be read: .*put the container's key there"):
+        with pytest.raises(Faulty, match=r"cannot be read: .*put the key there"):
             keys.read(path)

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers import options
-from drivers.container import DATA_LIMIT, EARLIEST, LATEST, Allowance, Period, ProductItem, QuantityFlag, Runtime
+from drivers.container import (
+    DATA_LIMIT,
+    EARLIEST,
+    LATEST,
+    UNITS_LIMIT,
+    Allowance,
+    Period,
+    ProductItem,
+    QuantityFlag,
+    Runtime,
+)
 from drivers.driver import ImageError
 from drivers.options import CRITICAL
 from tests.drivers.samples import PRODUCTS
@@ -84,6 +94,16 @@ def test_a_date_that_none_can_be_is_refused(tag: int, seconds: int) -> None:
 def test_the_first_and_the_last_date_are_dates(seconds: int) -> None:
     """The bounds are in."""
     assert decode(option(CRITICAL | 5, struct.pack("<q", seconds)))[0].activation == seconds
+
+
+def test_the_number_that_stands_for_no_units_is_no_number_of_units() -> None:
+    """Whoever uses such an item would be told that nothing is counted; a usage period may be as long."""
+    most = struct.pack("<II", UNITS_LIMIT, 1)
+    assert decode(option(CRITICAL | 9, most))[0].units == Allowance(UNITS_LIMIT, 1)
+    none = struct.pack("<II", 2**32 - 1, 1)
+    with pytest.raises(ImageError, match=r"item 1 has 4294967295 units.*the most is 4294967294"):
+        decode(option(CRITICAL | 9, none))
+    assert decode(option(CRITICAL | 7, none))[0].usage == Allowance(2**32 - 1, 1)
 
 
 @pytest.mark.parametrize("end", [DAY, DAY - 1])

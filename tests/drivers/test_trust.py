@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
+import zlib
 
 import pytest
 from msgspec.structs import replace
 
-from drivers import image, keys
+from drivers import firm_item, image, keys, state
 from drivers.container import Container, ContainerKind, FirmItem, ProductItem, container_id
 from drivers.driver import ImageError
 from drivers.image import SLOT_LENGTH, SigningKeys
@@ -18,6 +19,7 @@ from tests.drivers.samples import (
     FIRM_CODE,
     LICENSOR,
     LICENSOR_KEY,
+    OWNER,
     SIGNING,
     STRANGER_KEY,
     TRUST,
@@ -175,5 +177,14 @@ def test_every_bit_of_a_signed_state_counts() -> None:
 
 def test_a_key_of_an_unknown_algorithm_makes_the_state_unknown() -> None:
     """A later kind of key cannot be checked: the container asks for an update instead of being believed."""
-    with pytest.raises(ImageError, match="Neither of the container's two states"):
+    with pytest.raises(ImageError, match="key is of algorithm 2, which this software does not know; update it"):
         image.parse(reseal(SIGNED[:23] + b"\x02" + SIGNED[24:]), TRUST)
+
+
+def test_a_state_of_an_unknown_algorithm_is_not_taken_for_a_known_one() -> None:
+    """Key and state say that they are of a later kind; that the signature would be right as Ed25519 says nothing."""
+    later = replace(OWNER, key_algorithm=2)
+    signed = state.encode(State(8), SLOT_LENGTH, later)[:-69] + b"\x02"
+    covered = signed + keys.sign(CONTAINER_KEY, b"cmstate\x00\x01" + firm_item.encode_owner(later) + signed)
+    with pytest.raises(ImageError, match="algorithm 2"):
+        state.decode(covered + struct.pack("<I", zlib.crc32(covered)), later)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from drivers import firm_item, keys, update
 from drivers.chip.chip import Chip
-from drivers.container import Allowance, Container, FirmItem, ProductItem
+from drivers.container import Allowance, Container, FirmItem, ProductItem, QuantityFlag
 from drivers.driver import ImageError
 from drivers.firm_item import Owner
 from drivers.update import ANY, FirmUpdate, TimeUpdate
@@ -130,6 +130,20 @@ def test_what_is_wrong_is_said(octets: bytes, sentence: str) -> None:
     """Damage, a later version and a licensor's slip are told apart."""
     with pytest.raises(ImageError, match=sentence):
         update.decode(octets)
+
+
+def test_nothing_is_dropped_in_silence() -> None:
+    """What this software does not know of an item, it cannot write, and a licensor must not sign away."""
+    for product in (
+        ProductItem(1, 14, unusable="The item has an option that this server does not know (99)."),
+        ProductItem(1, 14, flags=QuantityFlag(0x1000)),
+    ):
+        with pytest.raises(ImageError, match="has an option or a flag that this software does not know"):
+            update.encode_firm(OWNER, FirmItem(FIRM_CODE, products=(product,)), update.ANY, LICENSOR_KEY)
+    counted = ProductItem(1, 14, units=Allowance(9), units_used=3, usage_start=NOW)
+    octets = update.encode_firm(OWNER, FirmItem(FIRM_CODE, products=(counted,)), update.ANY, LICENSOR_KEY)
+    assert isinstance(brought := update.decode(octets), FirmUpdate)
+    assert brought.item.products == (ProductItem(1, 14, units=Allowance(9)),)
 
 
 def test_what_no_image_may_have_is_not_written() -> None:

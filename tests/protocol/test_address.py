@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.address import LOOPBACK, Address, Tcp, Unix, candidates, configuration_files, parse
+from protocol.address import LOOPBACK, Address, Tcp, Unix, candidates, configuration_files, named, parse
 from protocol.errors import SettingError
 
 
@@ -80,6 +80,10 @@ def test_the_order_of_places(tmp_path: Path) -> None:
     site.write_text('servers = ["site"]\n')
     environ = {"CMSERVERD_SERVER": "variable"}
     assert candidates("argument", environ=environ, files=[user, site]) == (Tcp("argument"),)
+    assert named("argument", environ=environ, files=[user, site]) == ("argument", (Tcp("argument"),))
+    assert named(environ=environ, files=[user, site]) == ("CMSERVERD_SERVER", (Tcp("variable"),))
+    assert named(environ={}, files=[user, site]) == (str(user), (Tcp("user-a"), Tcp("user-b", 1234)))
+    assert named(environ={}, files=[]) == ("default", LOOPBACK)
     assert candidates(environ=environ, files=[user, site]) == (Tcp("variable"),)
     assert candidates(environ={"CMSERVERD_SERVER": ""}, files=[user, site]) == (Tcp("user-a"), Tcp("user-b", 1234))
     user.unlink()

@@ -21,6 +21,9 @@ TRANSCRIPTS = sorted(HERE.glob("*.txt"))
 TIMES = frozenset({"time", "started", "first_access", "last_access"})
 """Fields that are instants: they must be there, and may have another value."""
 
+LIMITS = frozenset({"requests", "message", "handles"})
+"""Fields of a greeting's limits: a client that keeps to a lower one keeps to a higher one too."""
+
 
 def differences(recorded: object, given: object, where: str = "") -> Iterator[str]:
     """Give what a client of the recorded release would miss in what it is given. New fields are none of its concern."""
@@ -36,6 +39,9 @@ def differences(recorded: object, given: object, where: str = "") -> Iterator[st
             elif field in TIMES or (field == "token" and value):
                 if type(value) is not type(given[field]) or not given[field]:
                     yield f"{place} is {given[field]!r}, as {value!r} was before"
+            elif place.endswith(f".limits.{field}") and field in LIMITS:
+                if type(given[field]) is not int or given[field] < value:
+                    yield f"{place} is {given[field]!r}, and was {value!r}"
             else:
                 yield from differences(value, given[field], place)
     elif isinstance(recorded, list) and isinstance(given, list) and len(recorded) == len(given):

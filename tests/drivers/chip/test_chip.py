@@ -266,7 +266,7 @@ def test_a_nonce_is_fresh_and_kept(chip: Chip) -> None:
     ("command", "payload", "status"),
     [
         (0, b"", UNKNOWN_COMMAND),
-        (21, b"", UNKNOWN_COMMAND),
+        (22, b"", UNKNOWN_COMMAND),
         (255, b"", UNKNOWN_COMMAND),
         (INFO, b"x", BAD_REQUEST),
         (READ_IMAGE, bytes(5), BAD_REQUEST),

@@ -10,9 +10,11 @@ import msgspec
 import pytest
 import usb.backend.libusb1
 
-from drivers import image, update
-from drivers.checks import check_driver
-from drivers.container import ContainerKind
+from drivers import image, update, wire
+from drivers.checks import check_driver, check_empty
+from drivers.chip.blank import Blank
+from drivers.chip.flash import MemoryFlash
+from drivers.container import ContainerId, ContainerKind
 from drivers.driver import (
     Busy,
     Dongle,
@@ -22,10 +24,12 @@ from drivers.driver import (
     NoAnswer,
     NoPermission,
     Purpose,
+    Refused,
     Unsupported,
     Vanished,
     never_cancelled,
 )
+from drivers.firm_item import Owner
 from drivers.usb.backend import InProcessBackend
 from drivers.usb.driver import UsbDriver, UsbOptions
 from drivers.usb.firmware import Firmware
@@ -60,13 +64,14 @@ def bus() -> Counting:
 class Hand:
     """Plugs dongles in and out, one after the other."""
 
-    def __init__(self, bus: InProcessBackend) -> None:
+    def __init__(self, bus: InProcessBackend, make: Callable[[], Firmware] = lambda: Plain(hardware())) -> None:
         self._bus = bus
+        self._make = make
         self._address = 0
 
     def plug(self) -> None:
         """Plug a new dongle in."""
-        self._address = self._bus.plug(Plain(hardware()))
+        self._address = self._bus.plug(self._make())
 
     def unplug(self) -> None:
         """Take it out again."""
@@ -78,6 +83,57 @@ def test_it_conforms(bus: Counting) -> None:
     hand = Hand(bus)
     check_driver(lambda: driver_on(bus), hand.plug, hand.unplug, kind=ContainerKind.HARDWARE)
     assert bus.open_handles == 0
+
+
+def test_an_empty_dongle_conforms(bus: Counting) -> None:
+    """It is found and opened, says that it is empty, and does nothing."""
+    hand = Hand(bus, lambda: Firmware(Blank(MemoryFlash())))
+    check_empty(lambda: driver_on(bus), hand.plug, hand.unplug)
+    assert bus.open_handles == 0
+
+
+def test_an_empty_dongle_is_made_a_container_once(bus: Counting) -> None:
+    """What it then is can be read and signs, also after it was plugged in again; it never becomes another one."""
+    firmware = Firmware(Blank(MemoryFlash()))
+    address = bus.plug(firmware)
+    driver = driver_on(bus)
+    device = driver.open(only(driver))
+    public = device.init(ContainerId("3-7"), "Démo")
+    assert not device.is_empty()
+    with pytest.raises(Refused, match="is a container already"):
+        device.init(ContainerId("3-8"), "")
+    device.close()
+    bus.unplug(address)
+    bus.plug(firmware)
+    device = driver.open(only(driver))
+    found = image.parse(device.read(), EVERYBODY)
+    assert found.owner == Owner(3, 7, ContainerKind.HARDWARE, 1, public)
+    assert (found.container.text, found.container.firm_items, found.state.sequence) == ("Démo", (), 1)
+    device.sign(Purpose.PRESENCE, bytes(32))
+    device.close()
+
+
+@pytest.mark.parametrize("wrong", ["id", "text", "key", "kind"])
+def test_a_dongle_that_becomes_another_container_is_refused(wrong: str, bus: Counting) -> None:
+    """Nobody would notice before it is at a customer's."""
+
+    class Wilful(Blank):
+        def answer(self, command: int, payload: bytes) -> tuple[int, bytes]:
+            if command == wire.Command.INIT:
+                payload = {"id": b"\1\0" + payload[2:], "text": payload + b"!"}.get(wrong, payload)
+            status, reply = super().answer(command, payload)
+            if command == wire.Command.INIT and wrong == "key":
+                reply = bytes(32)
+            if command == wire.Command.READ_IMAGE and wrong == "kind":
+                reply = image.encode(demo_container(ContainerKind.EMBEDDED))[: len(reply)]
+            return status, reply
+
+    bus.plug(Firmware(Wilful(MemoryFlash())))
+    driver = driver_on(bus)
+    device = driver.open(only(driver))
+    with pytest.raises(Faulty):
+        device.init(ContainerId("3-7"), "Demo")
+    device.close()
 
 
 def test_a_scan_opens_nothing(bus: Counting) -> None:
@@ -260,7 +316,7 @@ FAULTS: dict[str, tuple[Callable[[bytes], Firmware], type[DriverError], str]] = 
         r"refused READ_IMAGE \(OUT_OF_RANGE\)",
     ),
     "a damaged image": (lambda octets: Plain(octets[:-1]), ImageError, "is damaged"),
-    "no image": (lambda _: Plain(b""), ImageError, "the header ends too early"),
+    "no image": (lambda _: Plain(b"\n"), ImageError, "the header ends too early"),
     "an image of another kind": (
         lambda _: Plain(image.encode(demo_container(ContainerKind.EMBEDDED))),
         Faulty,

@@ -30,6 +30,7 @@ def test_the_numbers_of_the_commands() -> None:
         "APPLY": 18,
         "TIME": 19,
         "NONCE": 20,
+        "INIT": 21,
     }
 
 

@@ -1,0 +1,77 @@
+"""The files that `cmu` writes and reads: request files and updates, which travel between an operator and a licensor.
+
+Nobody ever sees half of one: what is new is written in a private directory beside its place, and then put there.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from cmserverd.cmu.outcome import Misused, Unwritten
+
+LIMIT: Final = 65_536
+"""The most bytes of an update file, as `Import` takes them."""
+
+REQUEST: Final = b"cmrequest"
+"""How every request file begins (`docs/licensors.md`, "The request file")."""
+
+
+def read_update(path: Path) -> bytes:
+    """Return an update file's bytes, at most `LIMIT`; a pipe or a device is not waited for. Raises Misused."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            octets = file.read(LIMIT + 1) if regular else b""
+    except OSError as error:
+        raise Misused(f"the update {path} cannot be read: {error.strerror}") from None
+    if not regular:
+        raise Misused(f"{path} is no file; name the update that the licensor sent")
+    if len(octets) > LIMIT:
+        raise Misused(f"{path} has more than {LIMIT} bytes, so it is no update; name the one that the licensor sent")
+    return octets
+
+
+@contextmanager
+def request_file(path: Path) -> Iterator[Callable[[bytes], None]]:
+    """Give what writes a request file to `path`, wholly or not at all, in the place of an earlier one.
+
+    That it may be written there is found out first: who asks for a certified time makes an earlier request worthless.
+    Raises Misused, Unwritten.
+    """
+
+    def write(octets: bytes) -> None:
+        draft = Path(directory) / path.name
+        with draft.open("xb") as file:  # no secret: the umask says who may read it
+            file.write(octets)
+            file.flush()
+            os.fsync(file.fileno())
+        _check_place(path)  # once more, as near to the change as can be
+        draft.replace(path)
+
+    _check_place(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".cmu-") as directory:
+            yield write
+    except OSError as error:
+        raise Unwritten(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _check_place(path: Path) -> None:
+    """Raise Misused unless nothing is there, or an earlier request file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as file:
+            earlier = stat.S_ISREG(os.fstat(descriptor).st_mode) and file.read(len(REQUEST)) == REQUEST
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError:  # a symbolic link, a directory, what may not be read: whatever it is, it is not known for a request
+        earlier = False
+    if not earlier:
+        raise Misused(f"{path} is there already and is no request file; name another one, or put it away")

@@ -1,0 +1,118 @@
+"""The command line of `cmu` taken apart: every option, and which go together."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Final, NoReturn
+
+from cmserverd.cmu.outcome import Misused
+
+HELP: Final = """\
+The server asked is the one that --server names; else the daemon of this machine by its monitor socket, if there is one
+in $CMSERVERD_RUN_DIRECTORY (default /run/cmserverd) that you may open; else the first that answers of those that every
+client here asks (cmu -k shows them): $CMSERVERD_SERVER names one; several stand in client.toml, of the user
+(~/.config/cmserverd) or of the machine (/etc/xdg/cmserverd); else it is this machine.
+
+-c and -i change something: they ask the daemon of this machine by control.sock in that directory, or by the socket that
+--server names (unix:/path), and nobody else.
+
+exit codes:
+  0  something was found, or it is done
+  1  nothing was found: no container, no license
+  2  the command line, a setting or a file that it names is wrong
+  3  no server was reached, or the connection broke
+  4  the server refused; the message has the error number
+  5  the output could not be written
+"""
+
+LISTINGS: Final = ("--list", "--list-content", "--list-network")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises where the original exits, so that the error can be told as JSON too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Misused(f"{message}; see cmu --help")
+
+
+def parse(given: list[str]) -> argparse.Namespace:
+    """Return the options; `command` is the long name of what is to be done. Raises Misused; --help exits."""
+    parser = _Parser(
+        prog="cmu",
+        description="Shows containers, licenses and who holds them, and brings licensors' updates to containers.",
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_mutually_exclusive_group()
+    for short, name, text in (
+        ("-l", "--list", "list the containers"),
+        ("-x", "--list-content", "list the contents of the containers"),
+        ("-n", "--list-network", "list the licenses and the accesses to them"),
+        ("-k", "--list-server", "list the servers that a client on this machine asks, in their order"),
+        ("-v", "--version", "show the version of this tool"),
+    ):
+        commands.add_argument(short, name, dest="command", action="store_const", const=name, help=text)
+    for short, name, text in (
+        ("-c", "--context", "write a container's request file, to be sent to its licensor; an earlier one is replaced"),
+        ("-i", "--import", "apply an update file that came from a licensor"),
+    ):
+        commands.add_argument(short, name, type=_path, metavar="FILE", help=text)
+    parser.add_argument(
+        "-s", "--serial", type=_serial, metavar="ID", help="only this container, as 3-3448482 (-l -x -n -c)"
+    )
+    parser.add_argument("--time", action="store_true", help="ask the licensor for a certified time too (-c)")
+    parser.add_argument("--firmcode", type=_code, metavar="FC", help="only licenses with this Firm Code (-n)")
+    parser.add_argument("--productcode", type=_code, metavar="PC", help="only licenses with this Product Code (-n)")
+    parser.add_argument("--relevant", action="store_true", help="only accesses that are relevant to licensing (-n)")
+    parser.add_argument("--server", metavar="ADDRESS", help="host, host:port, [IPv6]:port or unix:/path")
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="how long to wait for each answer (default 10)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+    options, unknown = parser.parse_known_args(given)
+    if unknown:  # told before anything that is missing: it may be what was meant
+        parser.error(f"there is no option {unknown[0]!r}")
+    for name in ("context", "import"):
+        if getattr(options, name) is not None:
+            options.command, options.file = f"--{name}", getattr(options, name)
+    if options.command is None:
+        parser.error("say what to do: -l, -x, -n, -k, -v, -c or -i")
+    if options.serial is not None and options.command not in (*LISTINGS, "--context"):
+        parser.error("--serial goes with -l, -x, -n or -c")
+    if options.time and options.command != "--context":
+        parser.error("--time goes with -c")
+    narrowed = options.firmcode is not None or options.productcode is not None or options.relevant
+    if narrowed and options.command != "--list-network":
+        parser.error("--firmcode, --productcode and --relevant go with -n")
+    return options
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no file's name")
+    return Path(text)
+
+
+def _serial(text: str) -> str:
+    if not re.fullmatch(r"[0-9]{1,5}-[0-9]{1,10}(-[0-9]{1,10})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no container; write its mask and serial, as in 3-3448482")
+    return text
+
+
+def _code(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is no code; write a whole number from 0 to 4294967295")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]*)?", text) or not 0.01 <= float(text) <= 3_600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write seconds from 0.01 to 3600")
+    return float(text)

@@ -1,0 +1,153 @@
+"""What there is to be licensed: the containers, their licenses, and the products that those are licenses of.
+
+It is the part of the table that drivers and time fill; `table.Table` is the whole, with who holds what.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+from msgspec.structs import replace
+
+from cmserverd.core import changes as c
+from cmserverd.core.terms import KnownContainer, License, LicenseEnd, LicenseId, Product, weight
+from cmserverd.core.validity import limited, valid_until
+from drivers.container import Container, ContainerId, ProductItem, mask_and_serial
+
+Appliers = dict[type[Any], Callable[[Any, Any], None]]
+"""What applies each kind of change to a table."""
+
+
+class Stock:
+    """Containers, licenses and products. `expiries` is sorted: the license whose time is over next comes first."""
+
+    __slots__ = ("containers", "expiries", "licenses", "next_license", "products")
+
+    def __init__(self) -> None:
+        self.containers: dict[ContainerId, KnownContainer] = {}
+        self.licenses: dict[LicenseId, License] = {}
+        self.products: dict[tuple[int, int], Product] = {}
+        self.expiries: list[LicenseEnd] = []
+        self.next_license = 1
+
+    def _plugged(self, change: c.Plugged) -> None:
+        contents = change.container
+        known = self.containers.get(contents.id)
+        if known is None:
+            known = self.containers[contents.id] = KnownContainer(mask_and_serial(contents.id), contents)
+            self.containers = dict(sorted(self.containers.items(), key=lambda entry: entry[1].turn))
+        else:
+            known.contents = contents
+            known.present = True
+        touched: dict[Product, None] = {}
+        for place, (firm_code, item) in enumerate(_items(contents)):
+            license_id = LicenseId(contents.id, firm_code, item.reference)
+            counted = self.licenses.get(license_id)
+            if counted is None:
+                counted = self._new_license(license_id, (*known.turn, place), item)
+            else:
+                counted.present = True
+                counted.turn = (*known.turn, place)
+            touched[counted.product] = None
+        for product in touched:
+            product.licenses.sort(key=_turn)
+
+    def _unplugged(self, change: c.Unplugged) -> None:
+        container = self.containers[change.container]
+        container.present = False
+        for counted in self.licenses.values():
+            if counted.id.container == change.container:
+                counted.present = False
+
+    def _reprogrammed(self, change: c.Reprogrammed) -> None:
+        counted = self.licenses[change.license]
+        item = change.item
+        if item is None or item.product_code != counted.item.product_code:
+            assert not counted.allocations
+            self._forget_end(counted)
+            del self.licenses[change.license]
+            product = counted.product
+            product.licenses.remove(counted)
+            if not product.licenses:
+                del self.products[product.firm_code, product.product_code]
+            if item is not None:
+                added = self._new_license(change.license, counted.turn, item)
+                added.product.licenses.sort(key=_turn)
+            return
+        self._set_item(counted, item)
+        counted.used = 0
+        for allocation in counted.allocations.values():
+            allocation.weight = weight(item, allocation.mode)
+            counted.used += allocation.weight
+
+    def _consumed(self, change: c.Consumed) -> None:
+        counted = self.licenses[change.license]
+        item = replace(counted.item, units_used=change.units_used, usage_start=change.usage_start)
+        self._set_item(counted, item)
+        container = self.containers[change.license.container]
+        container.contents = _with_item(container.contents, change.license.firm_code, item)
+
+    def _expired(self, change: c.Expired) -> None:
+        self._forget_end(self.licenses[change.license])
+
+    def _removed(self, change: c.Removed) -> None:
+        assert not self.containers[change.container].references
+        del self.containers[change.container]
+
+    def _new_license(self, license_id: LicenseId, turn: tuple[int, int, int], item: ProductItem) -> License:
+        codes = (license_id.firm_code, item.product_code)
+        product = self.products.get(codes)
+        if product is None:
+            product = self.products[codes] = Product(*codes)
+        counted = License(license_id, self.next_license, turn, item, product)
+        self.next_license += 1
+        self.licenses[license_id] = counted
+        product.licenses.append(counted)
+        self._set_item(counted, item)
+        return counted
+
+    def _set_item(self, counted: License, item: ProductItem) -> None:
+        self._forget_end(counted)
+        counted.item = item
+        counted.limited = limited(item)
+        end = valid_until(item)
+        if end is not None:
+            insort(self.expiries, (end, counted.id, counted))
+
+    def _forget_end(self, counted: License) -> None:
+        end = valid_until(counted.item)
+        if end is not None:
+            at = bisect_left(self.expiries, (end, counted.id))
+            if at < len(self.expiries) and self.expiries[at][2] is counted:
+                del self.expiries[at]
+
+    APPLY: ClassVar[Appliers] = {
+        c.Plugged: _plugged,
+        c.Unplugged: _unplugged,
+        c.Reprogrammed: _reprogrammed,
+        c.Consumed: _consumed,
+        c.Expired: _expired,
+        c.Removed: _removed,
+    }
+
+
+def _turn(counted: License) -> tuple[int, int, int]:
+    return counted.turn
+
+
+def _items(contents: Container) -> Iterator[tuple[int, ProductItem]]:
+    for firm_item in contents.firm_items:
+        for item in firm_item.products:
+            yield firm_item.firm_code, item
+
+
+def _with_item(contents: Container, firm_code: int, item: ProductItem) -> Container:
+    """Return what a container holds with another state of one of its items."""
+    firm_items = list(contents.firm_items)
+    for at, firm_item in enumerate(firm_items):
+        if firm_item.firm_code == firm_code:
+            products = tuple(item if one.reference == item.reference else one for one in firm_item.products)
+            firm_items[at] = replace(firm_item, products=products)
+    return replace(contents, firm_items=tuple(firm_items))

@@ -1,0 +1,119 @@
+"""What fuzzing begins with: bytes that our own encoders write, small ones of each kind."""
+
+from __future__ import annotations
+
+import struct
+from hashlib import sha256
+
+from drivers import firm_item, image, keys, request, state, update
+from drivers.container import (
+    EARLIEST,
+    LATEST,
+    Allowance,
+    Container,
+    ContainerKind,
+    FirmItem,
+    Period,
+    ProductItem,
+    QuantityFlag,
+    Runtime,
+    container_id,
+)
+from drivers.driver import Purpose, Signed
+from drivers.image import SigningKeys
+from drivers.state import ItemState, Loan, Receipt, State
+from drivers.statement import crypt_body
+from tests.drivers.chips import NOW
+from tests.drivers.samples import CONTAINER_KEY, FIRM_CODE, LICENSOR_KEY, OWNER, SIGNING
+from tests.fuzz.targets import AS_IT_IS, SEALED
+from tests.protocol.cases import CASES
+
+_EVERYTHING = ProductItem(
+    1,
+    14,
+    "Charts",
+    quantity=5,
+    flags=QuantityFlag.DENY_EXCLUSIVE,
+    feature_map=3,
+    activation=EARLIEST,
+    expiration=LATEST,
+    usage=Allowance(3600, 1),
+    maintenance=Period(EARLIEST, NOW),
+    units=Allowance(10, 2),
+    linger=30,
+    minimum_runtime=Runtime(1, 2),
+    protected_data=b"p",
+    user_data=b"u",
+)
+_FIRM = FirmItem(FIRM_CODE, "Works", 8, (_EVERYTHING, ProductItem(2, 15)))
+_OTHER = FirmItem(FIRM_CODE + 1, "Other", 1, (ProductItem(1, 1),))
+_PLAIN_ITEM = FirmItem(FIRM_CODE, "", 0)
+_USED = State(
+    9,
+    NOW,
+    (ItemState(FIRM_CODE, 1, 3, NOW),),
+    (Loan(bytes(range(16)), FIRM_CODE, 2, 1, NOW, bytes(32)),),
+    (Receipt(b"k" * 16, FIRM_CODE, 1, 7, NOW),),
+    b"n" * 32,
+    NOW,
+)
+_SLOT = 320
+_MESSAGE = b"cmsign\x00\x01"
+
+
+def _container(*firms: FirmItem) -> Container:
+    return Container(container_id(OWNER.mask, OWNER.serial), ContainerKind.HARDWARE, "Demo", firms)
+
+
+def _image(signing: SigningKeys | None, *firms: FirmItem) -> bytes:
+    return image.encode(_container(*firms), (State(1), _USED), _SLOT, signing)
+
+
+def _statement(purpose: Purpose, rest: bytes) -> bytes:
+    return _MESSAGE + bytes([purpose]) + firm_item.encode_owner(OWNER) + rest
+
+
+def _request(octets: bytes) -> bytes:
+    rest = b"n" * 32 + struct.pack("<Qq", _USED.sequence, _USED.time_floor) + sha256(octets).digest()
+    message = _statement(Purpose.REQUEST, rest)
+    return request.encode(octets, Signed(message, keys.sign(CONTAINER_KEY, message)))
+
+
+def _asked(number: int, body: bytes, message: bytes) -> bytes:
+    return bytes([number, len(body)]) + body + message
+
+
+def seeds() -> dict[str, list[bytes]]:
+    """Return inputs for each target, by its name; each is accepted by its parser."""
+    signed = _image(SIGNING, _FIRM, _OTHER)
+    body, crypt = crypt_body(b"n" * 16, FIRM_CODE, 1, NOW, 7), struct.pack("<IIIIqQ", FIRM_CODE, 14, 1, 8, NOW, 7)
+    nonce = b"n" * 32
+    return {
+        "firm_item": [firm_item.encode(firm, OWNER) for firm in (_FIRM, _OTHER, _PLAIN_ITEM)],
+        "state": [
+            kind + state.encode(each, _SLOT, OWNER, private)
+            for kind, private in ((AS_IT_IS, None), (SEALED, CONTAINER_KEY))
+            for each in (_USED, State(1))
+        ],
+        "image": [
+            kind + octets
+            for kind in (AS_IT_IS, SEALED)
+            for octets in (signed, _image(None, _FIRM), _image(SIGNING, _PLAIN_ITEM), _image(SIGNING))
+        ],
+        "update": [
+            kind + octets
+            for kind in (AS_IT_IS, SEALED)
+            for octets in (
+                update.encode_firm(OWNER, _FIRM, 7, LICENSOR_KEY),
+                update.encode_firm(OWNER, _PLAIN_ITEM, update.ANY, LICENSOR_KEY),
+                update.encode_time(OWNER, nonce, NOW, LICENSOR_KEY),
+            )
+        ],
+        "request": [kind + _request(octets) for kind in (AS_IT_IS, SEALED) for octets in (signed, _image(SIGNING))],
+        "statement": [
+            _asked(0, nonce, _statement(Purpose.PRESENCE, nonce + bytes(8))),
+            _asked(1, body, _statement(Purpose.CRYPT, body[:17] + crypt)),
+            _asked(2, nonce, _statement(Purpose.REQUEST, nonce + bytes(48))),
+        ],
+        "rpc": [bytes([number % 4, 5]) + case.wire for number, case in enumerate(CASES.values())],
+    }
