@@ -1,9 +1,10 @@
 """The journal's file: what has happened to the table, kept so that a restart finds it (decisions 19, 20, 24).
 
-A SQLite database, through apsw. `history` has a row for each commit, with all that was decided since the one before;
-`base` has the shortest history up to a position, from which on `history` goes on; `state` says which base counts.
-Compacting writes a new base beside the old one, in small transactions, and then lets it count; what was written of one
-that never counted is thrown away by the next. What the base covers stays in `history` until it is trimmed.
+A SQLite database, through apsw. `history` has a row for each commit, with all that was decided since the one before. It
+is cut into segments: each begins with a `base`, the shortest history up to its position, so that it can be read without
+those before it; the last one's is where a restart begins. Compacting writes a new base in small transactions, and only
+then lets a segment begin with it; what was written of one that never did is thrown away by the next. The segments
+before the last are there for license tracking, and the oldest are dropped whole.
 
 Each row carries the hash of itself and of the one before, so that damage is found where it is, and a row that was
 taken out or altered breaks the chain.
@@ -17,8 +18,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import apsw
 import msgspec
@@ -42,11 +44,12 @@ _SCHEMA: Final = """
 CREATE TABLE history (position INTEGER PRIMARY KEY, time INTEGER NOT NULL, entries BLOB NOT NULL, chain BLOB NOT NULL)
 STRICT;
 CREATE TABLE base (generation INTEGER, number INTEGER, changes BLOB NOT NULL, PRIMARY KEY (generation, number)) STRICT;
-CREATE TABLE state (
-  only INTEGER PRIMARY KEY CHECK (only = 1), generation INTEGER NOT NULL, position INTEGER NOT NULL,
-  chain BLOB NOT NULL, digest BLOB NOT NULL, kept INTEGER NOT NULL, time INTEGER NOT NULL
+CREATE TABLE segment (
+  generation INTEGER PRIMARY KEY, position INTEGER NOT NULL, time INTEGER NOT NULL, chain BLOB NOT NULL,
+  digest BLOB NOT NULL
 ) STRICT;
-INSERT INTO state VALUES (1, 0, 0, zeroblob(32), zeroblob(32), 0, 0);
+CREATE TABLE clock (only INTEGER PRIMARY KEY CHECK (only = 1), position INTEGER NOT NULL, time INTEGER NOT NULL) STRICT;
+INSERT INTO clock VALUES (1, 0, 0);
 """
 
 _NOTHING: Final = bytes(32)
@@ -77,6 +80,19 @@ class Entry(Struct, frozen=True, gc=False, array_like=True):
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _ENTRIES: Final = msgspec.msgpack.Decoder(tuple[Entry, ...])
 _CHANGES: Final = msgspec.msgpack.Decoder(tuple[Change, ...])
+
+
+class Segment(Struct, frozen=True):
+    """A part of the history: it begins after `position`, at license time `time`, with the base of this `generation`.
+
+    `chain` is the hash of the last row before it, `digest` that of its base.
+    """
+
+    generation: int
+    position: int
+    time: int
+    chain: bytes
+    digest: bytes
 
 
 class Store:
@@ -129,7 +145,7 @@ class Store:
         """Keep the license time where nothing else happens."""
         try:
             self._db.set_busy_timeout(round(patience * 1_000))
-            self._db.execute("UPDATE state SET kept = ?, time = ?", (self.position, now))
+            self._db.execute("UPDATE clock SET position = ?, time = ?", (self.position, now))
         except apsw.Error as error:
             raise self._fault(error) from error
         self.time = now
@@ -139,6 +155,8 @@ class Store:
         try:
             self._db.close(True)
             self._db = self._open()
+            # A commit that failed may have arrived all the same; it is made again, with what came after it.
+            self._db.execute("DELETE FROM history WHERE position > ?", (self.position,))
         except apsw.Error as error:
             raise self._fault(error) from error
 
@@ -150,73 +168,100 @@ class Store:
 
     def changes(self) -> Iterator[Change]:
         """Yield all that the table is made of; after that, `position` and `time` are those of the end."""
+        segment = self.segments()[-1]
+        yield from self.base(segment)
+        self.position, self._chain, self.time = segment.position, segment.chain, segment.time
+        for entry in self.entries(segment):
+            yield from entry.changes
         try:
-            generation, position, chain, digest, kept, time = self._state()
-            read = sha256()
-            for (octets,) in self._db.execute(
-                "SELECT changes FROM base WHERE generation = ? ORDER BY number", (generation,)
-            ):
+            position, time = self._row("SELECT position, time FROM clock")
+        except apsw.Error as error:
+            raise self._fault(error) from error
+        if position >= self.position:
+            self.time = time
+
+    def segments(self) -> list[Segment]:
+        """Return the parts of the history, the oldest first; there is one at least."""
+        try:
+            rows: list[Any] = self._db.execute("SELECT * FROM segment ORDER BY generation").fetchall()
+        except apsw.Error as error:
+            raise self._fault(error) from error
+        if not rows:
+            raise self._damage(0)
+        return [Segment(*row) for row in rows]
+
+    def base(self, segment: Segment) -> Iterator[Change]:
+        """Yield the shortest history of what was before a segment."""
+        read = sha256()
+        try:
+            rows = self._db.execute(
+                "SELECT changes FROM base WHERE generation = ? ORDER BY number", (segment.generation,)
+            )
+            for (octets,) in rows:
                 read.update(octets)
-                yield from self._decoded(_CHANGES, octets, position)
-            if position and read.digest() != digest:
-                raise self._damage(position)
-            self.position, self._chain, self.time = position, chain, time
-            for entry in self._entries_after(position, chain):
-                yield from entry.changes
-            if kept >= self.position:
-                self.time = time
+                yield from self._decoded(_CHANGES, octets, segment.position)
+        except apsw.Error as error:
+            raise self._fault(error) from error
+        if read.digest() != segment.digest:
+            raise self._damage(segment.position)
+
+    def entries(self, segment: Segment) -> Iterator[Entry]:
+        """Yield the history from the beginning of a segment to the end, as far as it is all there and unaltered."""
+        chain = segment.chain
+        try:
+            rows = self._db.execute(
+                "SELECT position, time, entries, chain FROM history WHERE position > ? ORDER BY position",
+                (segment.position,),
+            )
+            for position, time, octets, link in rows:
+                if _next(chain, position, octets) != link:
+                    raise self._damage(position)
+                yield from self._decoded(_ENTRIES, octets, position)
+                self.position, self._chain, self.time = position, link, time
+                chain = link
         except apsw.Error as error:
             raise self._fault(error) from error
 
     def grown(self) -> int:
-        """Return how many bytes of history there are after the base."""
-        return self._sum("length(entries)", "history WHERE position > (SELECT position FROM state)")
+        """Return how many bytes of history the last segment has."""
+        return self._sum("length(entries)", "history WHERE position > (SELECT max(position) FROM segment)")
 
     def base_size(self) -> int:
-        """Return how many bytes the base has."""
-        return self._sum("length(changes)", "base WHERE generation = (SELECT generation FROM state)")
+        """Return how many bytes its base has."""
+        return self._sum("length(changes)", "base WHERE generation = (SELECT max(generation) FROM segment)")
 
     # keeping it small
 
     def compact(self, base: Iterable[Change], patience: float) -> None:
-        """Let this be the history up to `position`, in place of the base and what followed it."""
+        """Begin a new segment at `position`, with this as its base."""
         try:
             self._db.set_busy_timeout(round(patience * 1_000))
-            generation = self._state()[0] + 1
-            self._throw_away(but=generation - 1)
+            self._sweep()
+            generation = self.segments()[-1].generation + 1
             digest = sha256()
             for number, octets in enumerate(_parts(base)):
                 digest.update(octets)
                 self._db.execute("INSERT INTO base VALUES (?, ?, ?)", (generation, number, octets))
-            self._db.execute(
-                "UPDATE state SET generation = ?, position = ?, chain = ?, digest = ?",
-                (generation, self.position, self._chain, digest.digest()),
-            )
-            self._throw_away(but=generation)
+            begins = (generation, self.position, self.time, self._chain, digest.digest())
+            self._db.execute("INSERT INTO segment VALUES (?, ?, ?, ?, ?)", begins)
         except apsw.Error as error:
             raise self._fault(error) from error
 
     def trim(self, most: int, patience: float) -> int:
-        """Drop the oldest history that the base covers until at most so many bytes of it are left; return how many."""
+        """Drop the oldest segments until those before the last have at most so many bytes; return how many went."""
         try:
             self._db.set_busy_timeout(round(patience * 1_000))
-            sizes = self._db.execute(
-                "SELECT position, length(entries) FROM history WHERE position <= (SELECT position FROM state) "
-                "ORDER BY position DESC"
-            )
-            total, dropped, first = 0, 0, None
-            for position, size in sizes:
-                total += size
-                if total > most:
+            before = self.segments()
+            left = dropped = 0
+            for segment, end in reversed(list(pairwise(before))):
+                size = self._sum("length(changes)", f"base WHERE generation = {segment.generation}") + self._sum(
+                    "length(entries)", f"history WHERE position > {segment.position} AND position <= {end.position}"
+                )
+                left += size
+                if left > most:
                     dropped += size
-                    first = first or position
-            if first is not None:
-                while self._db.execute(
-                    "DELETE FROM history WHERE position IN "
-                    "(SELECT position FROM history WHERE position <= ? ORDER BY position LIMIT ?) RETURNING position",
-                    (first, _ROW),
-                ).fetchall():
-                    pass
+                    self._db.execute("DELETE FROM segment WHERE generation = ?", (segment.generation,))
+            self._sweep()
         except apsw.Error as error:
             raise self._fault(error) from error
         return dropped
@@ -256,6 +301,7 @@ class Store:
         if not application and not version and not self._db.pragma("schema_version"):
             with self._db:
                 self._db.execute(_SCHEMA)
+                self._db.execute("INSERT INTO segment VALUES (0, 0, 0, ?, ?)", (_NOTHING, sha256().digest()))
                 self._db.pragma("application_id", _APPLICATION)
                 self._db.pragma("user_version", FORMAT)
         elif application != _APPLICATION:
@@ -273,23 +319,12 @@ class Store:
             raise self._fault(error) from error
         return int(size)
 
-    def _state(self) -> tuple[int, int, bytes, bytes, int, int]:
-        row = self._db.execute("SELECT generation, position, chain, digest, kept, time FROM state").fetchone()
+    def _row(self, query: str) -> tuple[int, int]:
+        row: Any = self._db.execute(query).fetchone()
         if row is None:
             raise self._damage(0)
-        generation, position, chain, digest, kept, time = row
-        return generation, position, chain, digest, kept, time
-
-    def _entries_after(self, position: int, chain: bytes) -> Iterator[Entry]:
-        rows = self._db.execute(
-            "SELECT position, time, entries, chain FROM history WHERE position > ? ORDER BY position", (position,)
-        )
-        for last, time, octets, link in rows:
-            if _next(chain, last, octets) != link:
-                raise self._damage(last)
-            yield from self._decoded(_ENTRIES, octets, last)
-            self.position, self._chain, self.time = last, link, time
-            chain = link
+        first, second = row
+        return first, second
 
     def _decoded(self, decoder: msgspec.msgpack.Decoder[T], octets: bytes, position: int) -> T:
         try:
@@ -297,13 +332,11 @@ class Store:
         except msgspec.MsgspecError as error:
             raise self._damage(position) from error
 
-    def _throw_away(self, but: int) -> None:
-        """Delete what there is of other bases, a little at a time."""
-        while self._db.execute(
-            "DELETE FROM base WHERE rowid IN (SELECT rowid FROM base WHERE generation <> ? LIMIT 16) RETURNING number",
-            (but,),
-        ).fetchall():
-            pass
+    def _sweep(self) -> None:
+        """Delete what belongs to no segment, a little at a time."""
+        for what in (_LOOSE_BASES, _LOOSE_HISTORY):
+            while self._db.execute(f"DELETE FROM {what} RETURNING 1").fetchall():  # noqa: S608 - our own words
+                pass
 
     def _damage(self, position: int) -> StoreFault:
         return StoreFault(
@@ -318,6 +351,13 @@ class Store:
         return StoreFault(f"the journal {self.path} cannot be used: {what}; {way_out}")
 
 
+_LOOSE_BASES: Final = (
+    "base WHERE rowid IN (SELECT rowid FROM base WHERE generation NOT IN (SELECT generation FROM segment) LIMIT 16)"
+)
+_LOOSE_HISTORY: Final = (
+    "history WHERE position IN (SELECT position FROM history WHERE position <= (SELECT min(position) FROM segment) "
+    "ORDER BY position LIMIT 100)"
+)
 _INSERT: Final = "INSERT INTO history VALUES (?, ?, ?, ?)"
 
 _PART: Final = 500
