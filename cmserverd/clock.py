@@ -43,6 +43,16 @@ class LicenseClock:
             self._last = int(self._base + boot)
         return self._last  # the same object all second long: a million accesses share it
 
+    @property
+    def ahead(self) -> int:
+        """By how many seconds the system clock is known to be wrong; rather one less than one more."""
+        return int(self._ahead)
+
+    def go_on(self, instant: int, ahead: int) -> None:
+        """A journal knows of this license time, and that the system clock was so much ahead of it (`ahead`)."""
+        self._ahead = float(ahead)
+        self._base = max(instant, self._system() - ahead) - self._boot()
+
     def raise_to(self, instant: int) -> None:
         """A container knows of a later license time (Unix seconds): it is at least that."""
         self._base = max(self._base, instant - self._boot())

@@ -42,10 +42,11 @@ class Record(Struct, frozen=True, gc=False):
 
 
 class Kept(Protocol):
-    """What a journal tells: all changes, and when they are told, the last one's position, and license time then."""
+    """What a journal tells: all changes; then the last one's position, license time, and the system clock's error."""
 
     position: int
     time: int
+    ahead: int
 
     def changes(self) -> Iterable[Change]:
         """Tell all changes."""
@@ -90,7 +91,7 @@ class Engine:
         for change in kept.changes():
             self.table.apply(change)
         self.position = kept.position
-        self.clock.raise_to(kept.time)
+        self.clock.go_on(kept.time, kept.ahead)
 
     # clients
 

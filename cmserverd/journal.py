@@ -82,6 +82,7 @@ class Journal:
         self._time_due = False
         service.reached = self._engine.position
         self._engine.listen(self._note)
+        self._engine.listen(self._time_is_due, c.TimeSet)
 
     def _note(self, record: Record) -> None:
         denied = record.request if _is_denial(record) else None
@@ -90,6 +91,10 @@ class Journal:
             self._pending.append(Entry(record.position, record.at, record.session, record.changes, denied))
         if not self._wake.is_set():
             self._wake.set()
+
+    def _time_is_due(self, _: Record | None = None) -> None:
+        self._time_due = True
+        self._wake.set()
 
     async def run(self) -> None:
         """Keep what is decided, for ever; when that is cancelled, what was decided until then, and close the file."""
@@ -103,6 +108,7 @@ class Journal:
                     await self._keep()
         finally:
             with trio.CancelScope(shield=True):
+                self._time_is_due()
                 await self._keep(last=True)
                 await trio.to_thread.run_sync(self._store.close)
 
@@ -123,15 +129,16 @@ class Journal:
     async def _commit(self, batch: Sequence[Entry]) -> None:
         """Write to the file, or raise StoreFault. Not to be cancelled: half of what was decided would be lost."""
         with trio.CancelScope(shield=True):
+            if self._time_due:
+                clock = self._engine.clock
+                await self._write(partial(self._store.keep_time, clock.now(), clock.ahead))
+                self._time_due = False
             if batch:
                 written = await self._write(partial(self._store.append, batch))
                 self._since_checkpoint += written
                 self._since_base += written
                 if self._since_checkpoint >= self._upkeep.checkpoint or self._since_base >= self._most:
                     self._growth.set()
-            elif self._time_due:
-                await self._write(partial(self._store.keep_time, self._engine.clock.now()))
-            self._time_due = False
 
     async def _write(self, write: Callable[[float], T]) -> T:
         if not self._power:
@@ -186,8 +193,7 @@ class Journal:
     async def _keep_time(self) -> None:
         while True:
             await trio.sleep(_KEEP_TIME)
-            self._time_due = True
-            self._wake.set()
+            self._time_is_due()
 
     # the file's own affairs
 

@@ -48,8 +48,10 @@ CREATE TABLE segment (
   generation INTEGER PRIMARY KEY, position INTEGER NOT NULL, time INTEGER NOT NULL, chain BLOB NOT NULL,
   digest BLOB NOT NULL
 ) STRICT;
-CREATE TABLE clock (only INTEGER PRIMARY KEY CHECK (only = 1), position INTEGER NOT NULL, time INTEGER NOT NULL) STRICT;
-INSERT INTO clock VALUES (1, 0, 0);
+CREATE TABLE clock (
+  only INTEGER PRIMARY KEY CHECK (only = 1), position INTEGER NOT NULL, time INTEGER NOT NULL, ahead INTEGER NOT NULL
+) STRICT;
+INSERT INTO clock VALUES (1, 0, 0, 0);
 """
 
 _NOTHING: Final = bytes(32)
@@ -96,7 +98,8 @@ class Segment(Struct, frozen=True):
 
 
 class Store:
-    """One connection to the file. `position` is the last one that is kept, `time` the license time then.
+    """One connection to the file. `position` is the last one that is kept, `time` the license time then, and `ahead`
+    by how many seconds the system clock was known to be wrong.
 
     Raises StoreFault and StoreBusy, and nothing else.
     """
@@ -106,6 +109,7 @@ class Store:
         self.path = path
         self.position = 0
         self.time = 0
+        self.ahead = 0
         self._power = power
         self._chain = _NOTHING
         try:
@@ -141,14 +145,14 @@ class Store:
         self.position, self.time, self._chain = last.position, last.at, chain
         return sum(len(octets) for _, _, octets, _ in rows)
 
-    def keep_time(self, now: int, patience: float) -> None:
-        """Keep the license time where nothing else happens."""
+    def keep_time(self, now: int, ahead: int, patience: float) -> None:
+        """Keep the license time, and by how much the system clock is known to be wrong."""
         try:
             self._db.set_busy_timeout(round(patience * 1_000))
-            self._db.execute("UPDATE clock SET position = ?, time = ?", (self.position, now))
+            self._db.execute("UPDATE clock SET position = ?, time = ?, ahead = ?", (self.position, now, ahead))
         except apsw.Error as error:
             raise self._fault(error) from error
-        self.time = now
+        self.time, self.ahead = now, ahead
 
     def reopen(self) -> None:
         """Begin again with the file after a fault: the connection to it may be no good any more."""
@@ -174,7 +178,7 @@ class Store:
         for entry in self.entries(segment):
             yield from entry.changes
         try:
-            position, time = self._row("SELECT position, time FROM clock")
+            position, time, self.ahead = self._clock()
         except apsw.Error as error:
             raise self._fault(error) from error
         if position >= self.position:
@@ -319,12 +323,12 @@ class Store:
             raise self._fault(error) from error
         return int(size)
 
-    def _row(self, query: str) -> tuple[int, int]:
-        row: Any = self._db.execute(query).fetchone()
+    def _clock(self) -> tuple[int, int, int]:
+        row: Any = self._db.execute("SELECT position, time, ahead FROM clock").fetchone()
         if row is None:
             raise self._damage(0)
-        first, second = row
-        return first, second
+        position, time, ahead = row
+        return position, time, ahead
 
     def _decoded(self, decoder: msgspec.msgpack.Decoder[T], octets: bytes, position: int) -> T:
         try:
