@@ -59,11 +59,14 @@ def encode_owner(owner: Owner) -> bytes:
 
 
 def decode_owner(cursor: Cursor) -> Owner:
-    """Return the owner that comes next. Raises ImageError if its kind is unknown."""
+    """Return the owner that comes next. Raises ImageError if its kind is unknown, or has a key of no algorithm."""
     mask, serial, number, key_algorithm, key = cursor.unpack(_OWNER)
     kind = _KINDS.get(number)
     if kind is None:
         msg = f"The container is of kind {number}, which this software does not know; update it."
+        raise ImageError(msg)
+    if key_algorithm == 0 and key != NO_KEY:
+        msg = "The image is damaged: the container has a key, and no algorithm for it."
         raise ImageError(msg)
     return Owner(mask, serial, kind, key_algorithm, key)
 

@@ -186,11 +186,16 @@ def _take(spenders: list[Spender]) -> int:
     return sum(there[sock].collect() for sock in ready)
 
 
-def live(trial: Trial, daemon: Daemon, die: Callable[[Daemon, list[Spender], int], None]) -> None:
-    """Start the daemon, have every open use answered and ask for new ones; `die` is told how many wait for answers."""
+def live(
+    trial: Trial, daemon: Daemon, die: Callable[[Daemon, list[Spender], int], None], clients: int = CLIENTS
+) -> None:
+    """Have clients of a daemon ask for all that is open, and for new uses; `die` is told how many those are.
+
+    Then take what else was answered, and look into the file.
+    """
     with ending(daemon), ExitStack() as stack:
         daemon.said("container plugged in")
-        spenders = [stack.enter_context(Spender(daemon, trial, number)) for number in range(CLIENTS)]
+        spenders = [stack.enter_context(Spender(daemon, trial, number)) for number in range(clients)]
         asked = trial.again() + [trial.new() for _ in range(trial.chance.randint(5, 12))]
         for use in asked:
             trial.chance.choice(spenders).begin(use)
@@ -217,7 +222,7 @@ def test_killed_from_outside(seed: int, tmp_path: Path) -> None:
     trial = Trial(tmp_path, seed)
 
     def die(daemon: Daemon, spenders: list[Spender], asked: int) -> None:
-        gather(spenders, trial.chance.randint(0, asked - 1))
+        gather(spenders, trial.chance.choice((asked, trial.chance.randrange(asked))))
         if trial.chance.randrange(4) == 0:
             pull(trial, daemon)
             gather(spenders, trial.chance.randint(0, asked))
@@ -239,7 +244,10 @@ def pull(trial: Trial, daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_by_itself(step: str, tmp_path: Path) -> None:
-    """In the midst of each of the first writes; the first one of a life may be that of the time, at the plug."""
+    """In the midst of each of the first writes; the first one of a life may be that of the time, at the plug.
+
+    There is one client, so that each use was answered before the next one is written.
+    """
     (tmp_path / "sitecustomize.py").write_text(DYING)
     trial = Trial(tmp_path, 1)
 
@@ -248,5 +256,5 @@ def test_killed_by_itself(step: str, tmp_path: Path) -> None:
 
     for write in (2, 3, 4):
         environment = {"PYTHONPATH": os.fspath(tmp_path), "DIE_AT_WRITE": str(write), "DIE": step}
-        live(trial, trial.daemon().serve(environment=environment), die)
+        live(trial, trial.daemon().serve(environment=environment), die, clients=1)
     settle(trial)

@@ -222,6 +222,12 @@ def test_a_signature_without_an_algorithm_is_damage() -> None:
         image.decode(reseal(ENCODED[: end - 1] + b"\x01" + ENCODED[end:]), EVERYBODY)
 
 
+def test_a_key_without_an_algorithm_is_damage() -> None:
+    """Algorithm 0 means that there is none; then there are zeros."""
+    with pytest.raises(ImageError, match="the container has a key, and no algorithm"):
+        image.decode(reseal(ENCODED[:55] + b"\x01" + ENCODED[56:]), EVERYBODY)
+
+
 def test_what_is_reserved_is_zero() -> None:
     """A later version may give it a meaning, which this one must not overlook."""
     at = struct.unpack_from("<H", ENCODED, 10)[0] + 1

@@ -23,6 +23,8 @@ MEMORY = 512
 """MiB that a process may take, interpreter and fuzzer included; a few dozen is what they need."""
 PATIENCE = 10
 """Seconds after which an input counts as one that hangs a parser."""
+LAST = 40
+"""Lines of the fuzzer's report that tell what broke; those before are its way there."""
 MISSING = "atheris is missing: it has no wheel for this Python or machine, or `make .venv/.installed` was not run"
 
 
@@ -58,7 +60,7 @@ def _fuzz(name: str, seconds: int, seed: int) -> bool:
     runs = [line.split()[-1] for line in done.stdout.splitlines() if "number_of_executed_units" in line]
     _say(f"{name}: {runs[0] if runs else 'no'} inputs")
     if done.returncode:
-        _say(done.stdout)
+        _say("\n".join(done.stdout.splitlines()[-LAST:]))
     return done.returncode == 0
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from tests.fuzz.__main__ import CORPUS, LONGEST
+from tests.fuzz.__main__ import CORPUS, LONGEST, MISSING, main
 from tests.fuzz.seeds import seeds
 from tests.fuzz.targets import TARGETS, Target
 
@@ -48,3 +49,14 @@ def test_what_was_found(path: Path) -> None:
     octets = path.read_bytes()
     assert len(octets) <= LONGEST
     assert peak(TARGETS[path.parent.name], octets) < MEMORY
+
+
+def test_without_the_fuzzer_it_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That is a failure only where everything must be there."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    for environment, code in (({}, 0), ({"REQUIRE_EVERYTHING": "1"}, 2)):
+        monkeypatch.setattr("os.environ", environment)
+        assert main([]) == code
+        assert capsys.readouterr().out == f"{MISSING}\n"
