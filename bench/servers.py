@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -18,6 +18,9 @@ from bench.processes import PATIENCE, Child, ChildFailed, said, server_core, sta
 from protocol import messages as m
 
 _MODULES: Final = {"bare server": "bench.bare", "plain trio.serve_tcp": "bench.plain"}
+
+PREFIX: Final = "cmserverd-bench-"
+"""How the names of the directories begin that are made for a run."""
 
 NAMES: Final = ("cmserverd", *_MODULES)
 """The daemon, and what it is compared with."""
@@ -30,11 +33,14 @@ class Server(Struct, frozen=True):
     pid: int
 
 
+Durability = Literal["off", "process", "power"]
+
+
 @contextmanager
 def serving(name: str) -> Iterator[Server]:
-    """Run the server of this name. Raises ChildFailed if it does not come up."""
+    """Run the server of this name; the daemon keeps nothing. Raises ChildFailed if it does not come up."""
     if name == "cmserverd":
-        with _daemon() as server:
+        with tempfile.TemporaryDirectory(prefix=PREFIX) as directory, daemon(Path(directory), "off") as server:
             yield server
     else:
         with started(_MODULES[name], core=server_core()) as child:
@@ -42,19 +48,21 @@ def serving(name: str) -> Iterator[Server]:
 
 
 @contextmanager
-def _daemon() -> Iterator[Server]:
-    """Run the real daemon with its default settings, on a free port, with a virtual container."""
-    with tempfile.TemporaryDirectory(prefix="cmserverd-bench-") as name:
-        directory = Path(name)
-        config, container, log = directory / "config.toml", directory / "container.toml", directory / "log"
-        container.write_text(requests.DESCRIPTION)
-        config.write_text(
-            f'[server]\nlisten = ["127.0.0.1:0"]\nrun_directory = "{directory}"\nstate_directory = "{directory}"\n'
-            f'[log]\nformat = "json"\n[licensors]\n{requests.FIRM_CODE} = "unsigned"\n'
-            f'[drivers.virtual]\nfiles = ["{container}"]\n'
-        )
-        with started("cmserverd.main", "--config", str(config), core=server_core(), log=log) as child:
-            yield Server(_wait_until_ready(child, log), child.pid)
+def daemon(directory: Path, durability: Durability) -> Iterator[Server]:
+    """Run the real daemon on a free port, with a virtual container and a directory for its files, its journal too.
+
+    Of what is over, that keeps a megabyte; all other settings are the default ones. Raises ChildFailed.
+    """
+    config, container, log = directory / "config.toml", directory / "container.toml", directory / "log"
+    container.write_text(requests.DESCRIPTION)
+    config.write_text(
+        f'[server]\nlisten = ["127.0.0.1:0"]\nrun_directory = "{directory}"\nstate_directory = "{directory}"\n'
+        f'[journal]\ndurability = "{durability}"\nhistory = 1\n'
+        f'[log]\nformat = "json"\n[licensors]\n{requests.FIRM_CODE} = "unsigned"\n'
+        f'[drivers.virtual]\nfiles = ["{container}"]\n'
+    )
+    with started("cmserverd.main", "--config", str(config), core=server_core(), log=log) as child:
+        yield Server(_wait_until_ready(child, log), child.pid)
 
 
 def _wait_until_ready(child: Child, log: Path) -> int:

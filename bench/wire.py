@@ -53,18 +53,18 @@ def measure(plan: Plan) -> Iterator[Row]:
     with ExitStack() as stack:
         servers = [stack.enter_context(serving(name)) for name in NAMES]
         for shape in plan.shapes:
-            rounds = _rounds(servers, shape, plan)
+            rounds = take_turns(servers, shape, plan)
             refused += sum(each.refused for one in rounds for each in one)
             yield from _rows(shape, rounds)
     yield verdict(refused)
 
 
-def verdict(refused: int) -> Row:
+def verdict(refused: int, part: str = "wire") -> Row:
     """Return the row of the refused requests: with a single one, the run is void."""
-    return Row("wire: requests refused", str(refused), aim="0", met=not refused, valid=not refused)
+    return Row(f"{part}: requests refused", str(refused), aim="0", met=not refused, valid=not refused)
 
 
-def _rounds(servers: list[Server], shape: Shape, plan: Plan) -> list[list[Round]]:
+def take_turns(servers: list[Server], shape: Shape, plan: Plan) -> list[list[Round]]:
     """Return the rounds of each server. They take turns, and another one begins each time."""
     rounds: list[list[Round]] = [[] for _ in servers]
     addresses = [f"{server.port}:{server.pid}" for server in servers]
@@ -72,15 +72,16 @@ def _rounds(servers: list[Server], shape: Shape, plan: Plan) -> list[list[Round]
     with started("bench.load", *arguments, core=generator_core()) as generator:
         said(generator, bool)
         for which in range(len(servers)):
-            _load(generator, which, plan.seconds)
+            load(generator, which, plan.seconds)
         for turn in range(plan.rounds):
             for step in range(len(servers)):
                 which = (turn + step) % len(servers)
-                rounds[which].append(_load(generator, which, plan.seconds))
+                rounds[which].append(load(generator, which, plan.seconds))
     return rounds
 
 
-def _load(generator: Child, which: int, seconds: float) -> Round:
+def load(generator: Child, which: int, seconds: float) -> Round:
+    """Load one of the generator's servers for so long. Raises ChildFailed."""
     tell(generator, f"{which} {seconds}")
     return said(generator, Round)
 

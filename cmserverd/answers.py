@@ -15,9 +15,12 @@ from msgspec import Struct
 
 from cmserverd import crypt as challenge
 from cmserverd import updating, views
+from cmserverd.auditor import Auditor
+from cmserverd.core.refusal import Refused
 from cmserverd.core.terms import Allocation, Session
 from cmserverd.service import Service
 from protocol import messages as m
+from protocol.errors import ErrorNumber
 
 
 class Door(Enum):
@@ -127,7 +130,8 @@ def net_users(asker: Asker, request: m.NetUsers) -> m.AccessPage:
 
 def context(asker: Asker, request: m.Context) -> Later:
     """Make a container's request file for its licensor. Raises Refused."""
-    return Later(partial(updating.context, asker.service.devices, request, asker.peer.address))
+    service = asker.service
+    return Later(partial(updating.context, service.engine, service.devices, request, asker.peer.address))
 
 
 def import_update(asker: Asker, request: m.Import) -> Later:
@@ -136,9 +140,36 @@ def import_update(asker: Asker, request: m.Import) -> Later:
     return Later(partial(updating.apply, service.engine, service.devices, request.update, asker.peer.address))
 
 
+def deallocate(asker: Asker, request: m.Deallocate) -> m.Deallocated:
+    """Take a license from who holds it. Raises Refused."""
+    return asker.service.deallocate(request, asker.peer.address)
+
+
 def server_info(asker: Asker, _: m.ServerInfoRequest) -> m.ServerInfo:
     """Show the server's state."""
     return asker.service.info()
+
+
+def tracking(asker: Asker, request: m.TrackingRequest) -> Later:
+    """Tell who had which license when. Raises Refused."""
+    return Later(partial(_auditor(asker).ask, request, m.TrackingPage))
+
+
+def usage(asker: Asker, request: m.UsageRequest) -> Later:
+    """Tell how much of each license was used, by hour, day or month. Raises Refused."""
+    return Later(partial(_auditor(asker).ask, request, m.UsagePage))
+
+
+def verify_tracking(asker: Asker, request: m.VerifyTracking) -> Later:
+    """Tell up to where license tracking is as it was written. Raises Refused."""
+    return Later(partial(_auditor(asker).ask, request, m.TrackingProof))
+
+
+def _auditor(asker: Asker) -> Auditor:
+    auditor = asker.service.auditor
+    if auditor is None:
+        raise Refused(ErrorNumber.NOT_SUPPORTED, "this server keeps no journal ([journal] durability)")
+    return auditor
 
 
 def _is_local(asker: Asker) -> bool:
@@ -153,6 +184,7 @@ def _session(asker: Asker) -> Session:
 _ALL: Final = frozenset(Door)
 _CLIENTS: Final = frozenset({Door.CLIENT})
 _OPERATORS: Final = frozenset({Door.CONTROL})
+_LOOKERS: Final = frozenset({Door.MONITOR})
 _READERS: Final = frozenset({Door.CLIENT, Door.MONITOR})
 
 OFFERS: Final = (
@@ -166,6 +198,10 @@ OFFERS: Final = (
     Offer(m.NetCluster, net_cluster, _READERS, listing=True),
     Offer(m.NetUsers, net_users, _READERS, listing=True),
     Offer(m.ServerInfoRequest, server_info, _ALL),
+    Offer(m.TrackingRequest, tracking, _LOOKERS),
+    Offer(m.UsageRequest, usage, _LOOKERS),
+    Offer(m.VerifyTracking, verify_tracking, _LOOKERS),
     Offer(m.Context, context, _OPERATORS),
     Offer(m.Import, import_update, _OPERATORS),
+    Offer(m.Deallocate, deallocate, _OPERATORS, listing=True),
 )

@@ -22,7 +22,7 @@ _PATIENCE: Final = 60.0
 def compact(store: Store, most: int) -> int:
     """Compact a journal through a connection of its own; return how many bytes of history were dropped.
 
-    Raises StoreFault, StoreBusy.
+    Raises StoreFault.
     """
     table = Table()
     for change in store.changes():
@@ -32,18 +32,22 @@ def compact(store: Store, most: int) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Compact; return the exit code. What went wrong is one line on standard error."""
+    """Compact; return the exit code. What went wrong is one line on standard error.
+
+    On standard output are three numbers of bytes: the history since the new base, that base, and what was dropped.
+    """
     path, most = arguments
     try:
         store = Store(Path(path), power=False)
         try:
             dropped = compact(store, int(most))
+            said = f"{store.grown()} {store.base_size()} {dropped}\n"
         finally:
             store.close()
     except StoreFault as fault:
         sys.stderr.write(f"{fault}\n")
         return 1
-    sys.stdout.write(f"{dropped}\n")
+    sys.stdout.write(said)
     return 0
 
 

@@ -109,8 +109,7 @@ class Connection:
         if conversation.over:
             self._scope.cancel()
         if self._kept is not None and not conversation.held:
-            self._kept.set()
-            self._kept = None
+            self._stop_waiting()
 
     async def _serve(self) -> None:
         conversation = self._conversation
@@ -142,6 +141,11 @@ class Connection:
         while self._conversation.held:
             self._kept = trio.Event()
             await self._kept.wait()
+
+    def _stop_waiting(self) -> None:
+        if self._kept is not None:
+            self._kept.set()
+            self._kept = None
 
     async def _answer_later(self, later: Later) -> None:
         """Wait for an answer that takes time. A bug in it ends this session and no other."""
@@ -265,6 +269,7 @@ class Connection:
             self._drained = None
         self._conversation.over = True
         self._scope.cancel()
+        self._stop_waiting()
 
     def _queued(self) -> int:
         """Return how many bytes the system has taken from us and the peer's system not from it."""

@@ -280,6 +280,7 @@ class Conversation:
             grant = rpc.granted(data)
             if grant is not None and grant[1] in handles:
                 self._out[place] = rpc.encode_error(grant[0], refusal.body())
+                self.pending += len(self._out[place]) - len(data)
 
     # requests
 

@@ -5,17 +5,14 @@ Here licensing is enforced at use: the units, the usage period, the access mode 
 
 from __future__ import annotations
 
-import os
-
 from cmserverd.core import rules
 from cmserverd.core.refusal import Refused
-from cmserverd.core.terms import Access, Allocation, LicenseId
+from cmserverd.core.terms import Access, Allocation
 from cmserverd.core.validity import barred, over
 from cmserverd.devices import Devices
 from cmserverd.engine import Engine
 from drivers import statement
-from drivers.container import ProductItem
-from drivers.driver import Purpose, Signed, Used
+from drivers.driver import Device, Purpose, Signed, Used
 from protocol import messages as m
 from protocol.errors import ErrorNumber
 
@@ -27,7 +24,7 @@ def check(held: Access, request: m.Crypt, now: int) -> Allocation:
         raise Refused(ErrorNumber.WRONG_HANDLE_TYPE, "only an access to an entry can be used")
     if request.mode is not None and request.mode is not target.mode:
         raise Refused(ErrorNumber.ACCESS_MODE_MISMATCH, f"the handle's is {target.mode}, and {request.mode} is needed")
-    if request.units and request.key is None:
+    if request.units and request.key in {None, statement.NO_KEY}:
         raise Refused(ErrorNumber.INVALID_PARAMETER, "units are only taken with a key, so that asking twice takes once")
     item = target.license.item
     # Whether units are left the container says: it knows by its key a use that took the last ones.
@@ -44,35 +41,51 @@ async def answer(engine: Engine, devices: Devices, held: Access, request: m.Cryp
     What is used is counted first: an answer means that it was. If the signing fails then, asking again with the same
     key takes nothing more.
     """
-    target = check(held, request, engine.clock.now())
-    where, item = target.license.id, target.license.item
-    used = await _count(engine, devices, where, item, request)
     now = engine.clock.now()
-    body = statement.crypt_body(request.nonce, where.firm_code, where.item, now, held.handle)
-    signed: Signed = await devices.ask(where.container, lambda device: device.sign(Purpose.CRYPT, body))
+    target = check(held, request, now)
+    where = target.license.id
+    use = _Use(target, held.handle, request, now)
+    try:
+        signed = await devices.ask(where.container, use, held.session.address)
+    finally:
+        if use.counted is not None:
+            engine.consumed(where, use.counted.units_used, use.counted.usage_start)
     rules.held_by(engine.table, held.session, held.handle)  # it may have ended meanwhile
     sealed = devices.sealed(where.container, where.firm_code)
+    counts = statement.counts(signed)
     return m.CryptAnswer(
         message=signed.message,
         signature=signed.signature,
         firm_item=sealed.octets,
         firm_signature=sealed.signature,
-        units_left=used.units_left,
-        usage_start=used.usage_start,
+        units_left=counts.units_left,
+        usage_start=counts.usage_start,
     )
 
 
-async def _count(engine: Engine, devices: Devices, where: LicenseId, item: ProductItem, request: m.Crypt) -> Used:
-    """Have the container count a use, if there is anything to count."""
-    left = None if item.units is None else max(item.units.amount - item.units_used, 0)
-    if not request.units and (item.usage is None or item.usage_start):
-        return Used(left, item.usage_start)
-    key = request.key or os.urandom(16)  # without units a use may be counted twice: its period begins once
-    now = engine.clock.now()
-    used = await devices.ask(
-        where.container,
-        lambda device: device.consume(where.firm_code, where.item, request.units, key, now),
-    )
-    taken = item.units.amount - used.units_left if item.units and used.units_left is not None else item.units_used
-    engine.consumed(where, taken, used.usage_start)
-    return used
+class _Use:
+    """One use of a license, as its container is asked for it: in one turn, so that nothing comes in between.
+
+    The container signs what it took for the key, and knows that of its last 64 keys only. `counted` is what it
+    counted, None if it did not, or had nothing to count.
+    """
+
+    def __init__(self, target: Allocation, handle: int, request: m.Crypt, now: int) -> None:
+        item = target.license.item
+        self.counted: Used | None = None
+        self._where = target.license.id
+        self._units = request.units
+        self._key = request.key or statement.NO_KEY
+        self._counts = bool(request.units) or (item.usage is not None and not item.usage_start)
+        self._now = now
+        self._body = statement.crypt_body(
+            request.nonce, self._where.firm_code, self._where.item, now, handle, self._key
+        )
+
+    def __call__(self, device: Device) -> Signed:
+        """Count it in this device, and have that signed. Raises DriverError."""
+        if self._counts:
+            # Without units a use may be counted twice: its period begins once.
+            key = self._key if self._units else statement.NO_KEY
+            self.counted = device.consume(self._where.firm_code, self._where.item, self._units, key, self._now)
+        return device.sign(Purpose.CRYPT, self._body)

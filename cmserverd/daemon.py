@@ -23,6 +23,7 @@ import trio
 
 import cmserverd
 from cmserverd.answers import Door
+from cmserverd.auditor import Auditor
 from cmserverd.clock import LicenseClock
 from cmserverd.clones import Clones
 from cmserverd.config import Config
@@ -71,6 +72,7 @@ async def run(config: Config, drivers: Mapping[str, Driver]) -> None:
             if store is not None:
                 records.start_soon(_journal(config, service, store).run)
             await _serve(config, drivers, service, listeners, rooms, signals)
+            engine.stop()
             records.cancel_scope.cancel()  # it keeps first what has happened until now
     _log.info("stopped")
 
@@ -195,6 +197,7 @@ def _journal(config: Config, service: Service, store: Store) -> Journal:
     upkeep = Upkeep(history=config.journal.history * 1_000_000)
     journal = Journal(service, store, power=config.journal.durability == "power", upkeep=upkeep)
     service.engine.restart()
+    service.auditor = Auditor(store.path)
     return journal
 
 

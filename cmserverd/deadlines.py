@@ -1,4 +1,4 @@
-"""Brings license time to the table: wakes when the next license expires, or the next one lingers no longer.
+"""Brings license time to the table: wakes when the next license expires or lingers no longer, or an access's life ends.
 
 License time is not trio's clock: whoever sets the system clock forward raises it. So as long as something is to come,
 it is looked at once a second at least, and at the very instant when that is nearer.
@@ -31,6 +31,7 @@ class Deadlines:
         self._wake = trio.Event()
         self._planned: float = inf
         engine.listen(self._changed, c.Plugged, c.Reprogrammed, c.Consumed, c.Lingering, c.TimeSet)
+        engine.listen(self._changed, c.Allocated, c.Joined, c.Referred)  # whose life may be bounded
         engine.listen(self._say, c.Expired)
 
     def _changed(self, _: Record) -> None:

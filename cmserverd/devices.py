@@ -1,7 +1,7 @@
-"""The open devices: who has a question for one waits his turn, first come, first served, and nobody else waits.
+"""The open devices: who has a question for one waits his turn, and nobody else waits.
 
-A dongle is slow and answers one at a time. So what is asked of it is asked in a thread of its driver's, behind a lock
-of its own; grants are decided in memory and never ask a device.
+A dongle is slow and answers one at a time. So what is asked of it is asked in a thread of its driver's, in turns
+(`cmserverd.turns`); grants are decided in memory and never ask a device.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
-import trio
-
 from cmserverd.core.refusal import Refused
+from cmserverd.turns import OWN, Turns
 from drivers import driver
-from drivers.container import ContainerId
+from drivers.container import Container, ContainerId
 from drivers.driver import Device, Vanished
 from drivers.firm_item import SealedItem
 from drivers.image import Image
@@ -23,7 +22,7 @@ from protocol.errors import ErrorNumber
 T = TypeVar("T")
 
 QUEUE: Final = 256
-"""How many questions may wait for one device: at 20 ms each, as long as a client's patience lasts."""
+"""How many questions of one address may wait for a device: at 20 ms each, as long as a client's patience lasts."""
 
 
 class Call(Protocol):
@@ -35,24 +34,39 @@ class Call(Protocol):
 
 
 class OpenDevice:
-    """A device that was read, and the image that it had then."""
+    """A device that was read, and what it held then.
 
-    def __init__(self, device: Device, image: Image, call: Call) -> None:
+    `floor` is the license time that it is known to know of. `doubtful`: it may hold something else by now, and is to
+    be read anew.
+    """
+
+    def __init__(self, device: Device, image: Image, floor: int, call: Call) -> None:
         self.container = image.container.id
         self.image = image
+        self.floor = floor
+        self.doubtful = False
         self._device = device
         self._call = call
-        self._turns = trio.Lock()
+        self._turns = Turns()
         self._closed = False
+
+    @property
+    def believed(self) -> bool:
+        """Whether any licensor who is believed here has a part in the container: else it is anybody's own making."""
+        return is_believed(self.image.container)
 
     @property
     def waiting(self) -> int:
         """How many questions wait for their turn."""
-        return self._turns.statistics().tasks_waiting
+        return self._turns.waiting
 
-    async def ask(self, question: Callable[[Device], T]) -> T:
-        """Ask the device once all have been answered that came before. Raises DriverError."""
-        async with self._turns:
+    def waiting_of(self, asker: str) -> int:
+        """Return how many of them are of one asker."""
+        return self._turns.waiting_of(asker)
+
+    async def ask(self, question: Callable[[Device], T], asker: str = OWN) -> T:
+        """Ask the device when it is the asker's turn. Raises DriverError."""
+        async with self._turns.turn(asker):
             if self._closed:
                 msg = "The container was unplugged."
                 raise Vanished(msg)
@@ -61,7 +75,7 @@ class OpenDevice:
     async def close(self) -> None:
         """Close the device once the question that is being answered is; who waits is too late. Raises DriverError."""
         self._closed = True
-        async with self._turns:
+        async with self._turns.turn(OWN):
             await self._call(self._device.close)
 
 
@@ -73,13 +87,21 @@ class Devices:
         self._open: dict[ContainerId, OpenDevice] = {}
 
     def add(self, opened: OpenDevice) -> None:
-        """A container is there."""
+        """A container is there. It takes the place of another one with its id."""
         self._open[opened.container] = opened
+
+    def has(self, opened: OpenDevice) -> bool:
+        """Whether a container is still there, and none is in its place."""
+        return self._open.get(opened.container) is opened
 
     def remove(self, opened: OpenDevice) -> None:
         """A container is gone."""
-        if self._open.get(opened.container) is opened:
+        if self.has(opened):
             del self._open[opened.container]
+
+    def floor(self) -> int:
+        """Return the latest license time that a believed container knows of; 0 if there is none."""
+        return max((opened.floor for opened in self._open.values() if opened.believed), default=0)
 
     def find(self, container: ContainerId) -> OpenDevice:
         """Return a container's device. Raises Refused: 70 if it is not there."""
@@ -92,15 +114,23 @@ class Devices:
         """Return a firm item as its licensor signed it. Raises Refused: 70 if the container is not there."""
         return self.find(container).image.sealed[firm_code]
 
-    async def ask(self, container: ContainerId, question: Callable[[Device], T]) -> T:
-        """Ask a container's device. Raises Refused with the number of what it says, or of what is wrong with it."""
+    async def ask(self, container: ContainerId, question: Callable[[Device], T], asker: str = OWN) -> T:
+        """Ask a container's device, for a client at an address, or else for the server itself or its operator.
+
+        Raises Refused with the number of what it says, or of what is wrong with it.
+        """
         opened = self.find(container)
-        if opened.waiting >= QUEUE:
-            raise Refused(ErrorNumber.BOX_BUSY, f"{QUEUE} requests wait for container {container}")
+        if asker != OWN and opened.waiting_of(asker) >= QUEUE:
+            raise Refused(ErrorNumber.BOX_BUSY, f"{QUEUE} requests of {asker} wait for container {container}")
         try:
-            return await opened.ask(question)
+            return await opened.ask(question, asker)
         except driver.DriverError as error:
             raise refusal(error) from error
+
+
+def is_believed(contents: Container) -> bool:
+    """Whether a firm item of a container is believed."""
+    return any(not firm_item.unusable for firm_item in contents.firm_items)
 
 
 _FAULTS: Final = (

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from msgspec import Struct
 
 from cmserverd.clock import LicenseClock
-from cmserverd.core import passing, plugging, rules
+from cmserverd.core import deallocation, passing, plugging, rules
 from cmserverd.core.changes import Change
 from cmserverd.core.refusal import Refused
 from cmserverd.core.table import Table
@@ -99,7 +99,7 @@ class Engine:
         """Grant a handle. Raises Refused."""
         now = self.clock.now()
         if self.sealed and request.key not in session.accesses:
-            raise Refused(ErrorNumber.COMMAND_FAILED, self.sealed)
+            raise Refused(ErrorNumber.INTERNAL, self.sealed)
         return self._pass(now, session.id, request, rules.access(self.table, session, request, now, self.limits))
 
     def release(self, session: Session, request: messages.Release) -> None:
@@ -117,12 +117,24 @@ class Engine:
         now = self.clock.now()
         return self._pass(now, session.id, request, rules.use(self.table, session, request.handle, now))
 
+    # operators
+
+    def deallocate(self, handle: int, *, alone: bool, seen: frozenset[int], hold_off: int) -> deallocation.Deallocated:
+        """Take an allocation, or one access of it, from who holds it. Raises Refused."""
+        now = self.clock.now()
+        return self._pass(now, 0, None, deallocation.deallocate(self.table, handle, alone, seen, hold_off, now))
+
+    def deallocate_all(self, session: int, *, seen: frozenset[int], hold_off: int) -> deallocation.Deallocated:
+        """Take all that a session holds. Raises Refused."""
+        now = self.clock.now()
+        return self._pass(now, session, None, deallocation.deallocate_all(self.table, session, seen, hold_off, now))
+
     # sessions
 
     def open(self, token_hash: bytes, client: Client, station: Station, address: str, local: bool) -> Session:
         """Begin a session. Raises Refused."""
         if self.sealed:
-            raise Refused(ErrorNumber.COMMAND_FAILED, self.sealed)
+            raise Refused(ErrorNumber.INTERNAL, self.sealed)
         return self._pass(
             self.clock.now(),
             0,
@@ -137,8 +149,13 @@ class Engine:
     def resume(self, token_hash: bytes, address: str, local: bool) -> Session:
         """Take a session up again. Raises Refused."""
         if self.full:
-            raise Refused(ErrorNumber.COMMAND_FAILED, self.sealed)
+            raise Refused(ErrorNumber.INTERNAL, self.sealed)
         return self._pass(self.clock.now(), 0, None, rules.resume(self.table, token_hash, address, local))
+
+    def clean_up(self, session: Session, overdue: list[Access]) -> None:
+        """End these accesses of a session that has been silent for their cleanup time."""
+        now = self.clock.now()
+        self._pass(now, session.id, None, rules.clean_up(overdue, now))
 
     def close(self, session: Session) -> None:
         """End a session and all it holds."""
@@ -154,6 +171,10 @@ class Engine:
     def restart(self) -> None:
         """The server begins anew with the table that it had."""
         self._pass(self.clock.now(), 0, None, plugging.restart())
+
+    def stop(self) -> None:
+        """The server stops as it was told to. Nothing may happen after that."""
+        self._pass(self.clock.now(), 0, None, plugging.stop())
 
     def plug(self, contents: Container) -> None:
         """A container is here, new, again, or with other contents."""

@@ -10,11 +10,13 @@ back, and answered 104 in place of the grant. What is held stands and can be let
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from math import inf
+from time import perf_counter
 from typing import Final, TypeVar
 
 import structlog
@@ -23,7 +25,6 @@ from msgspec import Struct
 
 from cmserverd.core import changes as c
 from cmserverd.core.refusal import Refused
-from cmserverd.core.terms import Access, Session
 from cmserverd.engine import Record
 from cmserverd.service import Service
 from cmserverd.store import Entry, Store, StoreBusy, StoreFault
@@ -39,6 +40,17 @@ _AGAIN: Final = 1.0
 
 _PATIENCE: Final = 10.0
 """How many seconds a commit in a thread waits for others to commit."""
+
+_LAST_PATIENCE: Final = 1.0
+"""How many the last ones wait: a stop has fifteen seconds in all, and one that waits already may take ten."""
+
+_GATHER: Final = 0.002
+"""For how many seconds a commit in a thread is put off at most while more comes for it."""
+
+_HELD_UP: Final = 0.1
+"""How many seconds commits may be held up by a checkpoint that waits for those who read the file."""
+
+_SEALED: Final = "it can keep no records at present, {}; what is held stands"
 
 _KEEP_TIME: Final = 50.0
 """Seconds between two times that the license time is kept where nothing else happens (decision 17)."""
@@ -80,6 +92,7 @@ class Journal:
         self._since_base = store.grown()
         self._most = max(self._upkeep.compact, store.base_size())
         self._time_due = False
+        self._patience = _PATIENCE
         service.reached = self._engine.position
         self._engine.listen(self._note)
         self._engine.listen(self._time_is_due, c.TimeSet)
@@ -104,25 +117,41 @@ class Journal:
                 nursery.start_soon(self._tidy)
                 while True:
                     await self._wake.wait()
+                    if self._power:
+                        await self._gather()
                     self._wake = trio.Event()
                     await self._keep()
         finally:
             with trio.CancelScope(shield=True):
+                self._patience = _LAST_PATIENCE
                 self._time_is_due()
                 await self._keep(last=True)
                 await trio.to_thread.run_sync(self._store.close)
+
+    async def _gather(self) -> None:
+        """Wait while each turn of the loop brings more: a commit in a thread costs as much as deciding some requests.
+
+        Whoever is alone waits for one turn, in which nothing comes.
+        """
+        ends = perf_counter() + _GATHER
+        gathered = 0
+        while len(self._pending) > gathered and perf_counter() < ends:
+            gathered = len(self._pending)
+            await trio.lowlevel.checkpoint()
 
     async def _keep(self, *, last: bool = False) -> None:
         batch, self._pending = self._pending, []
         position = self._engine.position
         try:
+            if last and self._engine.sealed:
+                await trio.to_thread.run_sync(self._store.reopen, self._patience)
             await self._commit(batch)
         except StoreFault as fault:
             self._pending = [*batch, *self._pending]
             if last:
                 _log.error("what happened last could not be kept", entries=len(self._pending), reason=str(fault))
             else:
-                await self._endure(str(fault))
+                await self._endure(fault)
             return
         self._service.release(position)
 
@@ -144,16 +173,13 @@ class Journal:
         if not self._power:
             with suppress(StoreBusy):
                 return write(0.0)
-        try:
-            return await trio.to_thread.run_sync(write, _PATIENCE)
-        except StoreBusy as busy:
-            raise StoreFault(f"another program has kept the journal {self._store.path} locked; close it") from busy
+        return await trio.to_thread.run_sync(write, self._patience)
 
-    async def _endure(self, why: str) -> None:
+    async def _endure(self, fault: StoreFault) -> None:
         """Nothing can be kept: take back what was granted and not told yet, and let go until it can be again."""
         engine = self._engine
-        engine.sealed = f"the server can keep no records at present, {why}"
-        _log.error("the journal cannot be written; nobody gets anything new until it can be", reason=why)
+        engine.sealed = _SEALED.format(fault.what)
+        _log.error("the journal cannot be written; nobody gets anything new until it can be", reason=str(fault))
         self._take_back()
         self._service.release(inf)
         while True:
@@ -161,13 +187,13 @@ class Journal:
             engine.full = len(self._pending) >= _BACKLOG
             batch, position = tuple(self._pending), engine.position
             try:
-                await trio.to_thread.run_sync(self._store.reopen)
+                await trio.to_thread.run_sync(self._store.reopen, self._patience)
                 await self._commit(batch)
-            except StoreFault as fault:
-                if str(fault) != why:
-                    why = str(fault)
-                    engine.sealed = f"the server can keep no records at present, {why}"
-                    _log.error("the journal still cannot be written", reason=why)
+            except StoreFault as now:
+                if str(now) != str(fault):
+                    fault = now
+                    engine.sealed = _SEALED.format(fault.what)
+                    _log.error("the journal still cannot be written", reason=str(fault))
                 continue
             del self._pending[: len(batch)]
             engine.sealed, engine.full = "", False
@@ -179,15 +205,11 @@ class Journal:
         """Nobody was told of these grants: their replies wait for the commit that failed."""
         table = self._engine.table
         changes = [change for entry in self._pending for change in entry.changes]
-        grants = (table.accesses.find(change.handle) for change in changes if isinstance(change, _GRANTS))
-        by_session: dict[Session, list[Access]] = {}
-        for held in grants:
+        grants = {change.handle for change in changes if isinstance(change, _GRANTS)}
+        self._service.retract(grants, Refused(ErrorNumber.INTERNAL, self._engine.sealed))
+        for handle in sorted(grants):
+            held = table.accesses.find(handle)
             if held is not None:
-                by_session.setdefault(held.session, []).append(held)
-        refusal = Refused(ErrorNumber.COMMAND_FAILED, self._engine.sealed)
-        for session, accesses in by_session.items():
-            self._service.retract(session, {held.handle for held in accesses}, refusal)
-            for held in accesses:
                 self._engine.revoke(held)
 
     async def _keep_time(self) -> None:
@@ -198,44 +220,51 @@ class Journal:
     # the file's own affairs
 
     async def _tidy(self) -> None:
-        """Keep the file small, through a connection of its own; a fault in that is told, and harms nothing yet."""
-        store = await trio.to_thread.run_sync(partial(Store, self._store.path, power=self._power))
-        try:
-            while True:
-                await self._growth.wait()
-                self._growth = trio.Event()
+        """Keep the file small; a fault in that is told, and harms nothing yet."""
+        while True:
+            await self._growth.wait()
+            self._growth = trio.Event()
+            try:
                 if self._since_checkpoint >= self._upkeep.checkpoint:
                     self._since_checkpoint = 0
-                    await self._checkpoint(store)
+                    await trio.to_thread.run_sync(self._checkpoint)
                 if self._since_base >= self._most:
-                    await self._compact(store)
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(store.close)
+                    await self._compact()
+            except (StoreFault, OSError) as fault:
+                self._most = self._since_base + self._upkeep.compact  # later again
+                _log.error("the journal cannot be tidied; it grows", reason=str(fault))
 
-    async def _checkpoint(self, store: Store) -> None:
+    def _checkpoint(self) -> None:
+        """Through a connection of its own: a commit may be under way through the other one. Raises StoreFault."""
+        store = Store(self._store.path, power=self._power)
         try:
-            await trio.to_thread.run_sync(store.checkpoint, _PATIENCE)
+            store.checkpoint(_HELD_UP)
         except StoreBusy:
             pass  # somebody reads the file; the next one does it
-        except StoreFault as fault:
-            _log.error("the journal cannot be tidied; its log grows", reason=str(fault))
+        finally:
+            store.close()
 
-    async def _compact(self, store: Store) -> None:
-        before = self._since_base
-        command = [sys.executable, "-P", "-m", "cmserverd.compaction", str(store.path), str(self._upkeep.history)]
+    async def _compact(self) -> None:
+        """Raises StoreFault, OSError."""
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "cmserverd.compaction",
+            os.fspath(self._store.path),
+            str(self._upkeep.history),
+        ]
         done = await trio.run_process(
             command, capture_stdout=True, capture_stderr=True, check=False, start_new_session=True
         )
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()[-_SAID:]
-            _log.error("the journal cannot be compacted; it grows", reason=said, exit_code=done.returncode)
-            self._most = self._since_base + self._upkeep.compact  # later again
-            return
-        self._since_base -= before
-        self._most = max(self._upkeep.compact, await trio.to_thread.run_sync(store.base_size))
-        _log.info("journal compacted", bytes=before)
-        if dropped := int(done.stdout):
+            raise StoreFault(said or f"the compaction ended with code {done.returncode}")
+        grown, base, dropped = map(int, done.stdout.split())
+        _log.info("journal compacted", bytes=self._since_base - grown)
+        self._since_base = grown
+        self._most = max(self._upkeep.compact, base)
+        if dropped:
             _log.info("the oldest history was dropped to keep within its limit", bytes=dropped)
 
 

@@ -19,7 +19,9 @@ import structlog
 import trio
 from msgspec import Struct
 
-from cmserverd.core.terms import Session, SessionState
+from cmserverd.core import changes as c
+from cmserverd.core.terms import Access, Session, SessionState
+from cmserverd.engine import Record
 from cmserverd.seldom import Seldom
 from cmserverd.service import Service
 
@@ -41,8 +43,8 @@ _HEARING = 1.0
 class Patience(Struct, frozen=True):
     """How long a session may be gone, in seconds.
 
-    `grace`: after its connection was closed; `timeout`: without a word; `sweep`: how long the process may have been
-    paused before everybody is granted the full time again.
+    `grace`: after its connection was closed; `timeout`: without a word, but for an access with a cleanup time;
+    `sweep`: how long the process may have been paused before everybody is granted the full time again.
     """
 
     grace: float = 5.0
@@ -63,6 +65,7 @@ class Reaper:
         self._wake = trio.Event()
         self._losses = Seldom(service.engine.clock.now)
         service.watch = self.watch
+        service.engine.listen(self._granted, c.Allocated, c.Joined, c.Referred)
         for session in service.engine.table.sessions.values():  # those of a journal have their full time to come back
             if session.state is not SessionState.ATTACHED:
                 self.watch(session)
@@ -74,6 +77,14 @@ class Reaper:
         else:
             self._since[session.id] = trio.current_time()
         self._plan(session.id, self._due(session))
+
+    def _granted(self, record: Record) -> None:
+        """An access with a short cleanup time has to be looked at sooner than its session."""
+        for change in record.changes:
+            if isinstance(change, c.Allocated | c.Joined | c.Referred) and change.want.cleanup_time:
+                session = self._service.engine.table.sessions[change.session]
+                if session.state is not SessionState.CLOSED:
+                    self._plan(session.id, self._due(session))
 
     async def run(self) -> None:
         """End sessions when they are due, for ever."""
@@ -128,9 +139,34 @@ class Reaper:
         if due > now:
             self._plan(number, due)
             return
+        if session.state is not SessionState.CLOSED and self._outlived(session, now):
+            self._plan(number, self._due(session))
+            return
         self._since.pop(number, None)
         self._say(session)
         self._service.expired(session)
+
+    def _outlived(self, session: Session, now: float) -> bool:
+        """End what is overdue of a silent session. Return whether the session has to live on; if not, nothing ended."""
+        since = self._silent_since(session)
+        timed_out = since + self._patience.timeout <= now
+        overdue = [held for held in session.accesses.values() if since + self._patience_for(held) <= now]
+        if timed_out and len(overdue) == len(session.accesses):
+            return False
+        if overdue:
+            self._losses.say(
+                _log.info,
+                "accesses ended: nothing was heard of their client for their cleanup time",
+                session=session.id,
+                address=session.address,
+                host=session.client.host,
+                accesses=len(overdue),
+            )
+            self._service.engine.clean_up(session, overdue)
+        if timed_out and session.state is SessionState.ATTACHED:
+            self._since[session.id] = since
+            self._service.fell_silent(session)
+        return True
 
     def _say(self, session: Session) -> None:
         """Log a session's end. Strangers can greet and go as often as they like: that is worth no line of the usual."""
@@ -145,11 +181,24 @@ class Reaper:
         )
 
     def _due(self, session: Session) -> float:
+        """Return when a session has to be looked at, unless it is heard of."""
+        since = self._silent_since(session)
+        if session.state is SessionState.CLOSED:
+            return since + self._patience.grace
+        first = min(map(self._patience_for, session.accesses.values()), default=self._patience.timeout)
+        return since + (min(first, self._patience.timeout) if session.state is SessionState.ATTACHED else first)
+
+    def _silent_since(self, session: Session) -> float:
         conversation = self._service.attached.get(session.id)
-        if conversation is not None:
-            return max(conversation.heard, self._amnesty) + self._patience.timeout
-        patience = self._patience.grace if session.state is SessionState.CLOSED else self._patience.timeout
-        return max(self._since[session.id], self._amnesty) + patience
+        return max(self._since[session.id] if conversation is None else conversation.heard, self._amnesty)
+
+    def _patience_for(self, held: Access) -> float:
+        """Return how long an access outlives its client's last word.
+
+        No shorter than half of the timeout: a sign of life is wanted each third of it.
+        """
+        wanted = held.want.cleanup_time
+        return max(float(wanted), self._patience.timeout / 2) if wanted else self._patience.timeout
 
     def _plan(self, number: int, due: float) -> None:
         """Have the session looked at by then; an earlier look that is already planned will do."""

@@ -14,6 +14,7 @@ import structlog
 from msgspec import Struct
 
 from cmserverd import views
+from cmserverd.auditor import Auditor
 from cmserverd.core import changes as c
 from cmserverd.core.refusal import Refused, ended
 from cmserverd.core.terms import Session
@@ -24,8 +25,12 @@ from drivers.container import ContainerId
 from drivers.trust import NOBODY, Trust
 from protocol import messages as m
 from protocol.errors import ErrorNumber
+from protocol.terms import shown_client
 
 _log = structlog.get_logger("service")
+
+_SHOWN = 20
+"""How many of a kind a line of the log names."""
 
 
 class Detachment(Enum):
@@ -76,12 +81,14 @@ class Service:
     `watch` is told of each session whose connection came or went; `listening` are the addresses clients can use;
     `busy` is how many conversations had more to do at the end of their last turn. What the engine decided up to the
     position `reached` is kept, and replies may tell of it; `held` are the conversations with replies that wait.
+    `auditor` reads what is kept; None: nothing is.
     """
 
     def __init__(self, engine: Engine, introduction: Introduction, trust: Trust = NOBODY) -> None:
         self.engine = engine
         self.introduction = introduction
         self.listening: tuple[str, ...] = ()
+        self.auditor: Auditor | None = None
         self.devices = Devices(trust)
         self.conversations: set[Attached] = set()
         self.attached: dict[int, Attached] = {}
@@ -92,7 +99,7 @@ class Service:
         self._started = engine.clock.now()
         self._complaints = Seldom(engine.clock.now)
         self._bugs = Seldom(engine.clock.now)
-        engine.listen(self._carry, c.Left, c.Freed, c.Moved)
+        engine.listen(self._carry, c.Left, c.Freed, c.Lingering, c.Moved)
 
     # sessions
 
@@ -122,9 +129,17 @@ class Service:
         conversation = self.attached.pop(session.id, None)
         if conversation is not None:
             conversation.session = None
+        self.engine.detach(session, closed=False)  # it may be attached still: license tracking says how it went
         self.engine.close(session)
         if conversation is not None:
             conversation.end(ErrorNumber.NETWORK_FAULT, "nothing was heard of the client for too long")
+
+    def fell_silent(self, session: Session) -> None:
+        """Nothing was heard of a connected session for the timeout, but it has an access that is to outlive that."""
+        conversation = self.attached.pop(session.id)
+        conversation.session = None
+        self.engine.detach(session, closed=False)
+        conversation.end(ErrorNumber.NETWORK_FAULT, "nothing was heard of the client for too long")
 
     def stop(self) -> None:
         """Say goodbye to everybody: the server stops.
@@ -142,12 +157,18 @@ class Service:
         self.reached = reached
         held, self.held = self.held, set()
         for conversation in held:
-            conversation.flush()
+            try:
+                conversation.flush()
+            except Exception:  # what one connection meets must not keep the others' replies
+                self.report_bug("sending what a client waits for met a bug; its connection is closed")
+                conversation.abandon()
 
-    def retract(self, session: Session, handles: Set[int], refusal: Refused) -> None:
-        """These grants are not kept, nor given: their client, if it is still there, hears why instead."""
-        conversation = self.attached.get(session.id)
-        if conversation is not None:
+    def retract(self, handles: Set[int], refusal: Refused) -> None:
+        """These grants are not kept, nor given: whoever waits for one hears why instead.
+
+        That may be on a connection that speaks for no session any more, but has replies to send.
+        """
+        for conversation in self.conversations:
             conversation.retract(handles, refusal)
 
     # what the log is told
@@ -159,6 +180,34 @@ class Service:
     def report_bug(self, event: str, **facts: object) -> None:
         """Log the exception that is being handled. Strangers may have found out how to cause it."""
         self._bugs.say(_log.exception, event, **facts)
+
+    # what operators do
+
+    def deallocate(self, asked: m.Deallocate, by: str) -> m.Deallocated:
+        """Take a license from who holds it; `by` is who asks, for the log. Raises Refused."""
+        engine = self.engine
+        seen = frozenset(asked.seen)
+        if asked.what == "session":
+            held = engine.table.accesses.find(asked.handle)
+            done = engine.deallocate_all(held.session.id if held else 0, seen=seen, hold_off=asked.hold_off)
+        else:
+            alone = asked.what == "access"
+            done = engine.deallocate(asked.handle, alone=alone, seen=seen, hold_off=asked.hold_off)
+        removed = tuple(
+            m.DeallocatedAccess(handle, shown_client(address, client.host, client.user), client.pid, client.application)
+            for handle, address, client in done.accesses
+        )
+        _log.warning(
+            "an operator took a license from who held it",
+            by=by,
+            what=asked.what,
+            handles=[one.handle for one in removed[:_SHOWN]],
+            accesses=len(removed),
+            clients=sorted({one.client for one in removed})[:_SHOWN],
+            licenses=done.licenses,
+            hold_off=asked.hold_off,
+        )
+        return m.Deallocated(removed, done.licenses)
 
     # answers that no single rule gives
 
@@ -194,7 +243,7 @@ class Service:
 
     def _carry(self, record: Record) -> None:
         for change in record.changes:
-            if type(change) is c.Freed or type(change) is c.Left:
+            if type(change) is c.Freed or type(change) is c.Left or type(change) is c.Lingering:
                 if change.cause is not None:
                     error = ended(change.cause).body()
                     self._tell(change.session, m.Event("ended", record.position, change.handle, error))

@@ -7,7 +7,8 @@ then lets a segment begin with it; what was written of one that never did is thr
 before the last are there for license tracking, and the oldest are dropped whole.
 
 Each row carries the hash of itself and of the one before, so that damage is found where it is, and a row that was
-taken out or altered breaks the chain.
+taken out or altered breaks the chain. A segment carries the hash of itself with its base, and the clock its own; the
+clock's position also tells when rows are missing at the end, which the chain alone would not.
 
 Blocking calls, and one thread at a time. Whoever commits on the daemon's loop gives `patience` 0 and does it again in a
 thread on `StoreBusy`.
@@ -15,8 +16,10 @@ thread on `StoreBusy`.
 
 from __future__ import annotations
 
-import os
+import hashlib
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -26,16 +29,14 @@ import apsw
 import msgspec
 from msgspec import Struct
 
+from cmserverd import database
 from cmserverd.core.changes import Change
+from cmserverd.database import StoreBusy, StoreFault
 from protocol.messages import Access
 
+__all__ = ["Entry", "Segment", "Store", "StoreBusy", "StoreFault"]
+
 T = TypeVar("T")
-
-FORMAT: Final = 1
-"""The version of the file's format. A program reads those up to its own."""
-
-_APPLICATION: Final = 0x636D7372
-"""What tells this kind of SQLite file from others: "cmsr"."""
 
 _ROW: Final = 1_000
 """The most entries in a row, so that none of them takes long to read."""
@@ -49,20 +50,12 @@ CREATE TABLE segment (
   digest BLOB NOT NULL
 ) STRICT;
 CREATE TABLE clock (
-  only INTEGER PRIMARY KEY CHECK (only = 1), position INTEGER NOT NULL, time INTEGER NOT NULL, ahead INTEGER NOT NULL
+  only INTEGER PRIMARY KEY CHECK (only = 1), position INTEGER NOT NULL, time INTEGER NOT NULL, ahead INTEGER NOT NULL,
+  digest BLOB NOT NULL
 ) STRICT;
-INSERT INTO clock VALUES (1, 0, 0, 0);
 """
 
 _NOTHING: Final = bytes(32)
-
-
-class StoreFault(Exception):
-    """The file cannot be read or written; the text is a sentence that says why, and what to do."""
-
-
-class StoreBusy(Exception):
-    """Another connection to the file writes just now."""
 
 
 class Entry(Struct, frozen=True, gc=False, array_like=True):
@@ -84,10 +77,10 @@ _ENTRIES: Final = msgspec.msgpack.Decoder(tuple[Entry, ...])
 _CHANGES: Final = msgspec.msgpack.Decoder(tuple[Change, ...])
 
 
-class Segment(Struct, frozen=True):
+class Segment(Struct, frozen=True, array_like=True):
     """A part of the history: it begins after `position`, at license time `time`, with the base of this `generation`.
 
-    `chain` is the hash of the last row before it, `digest` that of its base.
+    `chain` is the hash of the last row before it, `digest` that of all this and its base.
     """
 
     generation: int
@@ -101,7 +94,7 @@ class Store:
     """One connection to the file. `position` is the last one that is kept, `time` the license time then, and `ahead`
     by how many seconds the system clock was known to be wrong.
 
-    Raises StoreFault and StoreBusy, and nothing else.
+    Raises StoreFault, of which StoreBusy is one, and nothing else.
     """
 
     def __init__(self, path: Path, *, power: bool) -> None:
@@ -112,11 +105,8 @@ class Store:
         self.ahead = 0
         self._power = power
         self._chain = _NOTHING
-        try:
+        with self._telling():
             self._db = self._open()
-            self._prepare()
-        except apsw.Error as error:
-            raise self._fault(error) from error
 
     # writing
 
@@ -131,7 +121,7 @@ class Store:
             some = entries[start : start + _ROW]
             octets = _ENCODER.encode(some)
             last = some[-1]
-            chain = _next(chain, last.position, octets)
+            chain = _hash(chain, last.position, last.at, octets)
             rows.append((last.position, last.at, octets, chain))
         try:
             self._db.set_busy_timeout(round(patience * 1_000))
@@ -141,28 +131,30 @@ class Store:
                 with self._db:
                     self._db.executemany(_INSERT, rows)
         except apsw.Error as error:
-            raise self._fault(error) from error
+            raise database.fault(self.path, error) from error
         self.position, self.time, self._chain = last.position, last.at, chain
         return sum(len(octets) for _, _, octets, _ in rows)
 
     def keep_time(self, now: int, ahead: int, patience: float) -> None:
         """Keep the license time, and by how much the system clock is known to be wrong."""
-        try:
+        with self._telling():
             self._db.set_busy_timeout(round(patience * 1_000))
-            self._db.execute("UPDATE clock SET position = ?, time = ?, ahead = ?", (self.position, now, ahead))
-        except apsw.Error as error:
-            raise self._fault(error) from error
+            self._db.execute(_SET_CLOCK, (self.position, now, ahead, _hash(self.position, now, ahead)))
         self.time, self.ahead = now, ahead
 
-    def reopen(self) -> None:
+    def reopen(self, patience: float) -> None:
         """Begin again with the file after a fault: the connection to it may be no good any more."""
-        try:
+        with self._telling():
             self._db.close(True)
             self._db = self._open()
+            self._db.set_busy_timeout(round(patience * 1_000))
+            if (self._chain,) not in self._db.execute(_LINKS, (self.position, self.position)).fetchall():
+                raise StoreFault(
+                    f"the journal {self.path} is not the one it was; put that one back in its place, "
+                    "or restart the server, which goes by the one that is there"
+                )
             # A commit that failed may have arrived all the same; it is made again, with what came after it.
             self._db.execute("DELETE FROM history WHERE position > ?", (self.position,))
-        except apsw.Error as error:
-            raise self._fault(error) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -172,59 +164,69 @@ class Store:
 
     def changes(self) -> Iterator[Change]:
         """Yield all that the table is made of; after that, `position` and `time` are those of the end."""
-        segment = self.segments()[-1]
-        yield from self.base(segment)
-        self.position, self._chain, self.time = segment.position, segment.chain, segment.time
-        for entry in self.entries(segment):
-            yield from entry.changes
-        try:
-            position, time, self.ahead = self._clock()
-        except apsw.Error as error:
-            raise self._fault(error) from error
-        if position >= self.position:
+        with self._telling(), self._db:  # all of it as it is at one moment, whoever compacts it meanwhile
+            segment = self.segments()[-1]
+            yield from self.base(segment)
+            self.position, self._chain, self.time = segment.position, segment.chain, segment.time
+            for entry in self.entries(segment):
+                yield from entry.changes
+            position, time, ahead, digest = self._only("SELECT position, time, ahead, digest FROM clock")
+        if digest != _hash(position, time, ahead) or position > self.position:
+            raise database.damage(self.path, position)
+        self.ahead = ahead
+        if position == self.position:
             self.time = time
 
     def segments(self) -> list[Segment]:
         """Return the parts of the history, the oldest first; there is one at least."""
-        try:
-            rows: list[Any] = self._db.execute("SELECT * FROM segment ORDER BY generation").fetchall()
-        except apsw.Error as error:
-            raise self._fault(error) from error
-        if not rows:
-            raise self._damage(0)
-        return [Segment(*row) for row in rows]
+        with self._telling():
+            rows = self._db.execute("SELECT * FROM segment ORDER BY generation").fetchall()
+            segments = [msgspec.convert(row, Segment) for row in rows]
+        if not segments:
+            raise database.damage(self.path, 0)
+        return segments
 
     def base(self, segment: Segment) -> Iterator[Change]:
-        """Yield the shortest history of what was before a segment."""
-        read = sha256()
-        try:
-            rows = self._db.execute(
-                "SELECT changes FROM base WHERE generation = ? ORDER BY number", (segment.generation,)
-            )
-            for (octets,) in rows:
-                read.update(octets)
+        """Yield the shortest history of what was before a segment, once all of it is known to be sound."""
+        parts = "SELECT changes FROM base WHERE generation = ? ORDER BY number", (segment.generation,)
+        with self._telling(segment.position):
+            digest = _begun(segment.generation, segment.position, segment.time, segment.chain)
+            for (octets,) in self._db.execute(*parts):
+                digest.update(octets)
+            if digest.digest() != segment.digest:
+                raise database.damage(self.path, segment.position)
+            for (octets,) in self._db.execute(*parts):
                 yield from self._decoded(_CHANGES, octets, segment.position)
-        except apsw.Error as error:
-            raise self._fault(error) from error
-        if read.digest() != segment.digest:
-            raise self._damage(segment.position)
 
     def entries(self, segment: Segment) -> Iterator[Entry]:
-        """Yield the history from the beginning of a segment to the end, as far as it is all there and unaltered."""
+        """Yield the history from where a segment begins to the end: of each row once the next vouched for it."""
         chain = segment.chain
-        try:
+        entries: tuple[Entry, ...] = ()
+        with self._telling(segment.position):
             rows = self._db.execute(
                 "SELECT position, time, entries, chain FROM history WHERE position > ? ORDER BY position",
                 (segment.position,),
             )
             for position, time, octets, link in rows:
-                if _next(chain, position, octets) != link:
-                    raise self._damage(position)
-                yield from self._decoded(_ENTRIES, octets, position)
+                if _hash(chain, position, time, octets) != link:
+                    raise database.damage(self.path, position)
+                yield from entries
+                entries = self._decoded(_ENTRIES, octets, position)
                 self.position, self._chain, self.time = position, link, time
                 chain = link
-        except apsw.Error as error:
-            raise self._fault(error) from error
+            yield from entries
+
+    def joins(self, segment: Segment) -> bool:
+        """Whether a segment goes on from the row that is before it."""
+        with self._telling(segment.position):
+            row = self._db.execute("SELECT chain FROM history WHERE position = ?", (segment.position,)).fetchone()
+        return row is not None and row == (segment.chain,)
+
+    @contextmanager
+    def unchanging(self) -> Iterator[None]:
+        """Read all as it is at one moment meanwhile, whoever writes or compacts the file."""
+        with self._telling(), self._db:
+            yield
 
     def grown(self) -> int:
         """Return how many bytes of history the last segment has."""
@@ -237,23 +239,25 @@ class Store:
     # keeping it small
 
     def compact(self, base: Iterable[Change], patience: float) -> None:
-        """Begin a new segment at `position`, with this as its base."""
-        try:
+        """Begin a new segment at `position`, with this as its base. Raises StoreBusy too if another one does that."""
+        with self._telling():
             self._db.set_busy_timeout(round(patience * 1_000))
             self._sweep()
-            generation = self.segments()[-1].generation + 1
-            digest = sha256()
-            for number, octets in enumerate(_parts(base)):
+            before = self.segments()[-1].generation
+            generation = before + 1 + secrets.randbelow(_APART)
+            begins = (generation, self.position, self.time, self._chain)
+            digest = _begun(*begins)
+            parts = 0
+            for parts, octets in enumerate(_parts(base), 1):
                 digest.update(octets)
-                self._db.execute("INSERT INTO base VALUES (?, ?, ?)", (generation, number, octets))
-            begins = (generation, self.position, self.time, self._chain, digest.digest())
-            self._db.execute("INSERT INTO segment VALUES (?, ?, ?, ?, ?)", begins)
-        except apsw.Error as error:
-            raise self._fault(error) from error
+                self._db.execute("INSERT INTO base VALUES (?, ?, ?)", (generation, parts, octets))
+            self._db.execute(_BEGIN, (*begins, digest.digest(), before, parts, generation))
+        if not self._db.changes():
+            raise StoreBusy(f"the journal {self.path} is compacted by another process; wait until it has done so")
 
     def trim(self, most: int, patience: float) -> int:
         """Drop the oldest segments until those before the last have at most so many bytes; return how many went."""
-        try:
+        with self._telling():
             self._db.set_busy_timeout(round(patience * 1_000))
             before = self.segments()
             left = dropped = 0
@@ -266,93 +270,63 @@ class Store:
                     dropped += size
                     self._db.execute("DELETE FROM segment WHERE generation = ?", (segment.generation,))
             self._sweep()
-        except apsw.Error as error:
-            raise self._fault(error) from error
         return dropped
 
     def checkpoint(self, patience: float) -> None:
-        """Bring what was committed from the log of the database into itself, so that the log begins anew."""
-        try:
+        """Bring what was committed from the log of the database into itself, so that the log begins anew.
+
+        For that nobody may read the log. Wait at most `patience` seconds for those who do; nobody can commit meanwhile.
+        """
+        with self._telling():
             self._db.set_busy_timeout(round(patience * 1_000))
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-        except apsw.Error as error:
-            raise self._fault(error) from error
 
     # the parts of the above
 
     def _open(self) -> apsw.Connection:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        try:
-            os.close(os.open(self.path, flags, 0o600))
-        except OSError as error:
-            raise StoreFault(
-                f"the journal {self.path} cannot be opened: {error.strerror}; correct [server] state_directory"
-            ) from error
-        db = apsw.Connection(os.fspath(self.path), apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW)
-        if db.pragma("journal_mode", "WAL") != "wal":
-            raise StoreFault(
-                f"the journal {self.path} lies on a file system that cannot share memory; "
-                "choose a local disk with [server] state_directory"
-            )
-        db.execute(f"PRAGMA synchronous = {'FULL' if self._power else 'NORMAL'}")
-        db.execute("PRAGMA wal_autocheckpoint = 0")
+        db = database.connect(self.path, power=self._power)
+        if not db.pragma("application_id"):
+            begins = (0, 0, 0, _NOTHING)
+            with db:
+                db.execute(_SCHEMA)
+                db.execute("INSERT INTO segment VALUES (?, ?, ?, ?, ?)", (*begins, _begun(*begins).digest()))
+                db.execute("INSERT INTO clock VALUES (1, 0, 0, 0, ?)", (_hash(0, 0, 0),))
+                db.pragma("user_version", database.FORMAT)
+                db.pragma("application_id", database.APPLICATION)
         return db
 
-    def _prepare(self) -> None:
-        application = self._db.pragma("application_id")
-        version = self._db.pragma("user_version")
-        if not application and not version and not self._db.pragma("schema_version"):
-            with self._db:
-                self._db.execute(_SCHEMA)
-                self._db.execute("INSERT INTO segment VALUES (0, 0, 0, ?, ?)", (_NOTHING, sha256().digest()))
-                self._db.pragma("application_id", _APPLICATION)
-                self._db.pragma("user_version", FORMAT)
-        elif application != _APPLICATION:
-            raise StoreFault(f"{self.path} is no journal of cmserverd; correct [server] state_directory")
-        elif version > FORMAT:
-            raise StoreFault(
-                f"the journal {self.path} was written by a newer cmserverd (format {version}, this one has {FORMAT}); "
-                "start that one, or move the file away, which lets go of all licenses in it"
-            )
-
     def _sum(self, what: str, of: str) -> int:
-        try:
-            size = self._db.execute(f"SELECT coalesce(sum({what}), 0) FROM {of}").get  # noqa: S608 - our own words
-        except apsw.Error as error:
-            raise self._fault(error) from error
-        return int(size)
+        with self._telling():
+            return int(self._db.execute(f"SELECT coalesce(sum({what}), 0) FROM {of}").get)  # noqa: S608 - our own words
 
-    def _clock(self) -> tuple[int, int, int]:
-        row: Any = self._db.execute("SELECT position, time, ahead FROM clock").fetchone()
+    def _only(self, query: str) -> tuple[Any, ...]:
+        row: Any = self._db.execute(query).fetchone()
         if row is None:
-            raise self._damage(0)
-        position, time, ahead = row
-        return position, time, ahead
+            raise database.damage(self.path, 0)
+        return tuple(row)
+
+    @contextmanager
+    def _telling(self, position: int = 0) -> Iterator[None]:
+        """Tell what goes wrong meanwhile as a StoreFault: in a damaged file anything may stand in a column."""
+        try:
+            yield
+        except apsw.Error as error:
+            raise database.fault(self.path, error) from error
+        except (TypeError, ValueError) as error:
+            raise database.damage(self.path, position) from error
 
     def _decoded(self, decoder: msgspec.msgpack.Decoder[T], octets: bytes, position: int) -> T:
         try:
             return decoder.decode(octets)
         except msgspec.MsgspecError as error:
-            raise self._damage(position) from error
+            raise database.damage(self.path, position) from error
 
     def _sweep(self) -> None:
         """Delete what belongs to no segment, a little at a time."""
         for what in (_LOOSE_BASES, _LOOSE_HISTORY):
             while self._db.execute(f"DELETE FROM {what} RETURNING 1").fetchall():  # noqa: S608 - our own words
                 pass
-
-    def _damage(self, position: int) -> StoreFault:
-        return StoreFault(
-            f"the journal {self.path} is damaged at position {position}; put a copy of it in its place, "
-            "or move it away, which lets go of all licenses in it"
-        )
-
-    def _fault(self, error: apsw.Error) -> StoreFault | StoreBusy:
-        if isinstance(error, apsw.BusyError):
-            return StoreBusy()
-        what, way_out = next((words for kind, words in _WORDS if isinstance(error, kind)), (str(error), _LOOK))
-        return StoreFault(f"the journal {self.path} cannot be used: {what}; {way_out}")
 
 
 _LOOSE_BASES: Final = (
@@ -363,25 +337,25 @@ _LOOSE_HISTORY: Final = (
     "ORDER BY position LIMIT 100)"
 )
 _INSERT: Final = "INSERT INTO history VALUES (?, ?, ?, ?)"
+_SET_CLOCK: Final = "UPDATE clock SET position = ?, time = ?, ahead = ?, digest = ?"
+_LINKS: Final = "SELECT chain FROM history WHERE position = ? UNION ALL SELECT chain FROM segment WHERE position = ?"
+_BEGIN: Final = """INSERT INTO segment SELECT ?, ?, ?, ?, ?
+WHERE ? = (SELECT max(generation) FROM segment) AND ? = (SELECT count(*) FROM base WHERE generation = ?)"""
+
+_APART: Final = 1 << 40
+"""Generations lie so far apart by chance that two who compact at once never write the same one."""
 
 _PART: Final = 500
 """How many changes are written of a base in one transaction: a millisecond or so in which nobody else writes."""
 
-_LOOK: Final = "look at the disk and at the system's log"
-_AWAY: Final = "put a copy of it in its place, or move it away, which lets go of all licenses in it"
-_WORDS: Final = (
-    (apsw.FullError, ("the disk is full", "make room")),
-    (apsw.ReadOnlyError, ("it is read-only", "let this user write to it")),
-    (apsw.CantOpenError, ("it cannot be opened", "let this user read and write it and its directory")),
-    (apsw.NotADBError, ("it is no journal, or damaged", _AWAY)),
-    (apsw.CorruptError, ("it is damaged", _AWAY)),
-    (apsw.IOError, ("the disk does not read or write", _LOOK)),
-)
+
+def _hash(*values: object) -> bytes:
+    return sha256(_ENCODER.encode(values)).digest()
 
 
-def _next(chain: bytes, position: int, octets: bytes) -> bytes:
-    """Return the hash of a row that follows the one with the hash `chain`."""
-    return sha256(b"%b%d:%b" % (chain, position, octets)).digest()
+def _begun(generation: int, position: int, time: int, chain: bytes) -> hashlib._Hash:
+    """Return the hash of a segment, to be gone on with the parts of its base."""
+    return sha256(_ENCODER.encode((generation, position, time, chain)))
 
 
 def _parts(changes: Iterable[Change]) -> Iterator[bytes]:

@@ -23,11 +23,13 @@ from protocol.errors import ErrorNumber
 _log = structlog.get_logger("updating")
 
 
-async def context(devices: Devices, asked: m.Context, by: str) -> m.ContextFile:
+async def context(engine: Engine, devices: Devices, asked: m.Context, by: str) -> m.ContextFile:
     """Return a container's request file. Raises Refused. `by` is who asks, for the log."""
+    now = engine.clock.now()
 
     def make(device: Device) -> bytes:
         if asked.time:
+            device.time(now)  # what passes from here on is added to the time that comes back
             device.nonce()
         return request.make(device)
 
@@ -37,7 +39,10 @@ async def context(devices: Devices, asked: m.Context, by: str) -> m.ContextFile:
 
 
 async def apply(engine: Engine, devices: Devices, octets: bytes, by: str) -> m.Imported:
-    """Apply an update file. Raises Refused; then the container has what it had. `by` is who asks, for the log."""
+    """Apply an update file. Raises Refused; then the container has what it had, or is read anew to see what it has.
+
+    `by` is who asks, for the log. If the container was pulled out meanwhile, it is read when it comes back.
+    """
     try:
         brought = update.decode(octets)
     except driver.DriverError as error:
@@ -46,16 +51,38 @@ async def apply(engine: Engine, devices: Devices, octets: bytes, by: str) -> m.I
     opened = _addressed(engine, devices, container)
     if isinstance(brought, FirmUpdate):
         _check_trust(devices.trust, brought)
-    read, floor = await devices.ask(container, lambda device: _applied(device, octets, devices.trust))
-    opened.image = read
-    engine.plug(read.container)
+    else:
+        _check_clock(opened.image, brought)
+    application = _Application(octets, devices.trust, engine.clock.now() if isinstance(brought, TimeUpdate) else 0)
+    try:
+        read, opened.floor = await devices.ask(container, application)
+    except BaseException:
+        if not application.certain:
+            opened.doubtful = True
+            _log.warning("an update may have come through or not; the container is read anew", container=container)
+        raise
+    opened.image, opened.doubtful = read, False
+    if devices.has(opened):
+        engine.plug(read.container)
     if isinstance(brought, TimeUpdate):
-        engine.set_time(floor)
-        _log.warning("license time was set by a certified update", container=container, time=floor, by=by)
-        return m.Imported(container, time=floor)
+        return _set_time(engine, devices, opened, by)
     firm_code, counter = brought.item.firm_code, brought.item.update_counter
     _log.info("update applied", container=container, firm_code=firm_code, update_counter=counter, by=by)
     return m.Imported(container, firm_code, counter)
+
+
+def _set_time(engine: Engine, devices: Devices, opened: OpenDevice, by: str) -> m.Imported:
+    """Set the license time to what a container was certified, but not to before what another one knows of."""
+    time = max(opened.floor, devices.floor())
+    engine.set_time(time)
+    _log.warning(
+        "license time was set by a certified update",
+        container=opened.container,
+        certified=opened.floor,
+        time=time,
+        by=by,
+    )
+    return m.Imported(opened.container, time=time)
 
 
 def _addressed(engine: Engine, devices: Devices, container: ContainerId) -> OpenDevice:
@@ -76,6 +103,41 @@ def _check_trust(trust: Trust, brought: FirmUpdate) -> None:
         raise Refused(ErrorNumber.VALIDATION_FAILED, "the update is of another licensor than [licensors] names")
 
 
-def _applied(device: Device, octets: bytes, trust: Trust) -> tuple[Image, int]:
-    device.apply(octets)
-    return image.parse(device.read(), trust), device.time(0)
+def _check_clock(read: Image, brought: TimeUpdate) -> None:
+    """Refuse a time by a licensor who is not believed here: the container's clock may be his, this server's is not."""
+    first = next(iter(read.container.firm_items), None)
+    if first is None or first.unusable:
+        raise Refused(
+            ErrorNumber.FIRM_ITEM_INVALID,
+            "the licensor of the container's first firm item certifies its time, and is not believed here; "
+            "write his key under [licensors]",
+        )
+    if first.licensor not in {b"", brought.licensor}:  # empty: believed without a signature, for trials
+        raise Refused(ErrorNumber.VALIDATION_FAILED, "the time is certified by another licensor than [licensors] names")
+
+
+class _Application:
+    """Applies an update, and returns what the container holds then, and the license time that it knows of.
+
+    `now` is told to it before, if it is not 0. `certain`: it is known what the container holds.
+    """
+
+    def __init__(self, octets: bytes, trust: Trust, now: int) -> None:
+        self.certain = True
+        self._octets = octets
+        self._trust = trust
+        self._now = now
+
+    def __call__(self, device: Device) -> tuple[Image, int]:
+        """Apply it in this device. Raises DriverError."""
+        if self._now:
+            device.time(self._now)
+        self.certain = False
+        try:
+            device.apply(self._octets)
+        except (driver.Refused, driver.Unsupported):
+            self.certain = True  # it has what it had
+            raise
+        read, floor = image.parse(device.read(), self._trust), device.time(0)
+        self.certain = True
+        return read, floor

@@ -70,6 +70,8 @@ def handle_info(table: Table, held: Access, now: int) -> m.HandleInfo:
             firm_code=counted.id.firm_code,
             container=_container(table.containers[counted.id.container]),
             entry=_entry(counted.item, now),
+            maximum_life=held.want.maximum_life,
+            cleanup_time=held.want.cleanup_time,
         )
     return m.HandleInfo(
         handle=held.handle,
@@ -78,6 +80,8 @@ def handle_info(table: Table, held: Access, now: int) -> m.HandleInfo:
         last_access=held.last,
         firm_code=target.firm_code,
         container=None if target.container is None else _container(table.containers[target.container]),
+        maximum_life=held.want.maximum_life,
+        cleanup_time=held.want.cleanup_time,
     )
 
 
@@ -226,6 +230,8 @@ def _access(held: Access) -> m.AccessInfo:
         last_access=held.last,
         attached=session.state is SessionState.ATTACHED,
         valid_until=end,
+        maximum_life=held.want.maximum_life,
+        cleanup_time=held.want.cleanup_time,
     )
 
 

@@ -10,19 +10,20 @@ clients.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import TypeVar
 
 import structlog
 import trio
 from msgspec import Struct
 
-from cmserverd.devices import Devices, OpenDevice
+from cmserverd.devices import Devices, OpenDevice, is_believed
 from cmserverd.engine import Engine
 from drivers import image, statement
-from drivers.container import ContainerId
-from drivers.driver import Device, Dongle, Driver, DriverError, Empty, Hotplug, Purpose, Vanished
+from drivers.container import Container, ContainerId
+from drivers.driver import Device, Dongle, Driver, DriverError, Empty, Faulty, Hotplug, Purpose, Vanished
 from drivers.image import Image
 from drivers.trust import Trust
 
@@ -33,6 +34,9 @@ _log = structlog.get_logger("watcher")
 _THREADS = 8
 """How many devices of one driver are opened and read at once."""
 
+_LINES = 16
+"""How many lines of the log tell what of one container cannot be used: anybody's stick could have hundreds."""
+
 _SLICE = 256
 """How many allocations of a container that is gone are moved or ended before others have their turn: some 10 ms."""
 
@@ -41,12 +45,21 @@ class Intervals(Struct, frozen=True):
     """Seconds: `poll` between two looks, `settle` from a hot-plug hint to the look, `check` between two proofs.
 
     A container is told the license time each `keep_time`: the flash of a dongle bears a hundred thousand writes or so.
+    It is told at the end too, if `keep_at_stop` has passed since.
     """
 
     poll: float = 5.0
     settle: float = 0.2
     check: float = 45.0
     keep_time: int = 3_600
+    keep_at_stop: int = 60
+
+
+class _Absence(Struct, frozen=True):
+    """The grace of one container. `key` is its public key, None if it was not here since the start."""
+
+    key: bytes | None
+    grace: trio.CancelScope
 
 
 class Absences:
@@ -56,13 +69,18 @@ class Absences:
         self._engine = engine
         self._grace = grace
         self._nursery = nursery
-        self._running: dict[ContainerId, trio.CancelScope] = {}
+        self._running: dict[ContainerId, _Absence] = {}
 
-    def begin(self, container: ContainerId) -> None:
-        """A container was pulled out."""
+    def begin(self, container: ContainerId, key: bytes | None = None) -> None:
+        """A container was pulled out; `key` is its public key."""
         self._engine.unplug(container)
-        scope = self._running[container] = trio.CancelScope()
-        self._nursery.start_soon(self._wait, container, scope)
+        absence = self._running[container] = _Absence(key, trio.CancelScope())
+        self._nursery.start_soon(self._wait, container, absence.grace)
+
+    def key(self, container: ContainerId) -> bytes | None:
+        """Return the public key of a container that is missing; None if it is not known."""
+        absence = self._running.get(container)
+        return None if absence is None else absence.key
 
     def begin_all(self) -> None:
         """Every driver has looked: what the server knows from before and nobody has found is missing."""
@@ -73,9 +91,9 @@ class Absences:
 
     def end(self, container: ContainerId) -> None:
         """A container is back."""
-        scope = self._running.pop(container, None)
-        if scope is not None:
-            scope.cancel()
+        absence = self._running.pop(container, None)
+        if absence is not None:
+            absence.grace.cancel()
 
     async def _wait(self, container: ContainerId, scope: trio.CancelScope) -> None:
         with scope:
@@ -175,18 +193,42 @@ class Watcher:
             self._log.info("driver works again")
         for dongle in [dongle for dongle in self._said if dongle not in found]:
             del self._said[dongle]
-        for dongle in [dongle for dongle in self._open if dongle not in found]:
-            await self._unplugged(dongle)
+        for dongle, opened in tuple(self._open.items()):
+            if dongle not in found or not self._site.devices.has(opened):
+                await self._unplugged(dongle)
+            elif opened.doubtful:
+                await self._read_anew(dongle, opened)
         async with trio.open_nursery() as nursery:
             for dongle in sorted(found - self._open.keys(), key=lambda dongle: dongle.key):
                 nursery.start_soon(self._plugged, dongle)
 
     async def _unplugged(self, dongle: Dongle) -> None:
         gone = self._open.pop(dongle)
-        self._site.devices.remove(gone)
-        self._log.info("container pulled out", container=gone.container, place=dongle.text)
-        self._absences.begin(gone.container)
+        if self._site.devices.has(gone):  # else another one is in its place
+            self._site.devices.remove(gone)
+            self._log.info("container pulled out", container=gone.container, place=dongle.text)
+            self._absences.begin(gone.container, gone.image.owner.key)
         await self._close(gone.close())
+
+    async def _read_anew(self, dongle: Dongle, opened: OpenDevice) -> None:
+        """Find out what a container holds after an update of which it is not known whether it came to its end."""
+        now = self._engine.clock.now()
+        opened.doubtful = False
+        try:
+            read, floor = await opened.ask(lambda device: _read(device, self._site.devices.trust, now))
+            if read.owner != opened.image.owner:
+                msg = "The container became another one; have it exchanged."
+                raise Faulty(msg)
+        except DriverError as error:
+            self._complain(dongle, error)
+            await self._unplugged(dongle)
+            return
+        opened.image, opened.floor = read, floor
+        if not self._site.devices.has(opened):  # another one took its place meanwhile
+            return
+        self._engine.plug(read.container)
+        self._log.info("container was read anew", container=opened.container, place=dongle.text)
+        self._tell_unusable(read.container)
 
     async def _check(self) -> None:
         """Have each container prove that it is still the one that was read, and keep the license time.
@@ -199,7 +241,7 @@ class Watcher:
             self._kept = now
         for dongle, opened in tuple(self._open.items()):
             try:
-                await opened.ask(partial(_prove, opened.image, now if keep else 0))
+                opened.floor = await opened.ask(partial(_prove, opened.image, now if keep else 0))
             except DriverError as error:
                 if self._open.get(dongle) is opened:
                     self._complain(dongle, error)
@@ -215,7 +257,7 @@ class Watcher:
         now = self._engine.clock.now()
         try:
             read, floor = await self._call(lambda: _read(device, self._site.devices.trust, now))
-            taken = self._take(dongle, OpenDevice(device, read, self._call), floor)
+            taken = self._take(dongle, OpenDevice(device, read, floor, self._call))
         except DriverError as error:
             self._complain(dongle, error)
         finally:
@@ -223,38 +265,52 @@ class Watcher:
                 with trio.CancelScope(shield=True):
                     await self._close(self._call(device.close))
 
-    def _take(self, dongle: Dongle, opened: OpenDevice, floor: int) -> bool:
+    def _take(self, dongle: Dongle, opened: OpenDevice) -> bool:
         contents = opened.image.container
-        known = self._engine.table.containers.get(contents.id)
-        if known is not None and known.present:
-            self._complain(dongle, DriverError(f"Container {contents.id} is here already; the second one is not used."))
+        if why := self._goes_before(opened):
+            self._complain(dongle, DriverError(why))
             return False
         self._said.pop(dongle, None)
         self._open[dongle] = opened
         self._site.devices.add(opened)
         self._absences.end(contents.id)
-        self._engine.clock.raise_to(floor)
+        if opened.believed:  # anybody can make a container, with any time in it
+            self._engine.clock.raise_to(opened.floor)
         self._engine.plug(contents)
         self._log.info("container plugged in", container=contents.id, kind=contents.kind.value, place=dongle.text)
-        for firm_item in contents.firm_items:
-            if firm_item.unusable:
-                self._log.warning(
-                    "firm item is not believed",
-                    container=contents.id,
-                    firm_code=firm_item.firm_code,
-                    reason=firm_item.unusable,
-                )
-            for item in firm_item.products:
-                if item.unusable:
-                    self._log.warning(
-                        "license cannot be used",
-                        container=contents.id,
-                        firm_code=firm_item.firm_code,
-                        product_code=item.product_code,
-                        item=item.reference,
-                        reason=item.unusable,
-                    )
+        self._tell_unusable(contents)
         return True
+
+    def _goes_before(self, opened: OpenDevice) -> str:
+        """Return why another container with the same id goes before this one, as a sentence; empty if none does.
+
+        Anybody can give a container of his own any id: he must not shut out the one that licensors made.
+        """
+        known = self._engine.table.containers.get(opened.container)
+        if known is None:
+            return ""
+        believed = is_believed(known.contents)
+        if known.present:
+            if believed or not opened.believed:
+                return f"Container {opened.container} is here already; the second one is not used."
+            self._log.warning("container takes the place of one with its id", container=opened.container)
+            return ""
+        key = self._absences.key(opened.container)
+        same = opened.believed if key is None else opened.image.owner.key == key
+        if believed and not same:
+            return (
+                f"Container {opened.container} is missing, and this is another one with its id; "
+                "it is not used before that one is given up."
+            )
+        return ""
+
+    def _tell_unusable(self, contents: Container) -> None:
+        """Say what of a container cannot be used, and why; of a great many only the first."""
+        unusable = _unusable(contents)
+        for event, facts in islice(unusable, _LINES):
+            self._log.warning(event, container=contents.id, **facts)
+        if left := sum(1 for _ in unusable):
+            self._log.warning("and more that cannot be used; its contents show all", container=contents.id, count=left)
 
     def _complain(self, dongle: Dongle, error: DriverError) -> None:
         """Say what is wrong, once as long as it stays the same. What just vanished is no complaint."""
@@ -267,12 +323,23 @@ class Watcher:
             self._log.error("container cannot be used", **_facts(error), place=dongle.text)
 
     async def _close_all(self) -> None:
+        now = self._engine.clock.now()
+        keep = now >= self._kept + self._intervals.keep_at_stop
         for opened in self._open.values():
             self._site.devices.remove(opened)
+            if keep:
+                await self._keep_time(opened, now)
             await self._close(opened.close())
         if self._hotplug is not None:
             await self._close(self._call(self._hotplug.close))
         await self._close(self._call(self._driver.close))
+
+    async def _keep_time(self, opened: OpenDevice, now: int) -> None:
+        """Tell a container the license time once more: else whoever stops the daemon often enough stops the time."""
+        try:
+            await opened.ask(partial(_told, opened.image, now))
+        except DriverError as error:
+            self._log.warning("container could not be told the time", container=opened.container, **_facts(error))
 
     async def _close(self, closing: Awaitable[None]) -> None:
         try:
@@ -301,10 +368,26 @@ def _prove(read: Image, now: int, device: Device) -> int:
 
     It keeps `now` as that, unless it is 0. Raises DriverError.
     """
-    if not read.owner.key_algorithm:
-        return 0
-    device.sign(Purpose.PRESENCE, os.urandom(statement.NONCE_LENGTH))
-    return device.time(now)
+    if read.owner.key_algorithm:
+        device.sign(Purpose.PRESENCE, os.urandom(statement.NONCE_LENGTH))
+    return _told(read, now, device)
+
+
+def _told(read: Image, now: int, device: Device) -> int:
+    """Return the license time that a container knows of, 0 if it cannot: `now` if that is later. Raises DriverError."""
+    return device.time(now) if read.owner.key_algorithm else 0
+
+
+def _unusable(contents: Container) -> Iterator[tuple[str, dict[str, object]]]:
+    """Return of what cannot be used what the log tells: the event, and the facts."""
+    for firm_item in contents.firm_items:
+        where: dict[str, object] = {"firm_code": firm_item.firm_code}
+        if firm_item.unusable:
+            yield "firm item is not believed", {**where, "reason": firm_item.unusable}
+        for item in firm_item.products:
+            if item.unusable:
+                found = {"product_code": item.product_code, "item": item.reference, "reason": item.unusable}
+                yield "license cannot be used", {**where, **found}
 
 
 class DriverBug(DriverError):

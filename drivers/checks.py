@@ -30,6 +30,7 @@ from drivers.driver import (
     Used,
     Vanished,
 )
+from drivers.firm_item import Owner
 from drivers.trust import Trust
 
 _T = TypeVar("_T")
@@ -289,14 +290,8 @@ def _check_signing(device: Device) -> None:
     for purpose in (Purpose.PRESENCE, Purpose.REQUEST):
         for nonce in nonces:
             signed = _call(partial(device.sign, purpose, nonce), f"sign for {purpose.name}")
-            if type(signed) is not Signed:
-                _fail(f"sign returned a {type(signed).__name__}; it must return a Signed")
-            try:
-                statement.check(purpose, nonce, owner, signed)
-            except Faulty as error:
-                msg = f"The driver breaks its contract: sign returned what it should have refused. {error}"
-                raise NonConforming(msg) from error
-    body = statement.crypt_body(nonces[0], 0, 0, 0, 1)
+            _check_statement(purpose, nonce, owner, signed)
+    body = statement.crypt_body(nonces[0], 0, 0, 0, 1, secrets.token_bytes(16))
     _expect_refused(NO_ITEM, lambda: device.sign(Purpose.CRYPT, body), "sign for an unknown item")
     _expect_refused(NO_ITEM, lambda: device.consume(0, 0, 0, bytes(16), 0), "consume of an unknown item")
     floor = _call(lambda: device.time(0), "time")
@@ -326,11 +321,31 @@ def _check_counting(device: Device, firm_code: int, reference: int) -> None:
     second = _call(take(1, keys[1]), "consume with another key")
     if second.units_left != first.units_left - 1 or used() != before + 2:
         _fail("consume with another key did not take one unit more")
+    for key, units, left in ((keys[0], 1, first.units_left), (secrets.token_bytes(16), 0, second.units_left)):
+        if _signed_counts(device, firm_code, reference, key) != statement.Counts(units, left, second.usage_start):
+            _fail("sign for crypt says something else of units and usage than consume did")
     _expect_refused(UNDERRUN, take(second.units_left + 1, secrets.token_bytes(16)), "consume of more than is left")
     if used() != before + 2:
         _fail("consume took units and refused")
     if _call(device.nonce, "nonce")[0] == _call(device.nonce, "nonce")[0]:
         _fail("nonce gave the same nonce twice")
+
+
+def _signed_counts(device: Device, firm_code: int, reference: int, key: bytes) -> statement.Counts:
+    body = statement.crypt_body(secrets.token_bytes(statement.NONCE_LENGTH), firm_code, reference, 0, 1, key)
+    signed = _call(lambda: device.sign(Purpose.CRYPT, body), "sign for crypt")
+    _check_statement(Purpose.CRYPT, body, _image(device).owner, signed)
+    return statement.counts(signed)
+
+
+def _check_statement(purpose: Purpose, body: bytes, owner: Owner, signed: Signed) -> None:
+    if type(signed) is not Signed:
+        _fail(f"sign returned a {type(signed).__name__}; it must return a Signed")
+    try:
+        statement.check(purpose, body, owner, signed)
+    except Faulty as error:
+        msg = f"The driver breaks its contract: sign returned what it should have refused. {error}"
+        raise NonConforming(msg) from error
 
 
 def _image(device: Device) -> image.Image:

@@ -30,6 +30,10 @@ TEXT_LIMIT: Final = 255
 _PRINTED_ID: Final = re.compile(r"(0|[1-9][0-9]{0,4})-(0|[1-9][0-9]{0,9})")
 _UNSHOWABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _DIRECTION_MARKS: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_UNSEEN: Final = frozenset(
+    "\u00ad\u034f\u115f\u1160\u180e\u200b\u2060\u2061\u2062\u2063\u2064\u3164\ufeff\uffa0\ufff9\ufffa\ufffb"
+) | frozenset(map(chr, range(0xE0000, 0xE0080)))
+"""Characters of no width, fillers and tags. The joiners U+200C and U+200D are none: words of some scripts need them."""
 
 
 def container_id(mask: int, serial: int) -> ContainerId:
@@ -51,7 +55,8 @@ def mask_and_serial(printed: str) -> tuple[int, int]:
 def check_text(text: str) -> None:
     """Accept a text that listings, logs and terminals can show; raise ValueError, in words for people, on any other.
 
-    Refused are control characters, line separators, and marks that turn the direction of what follows them.
+    Refused are control characters, line separators, marks that turn the direction of what follows them, and characters
+    that nobody sees: with them, two texts look the same and are not.
     """
     if len(text) > TEXT_LIMIT:
         msg = f"the text has {len(text)} characters; the most is {TEXT_LIMIT}"
@@ -59,6 +64,9 @@ def check_text(text: str) -> None:
     for character in text:
         if unicodedata.category(character) in _UNSHOWABLE or character in _DIRECTION_MARKS:
             msg = f"the text has the control character U+{ord(character):04X}; leave it out"
+            raise ValueError(msg)
+        if character in _UNSEEN:
+            msg = f"the text has the invisible character U+{ord(character):04X}; leave it out"
             raise ValueError(msg)
 
 

@@ -95,10 +95,15 @@ class Signed(Struct, frozen=True):
 
 
 class Used(Struct, frozen=True):
-    """What is left after a use: units, None for an item without; and since when it is used (Unix seconds, 0: not)."""
+    """What is left after a use: units, None for an item without; and since when it is used (Unix seconds, 0: not).
+
+    For a key that the container knew, `units_left` is what was left then. `usage_start`, and `units_used`, how many
+    units of the item are used, are always the present ones.
+    """
 
     units_left: int | None
     usage_start: int
+    units_used: int
 
 
 class Dongle(Struct, frozen=True):

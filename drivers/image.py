@@ -5,8 +5,8 @@
 The layout, byte by byte, is in `docs/drivers.md`. An image is checked before it is believed: whatever it is made of,
 `decode` returns a container that is wholly sound, or raises `ImageError` with a sentence that says what is wrong.
 A number that says how long or how many is held against the bytes that are there before anything is made of it, and a
-firm item is not decoded before its licensor's signature is verified. One that is not believed is listed with the
-reason, and the rest of the container goes on.
+firm item is not decoded before its licensor's signature is verified. One that is not believed, or not sound, is listed
+with the reason, and the rest of the container goes on.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORMAT_VERSION: Final = 1
 IMAGE_LIMIT: Final = 64 * 1024
 """The most bytes of an image: some 1,500 product items, and what a small dongle can store."""
 SLOT_LENGTH: Final = 4096
-"""Bytes of a state slot where nobody asks for another length: 64 receipts, and the counters of 82 items."""
+"""Bytes of a state slot where nobody asks for another length: 64 receipts, and the counters of 95 items."""
 
 _MAGIC: Final = b"CMIMAGE\n"
 """The line feed at its end is broken by transfers that take the file for text."""
@@ -106,7 +106,10 @@ def encode(
         {code: keys.public_of(private) for code, private in licensors.items()},
         {item.firm_code for item in container.firm_items} - licensors.keys(),
     )
-    if _pure(decode(image, trust)) != _pure(container):
+    written = decode(image, trust)
+    if faults := [item.unusable for item in written.firm_items if item.unusable]:
+        raise ImageError(faults[0])
+    if _pure(written) != _pure(container):
         msg = "The container cannot be written: it has an option or a flag that this software does not know."
         raise ImageError(msg)
     return image
@@ -208,10 +211,14 @@ def _sealed_item(cursor: Cursor) -> SealedItem:
 
 
 def _firm_item(sealed: SealedItem, owner: Owner, in_force: State, trust: Trust) -> FirmItem:
-    """Return the firm item, with what was used of it, or without contents if it is not believed."""
+    """Return the firm item, with what was used of it, or without contents if it cannot be used."""
     if why := trust.complaint(sealed, owner):
         return FirmItem(sealed.firm_code, unusable=why)
-    decoded = firm_item.decode(sealed.octets)
+    try:
+        decoded = firm_item.decode(sealed.octets)
+    except ImageError as error:  # what one licensor signs in error must not take away what the others made
+        why = f"Firm item {sealed.firm_code} cannot be read; have its licensor program it again. {error}"
+        return FirmItem(sealed.firm_code, unusable=why)
     used = {each.reference: each for each in in_force.items if each.firm_code == sealed.firm_code}
     products = tuple(
         replace(item, units_used=used[item.reference].units_used, usage_start=used[item.reference].usage_start)

@@ -94,7 +94,8 @@ def read(path: Path) -> bytes:
     Raises NoPermission if it may not be read, or if others may; Faulty if there is no Ed25519 key in it.
     """
     try:
-        with path.open("rb") as file:
+        # A FIFO would be waited for until somebody writes into it: for ever.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             pem = file.read(_FILE_LIMIT) if stat.S_ISREG(status.st_mode) else b""
     except PermissionError:

@@ -7,6 +7,7 @@ that a cut in mid-write leaves the other. No licensor signs any of it; the conta
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from struct import Struct as Layout
 from struct import error as LayoutError  # noqa: N812 - an exception, so named like one
 from typing import Final
@@ -15,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from drivers import keys
-from drivers.container import UNITS_LIMIT
+from drivers.container import LATEST, UNITS_LIMIT
 from drivers.cursor import Cursor
 from drivers.driver import ImageError
 from drivers.firm_item import Owner, encode_owner
@@ -29,7 +30,7 @@ _PREFIX: Final = b"cmstate\x00\x01"
 _HEAD: Final = Layout("<QqHHHH32sq")
 _ITEM: Final = Layout("<IIIq")
 _LOAN: Final = Layout("<16sIIIq32s")
-_RECEIPT: Final = Layout("<16sIIIq")
+_RECEIPT: Final = Layout("<16sIIII")
 _SIGNATURE: Final = Layout("<B64s")
 _CHECKSUM: Final = Layout("<I")
 _TAIL: Final = _SIGNATURE.size + _CHECKSUM.size
@@ -59,14 +60,14 @@ class Loan(Struct, frozen=True):
 class Receipt(Struct, frozen=True):
     """The result of a use that the container counted, by the key (16 bytes) under which it was asked for.
 
-    `units_left` is NO_COUNTER if the item has no units.
+    `units` were taken; `units_left` were left then, NO_COUNTER if the item has none.
     """
 
     key: bytes
     firm_code: int
     reference: int
+    units: int
     units_left: int
-    usage_start: int
 
 
 class State(Struct, frozen=True):
@@ -150,7 +151,18 @@ def decode(slot: bytes, owner: Owner) -> State:
     if reserved or cursor.rest().strip(b"\0"):
         msg = "The image is damaged: the room left in a state slot is not empty."
         raise ImageError(msg)
+    if not all(0 <= each <= LATEST for each in _times(state)):
+        msg = "The container's state has a time that no license time can be; have the container exchanged."
+        raise ImageError(msg)
     return state
+
+
+def _times(state: State) -> Iterator[int]:
+    """Return all license times in a state. One that no clock comes to would stop everybody's, or begin no period."""
+    yield state.time_floor
+    yield state.asked
+    yield from (item.usage_start for item in state.items)
+    yield from (loan.end for loan in state.loans)
 
 
 def _check_signature(covered: bytes, owner: Owner) -> None:

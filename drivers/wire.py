@@ -13,7 +13,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from drivers import keys
-from drivers.container import check_text
+from drivers.container import LATEST, check_text
 from drivers.driver import Empty, Faulty, Refused, Unsupported, Used
 from drivers.image import IMAGE_LIMIT
 from drivers.keys import SIGNATURE_LENGTH
@@ -27,7 +27,7 @@ PAYLOAD_LIMIT: Final = 4096
 _INFO: Final = Layout("<BBHI")
 _CHUNK: Final = Layout("<IH")
 _CONSUME: Final = Layout("<16sIIIq")
-_USED: Final = Layout("<Iq")
+_USED: Final = Layout("<IqI")
 _PIECE: Final = Layout("<II")
 _TIME: Final = Layout("<q")
 _NONCE: Final = Layout("<32sq")
@@ -168,8 +168,8 @@ def encode_use(key: bytes, firm_code: int, reference: int, delta: int, now: int)
 
 def decode_used(payload: bytes) -> Used:
     """Return what a CONSUME reply says. Raises Faulty if it is none."""
-    left, start = _exactly(_USED, payload, Command.CONSUME)
-    return Used(None if left == NO_COUNTER else left, start)
+    left, start, used = _exactly(_USED, payload, Command.CONSUME)
+    return Used(None if left == NO_COUNTER else left, _instant(start), used)
 
 
 def decode_signed(payload: bytes) -> tuple[bytes, bytes]:
@@ -193,13 +193,13 @@ def encode_time(now: int) -> bytes:
 def decode_time(payload: bytes) -> int:
     """Return the time floor that a TIME reply says. Raises Faulty if it is none."""
     (floor,) = _exactly(_TIME, payload, Command.TIME)
-    return int(floor)
+    return _instant(floor)
 
 
 def decode_nonce(payload: bytes) -> tuple[bytes, int]:
     """Return nonce and time floor of a NONCE reply. Raises Faulty if it is none."""
     nonce, asked = _exactly(_NONCE, payload, Command.NONCE)
-    return nonce, asked
+    return nonce, _instant(asked)
 
 
 def encode_init(mask: int, serial: int, text: str) -> bytes:
@@ -214,6 +214,14 @@ def decode_public(payload: bytes) -> bytes:
         msg = f"The dongle answered INIT with {len(payload)} bytes instead of {keys.LENGTH}; exchange it."
         raise Faulty(msg)
     return payload
+
+
+def _instant(said: int) -> int:
+    """Accept a time that can be; one that cannot would stop the license time of everybody. Raises Faulty."""
+    if not 0 <= said <= LATEST:
+        msg = f"The dongle says that it is {said}, in Unix seconds, which no license time can be; exchange it."
+        raise Faulty(msg)
+    return said
 
 
 def _exactly(layout: Layout, payload: bytes, command: Command) -> tuple[Any, ...]:

@@ -72,9 +72,10 @@ class Access(Held):
     ) -> Proof:
         """Have the container prove that it holds the license, and return what is proven.
 
-        `licensor` is the licensor's public key. `units` are counted as used; with the `key` of an earlier try that was
-        not answered they are counted once. `mode` is what the access mode has to be. The first one begins the usage
-        period. Raises LicenseError: 308 if the answer proves nothing, 32, 33, 35, 69, 71 and others if it is refused.
+        `licensor` is the licensor's public key. `units` are counted as used; with the `key` of an earlier try for as
+        many that was not answered they are counted once. `mode` is what the access mode has to be, for which the
+        server's word must do. The first one begins the usage period. Raises LicenseError: 308 if the answer does not
+        prove what was asked for, 32, 33, 35, 69, 71 and others if it is refused.
         """
         call = Call(proof.challenge(self.handle, units, key, mode), held=self)
         answer = cast("CryptAnswer", await self._client._ask(call))  # noqa: SLF001
@@ -154,12 +155,15 @@ class Client:
         release_date: int | None = None,
         force: bool = False,
         ignore_linger: bool = False,
+        maximum_life: int = 0,
+        cleanup_time: int = 0,
     ) -> Access:
         """Ask for an access. Raises LicenseError with the reasons; after any error nothing is held.
 
         `feature_code`, `container` and `item` narrow it down. `release_date` (Unix seconds) is that of the software,
         which the maintenance period must cover. `force` takes an entry that is not valid too; with `ignore_linger`
-        the license is free at once after the release.
+        the license is free at once after the release. The server ends it after `maximum_life` seconds, if not 0, and
+        if it hears nothing of this process for `cleanup_time` seconds (at most a day) instead of its own timeout.
         """
         key = new_key()
         request = messages.Access(
@@ -174,6 +178,8 @@ class Client:
             release_date,
             force,
             ignore_linger,
+            maximum_life,
+            cleanup_time,
         )
         access = Access(self, self._session, request)
         await self._ask(Call(request, held=access))

@@ -219,7 +219,7 @@ class Link:
         elif now >= self._next:
             self._next = now + self._session.keep_alive
             if self._deadline is None:
-                self._deadline = now + self._timeout
+                self._deadline = now + min(self._timeout, self._session.patience)
             self._session.live_on()
 
     def _claim(self, now: float) -> None:

@@ -105,7 +105,8 @@ class LicenseCount(Struct, frozen=True, gc=False, omit_defaults=True):
 class AccessInfo(Struct, frozen=True, gc=False, omit_defaults=True):
     r"""One access. `client` is `address(host \ user)`; `attached` is false while its client is cut off.
 
-    It ends at `valid_until` with its license; None: never.
+    It ends at `valid_until` with its license; None: never; and `maximum_life` seconds after its first access, if not 0.
+    `cleanup_time`: how many seconds it outlives its client's last word; 0: as long as its session.
     """
 
     handle: int
@@ -128,3 +129,5 @@ class AccessInfo(Struct, frozen=True, gc=False, omit_defaults=True):
     last_access: int
     attached: bool
     valid_until: int | None = None
+    maximum_life: int = 0
+    cleanup_time: int = 0

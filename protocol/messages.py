@@ -8,15 +8,22 @@ Times are whole Unix seconds, UTC.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, NewType, get_args
+from typing import Annotated, ClassVar, Literal, NewType, get_args
 
 from msgspec import Meta, Struct
 
+from protocol.deallocation import Deallocate as Deallocate
+from protocol.deallocation import Deallocated as Deallocated
+from protocol.deallocation import DeallocatedAccess as DeallocatedAccess
 from protocol.listings import AccessInfo as AccessInfo
 from protocol.listings import ContainerInfo as ContainerInfo
 from protocol.listings import EntryInfo as EntryInfo
 from protocol.listings import FirmItemInfo as FirmItemInfo
 from protocol.listings import LicenseCount as LicenseCount
+from protocol.params import Cursor
+from protocol.params import Done as Done
+from protocol.params import Instant as Instant
+from protocol.params import Params as Params
 from protocol.terms import (
     U32,
     AccessMode,
@@ -25,24 +32,20 @@ from protocol.terms import (
     HandleKind,
     Station,
 )
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeVar
-
-    R = TypeVar("R", bound=Struct, covariant=True, default=Struct)
-else:
-    from typing import TypeVar  # knows defaults from Python 3.13 on; only a type checker needs them
-
-    R = TypeVar("R", bound=Struct, covariant=True)
+from protocol.tracking import TrackingPage as TrackingPage
+from protocol.tracking import TrackingProof as TrackingProof
+from protocol.tracking import TrackingRequest as TrackingRequest
+from protocol.tracking import VerifyTracking as VerifyTracking
+from protocol.usage import UsagePage as UsagePage
+from protocol.usage import UsageRequest as UsageRequest
 
 PROTOCOL_VERSION = 1
 """The version this package speaks. A greeting offers a range, the answer names the one in force."""
 
 Version = Annotated[int, Meta(ge=1, le=2**16 - 1)]
 HandleNumber = Annotated[int, Meta(ge=1, le=2**53 - 1)]
-Cursor = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+CleanupTime = Annotated[int, Meta(ge=0, le=86_400)]
 PageSize = Annotated[int, Meta(ge=1, le=1000)]
-Instant = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Nonce = Annotated[bytes, Meta(min_length=16, max_length=64)]
 Token = Annotated[str, Meta(min_length=64, max_length=64, pattern=r"^[0-9a-f]+\Z")]
 
@@ -52,19 +55,6 @@ AccessKey = NewType("AccessKey", bytes)
 
 On the wire 16 bytes, or 32 hexadecimal digits for clients that have no byte strings.
 """
-
-
-class Params(Struct, Generic[R], frozen=True, gc=False, omit_defaults=True):
-    """The parameters of one request; each subclass names its method, and in brackets the class of its result.
-
-    A field that has its default is not sent.
-    """
-
-    method: ClassVar[str]
-
-
-class Done(Struct, frozen=True, gc=False):
-    """The empty result."""
 
 
 # --- errors -----------------------------------------------------------------------------------------------------
@@ -106,6 +96,10 @@ class EndCause(StrEnum):
     """Its session came back from another machine, and the license is for the server's own only."""
     SUPERSEDED = "superseded"
     """A newer session of the same application took its place after the old one had closed."""
+    SILENT = "silent"
+    """Nothing was heard of its client for its cleanup time."""
+    MAXIMUM_LIFE = "maximum_life"
+    """The time for which it was asked for is over."""
     EXPIRED = "expired"
     USAGE_OVER = "usage_over"
     """The usage period of its license, which began with the first use, is over."""
@@ -201,6 +195,8 @@ class Access(Params["Granted"], frozen=True, gc=False):
 
     Firm code 0 with kind `container` means any container. `release_date` is that of the software, which the maintenance
     period must cover. `force` takes an entry that is not valid too; with `ignore_linger` it is free at once afterwards.
+    It ends after `maximum_life` seconds of license time; 0: not by itself. If nothing is heard of the client, it ends
+    after `cleanup_time` seconds instead of the `timeout`, if not 0.
     """
 
     method: ClassVar[str] = "access"
@@ -215,6 +211,8 @@ class Access(Params["Granted"], frozen=True, gc=False):
     release_date: Instant | None = None
     force: bool = False
     ignore_linger: bool = False
+    maximum_life: U32 = 0
+    cleanup_time: CleanupTime = 0
 
 
 class Granted(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -252,6 +250,8 @@ class HandleInfo(Struct, frozen=True, gc=False, omit_defaults=True):
     firm_code: int = 0
     container: ContainerInfo | None = None
     entry: EntryInfo | None = None
+    maximum_life: int = 0
+    cleanup_time: int = 0
 
 
 class Crypt(Params["CryptAnswer"], frozen=True, gc=False):
@@ -272,7 +272,8 @@ class Crypt(Params["CryptAnswer"], frozen=True, gc=False):
 class CryptAnswer(Struct, frozen=True, gc=False, omit_defaults=True):
     """The answer: what the container composed and signed, and the firm item as its licensor signed it.
 
-    `units_left` is None if the entry counts none, `usage_start` 0 if it has no usage period.
+    `units_left` is None if the entry counts none, `usage_start` 0 if it has no usage period; both are in the message
+    too, which alone is signed.
     """
 
     message: bytes
@@ -479,6 +480,10 @@ RESULTS: dict[type[Params], type[Struct]] = {
     NetCluster: LicensePage,
     NetUsers: AccessPage,
     ServerInfoRequest: ServerInfo,
+    TrackingRequest: TrackingPage,
+    VerifyTracking: TrackingProof,
+    UsageRequest: UsagePage,
+    Deallocate: Deallocated,
     Events: EventList,
     Context: ContextFile,
     Import: Imported,

@@ -43,8 +43,8 @@ BEFORE_GREETING: Final = MessageLimits(total=4_096, array=16, map=32, text=1_024
 FROM_CLIENT: Final = MessageLimits(total=16_384, array=64, map=64, text=1_024, binary=64)
 """The longest request has some ten fields, the longest text 255 characters, the longest binary a 64-byte challenge."""
 
-FROM_OPERATOR: Final = MessageLimits(total=131_072, array=64, map=64, text=1_024, binary=65_536)
-"""Over the control socket an update file comes, which has 64 KiB at most."""
+FROM_OPERATOR: Final = MessageLimits(total=131_072, array=16_384, map=64, text=1_024, binary=65_536)
+"""Over the control socket come an update file, which has 64 KiB at most, and the handles that an operator was shown."""
 
 FROM_SERVER: Final = MessageLimits(total=4 * 1024 * 1024, array=16_384, map=64, text=65_536, binary=131_072)
 """A page of 1,000 accesses at 2 KB each, a container's contents or request file of 64 KiB, with room to spare."""

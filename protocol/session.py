@@ -13,6 +13,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from enum import Enum
+from math import inf
 from typing import Final, Generic
 
 from msgspec import Struct
@@ -92,6 +93,15 @@ class ClientSession(Generic[H]):
     def keep_alive(self) -> float:
         """Seconds between two signs of life, as the server asked."""
         return min(self.greeted.keep_alive, LONGEST_KEEP_ALIVE)
+
+    @property
+    def patience(self) -> float:
+        """Seconds in which a sign of life must be answered: until half the server's timeout after the one before it.
+
+        Earlier than that the server frees nothing, so nobody says that he holds what somebody else has by now.
+        """
+        left = self.greeted.timeout / 2 - self.keep_alive
+        return left if left > 0 else inf  # this way round, for NaN
 
     @property
     def broken(self) -> LicenseError | None:
@@ -289,7 +299,8 @@ class ClientSession(Generic[H]):
     def _give_back(self, handle: int) -> None:
         if self.phase is Phase.OPEN:  # else the greeting will tell of it
             self._handles.pop(handle, None)
-            self.submit(Call(Release(handle)))
+            self._queue.appendleft(Call(Release(handle)))  # what waits may need the license
+            self._pump()
 
     def _give_strays_back(self) -> None:
         for handle in self._recovery.take_strays():
@@ -334,6 +345,7 @@ class ClientSession(Generic[H]):
         self._forgotten = False
         repeated: list[Call[H]] = []
         strays: set[int] = set()
+        unwanted: list[int] = []
         if resumed:
             self._reconcile(greeting, events)
             repeated = [call for call in self._queue if call.sent and isinstance(call.params, messages.Access)]
@@ -342,10 +354,16 @@ class ClientSession(Generic[H]):
                 for call in self._queue
                 if isinstance(call.params, Release)
             }
-            kept = {handle for handle, held in self._handles.items() if held is None or not held.releases}
-            strays = set(greeting.handles) - kept - releasing
+            strays = set(greeting.handles) - self._handles.keys() - releasing
+            unwanted = [
+                handle
+                for handle, held in self._handles.items()
+                if held is not None and held.releases and handle not in releasing
+            ]
         self.phase = Phase.OPEN  # only now: other threads look on
         self._recovery.greeted(repeated, strays)
+        for handle in unwanted:
+            self._give_back(handle)
         self._give_strays_back()
 
     def _reconcile(self, greeting: Greeting, events: list[Event]) -> None:

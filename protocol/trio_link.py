@@ -124,11 +124,15 @@ class TrioLink:
             await trio.sleep(self._session.keep_alive)
             self._session.lived()
             try:
-                await self._alive()
+                with trio.move_on_after(self._session.patience) as answering:
+                    await self._alive()
             except LocalProtocolError:
                 return  # a goodbye is on its way: nothing more is asked on this connection
             except LicenseError as error:
                 if error.number == ErrorNumber.NETWORK_FAULT:
+                    silence = "the server gives no sign of life"
+            else:
+                if answering.cancelled_caught:
                     silence = "the server gives no sign of life"
         self._session.lost(silence)
         connection.cancel()

@@ -19,6 +19,7 @@ PACKAGES = ("cmserverd", "protocol", "drivers")
 
 WITH_TRIO = frozenset(
     {
+        "cmserverd.auditor",
         "cmserverd.connection",
         "cmserverd.crypt",
         "cmserverd.daemon",
@@ -28,6 +29,7 @@ WITH_TRIO = frozenset(
         "cmserverd.main",
         "cmserverd.reaper",
         "cmserverd.server",
+        "cmserverd.turns",
         "cmserverd.updating",
         "cmserverd.watcher",
         "protocol.client",

@@ -78,6 +78,16 @@ def _check_periods(item: ProductItem) -> None:
         raise DriverError(msg)
 
 
+def check_expiration(expiration: int | None, now: int) -> None:
+    """Raise DriverError if a date that is given (Unix seconds) is past already: nobody wants to buy that."""
+    if expiration is not None and expiration <= now:
+        msg = (
+            "The item would have expired already; correct its --expiration (or this machine's clock). "
+            "What nobody is to use any more is taken out by cmboxpgm remove-item."
+        )
+        raise DriverError(msg)
+
+
 def without_item(firm: FirmItem, reference: int) -> FirmItem:
     """Take a product item out."""
     products = tuple(each for each in firm.products if each.reference != reference)

@@ -24,6 +24,10 @@ from drivers.image import Image
 from drivers.trust import Trust
 
 _NOBODY: Final = Trust()
+_STILL_EMPTY: Final = (
+    "The container was still empty: if the customer programs it himself before he applies this, its clock is his, and "
+    "he can set it back. Look at whose it is in his next request."
+)
 
 
 class Outcome(Struct, frozen=True):
@@ -87,19 +91,24 @@ def _enroll(options: argparse.Namespace) -> Outcome:
         new = book.enroll(found)
     public = keys.to_text(found.owner.key)
     name, kind = found.container.id, found.container.kind.value
+    clock = listing.clock(found)
     lines = [
         f"Container {name} ({kind}) {'is enrolled' if new else 'was enrolled already; its present state is accepted'}.",
         f"public key {public}",
+        listing.whose(clock),
     ]
+    if not found.sealed:
+        lines.append("Whoever programs it first certifies its time for good: do that before it leaves your house.")
     if new and options.request is not None:
         lines.append(
             "Anybody can make up a container and its request: be sure that this key is your customer's container's."
         )
-    return _said({"id": name, "kind": kind, "public_key": public, "new": new}, *lines)
+    return _said({"id": name, "kind": kind, "public_key": public, "new": new, "clock": clock}, *lines)
 
 
 def _item(options: argparse.Namespace) -> Outcome:
     given = parser.given(options)
+    changes.check_expiration(given.get("expiration"), now())
 
     def change(firm: FirmItem) -> FirmItem:
         return changes.item(firm, options.item, options.product_code, given, options.taken_out)
@@ -205,8 +214,8 @@ def _programmed(options: argparse.Namespace, change: Change) -> tuple[FirmItem, 
     """Have a change where the options say; return the new firm item too."""
     private = _licensor_key(options.key)
     with _target(options) as target, ledger.opened(options.ledger) as book:
-        after = programming.program(book, target, options.firm_code, private, change)
-        name = target.image.container.id
+        after = programming.program(book, target, options.firm_code, private, change, new_key=options.new_key)
+        name, empty = target.image.container.id, not target.image.sealed
     done = f"firm code {after.firm_code}, update counter {after.update_counter}"
     return after, _said(
         {
@@ -217,6 +226,7 @@ def _programmed(options: argparse.Namespace, change: Change) -> tuple[FirmItem, 
         f"Container {name} is programmed: {done}."
         if options.update is None
         else f"The update for container {name} is in {options.update}: {done}.",
+        *([_STILL_EMPTY] if empty and options.update is not None else []),
     )
 
 

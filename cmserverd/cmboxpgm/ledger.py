@@ -21,7 +21,7 @@ from cmserverd.cmboxpgm import files
 from drivers import firm_item, keys
 from drivers.container import ContainerId, ContainerKind, FirmItem, mask_and_serial
 from drivers.driver import Busy, DriverError, Faulty
-from drivers.firm_item import Owner
+from drivers.firm_item import Owner, SealedItem
 from drivers.image import Image
 from drivers.trust import ED25519
 
@@ -53,13 +53,17 @@ class Programmed(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Enrolled(Struct, frozen=True, forbid_unknown_fields=True):
-    """A container whose requests are answered. `sequence` is the latest of its states that was seen."""
+    """A container whose requests are answered. `sequence` is the latest of its states that was seen.
+
+    `clock` is the key that certified its time when it was enrolled, None if none did.
+    """
 
     id: ContainerId
     kind: ContainerKind
     key: _Key
     sequence: Annotated[int, Meta(ge=0)]
     firm_items: tuple[Programmed, ...] = ()
+    clock: _Key | None = None
 
     def __post_init__(self) -> None:
         mask_and_serial(self.id)
@@ -72,6 +76,10 @@ class Enrolled(Struct, frozen=True, forbid_unknown_fields=True):
     def programmed(self, firm_code: int) -> Programmed | None:
         """Return what was last programmed under a firm code, None if nothing was."""
         return next((each for each in self.firm_items if each.firm_code == firm_code), None)
+
+    def accepts_clock(self, licensor: bytes) -> bool:
+        """Whether this key may certify the container's time: it did at the enrolment, or programmed it from here."""
+        return licensor == self.clock or any(licensor == each.licensor for each in self.firm_items)
 
     def after(self, now: Programmed) -> Enrolled:
         """Return this entry once a firm item was programmed."""
@@ -111,10 +119,15 @@ class Ledger:
         before = self._containers.get(name)
         if before is not None and before.owner != owner:
             raise _another(name)
+        entry = Enrolled(name, owner.kind, owner.key, image.state.sequence) if before is None else before
+        first = clock_of(image)
         self.keep(
-            replace(before, sequence=image.state.sequence)
-            if before is not None
-            else Enrolled(name, owner.kind, owner.key, image.state.sequence)
+            replace(
+                entry,
+                sequence=image.state.sequence,
+                clock=None if first is None else first.licensor,
+                firm_items=tuple(_accepted(each, image) for each in entry.firm_items),
+            )
         )
         return before is None
 
@@ -141,6 +154,29 @@ class Ledger:
             )
             raise DriverError(msg)
         return replace(found, sequence=image.state.sequence)
+
+    def check_key(self, firm_code: int, licensor: bytes) -> None:
+        """Raise DriverError if a firm code is programmed here with another key, or a key under other firm codes only.
+
+        One of the two is a slip then, and a container would keep what it makes for ever.
+        """
+        known = {(each.firm_code, each.licensor) for entry in self.containers for each in entry.firm_items}
+        if not known or (firm_code, licensor) in known:
+            return
+        codes = sorted(code for code, key in known if key == licensor)
+        keys_of = sorted(keys.to_text(key) for code, key in known if code == firm_code)
+        there = (
+            f"firm code {firm_code} has the key {' and '.join(keys_of)}"
+            if keys_of
+            else f"this key has the firm code {' and '.join(map(str, codes))}"
+            if codes
+            else f"there are neither firm code {firm_code} nor this key"
+        )
+        msg = (
+            f"In the ledger {self._path} {there}; correct --firm-code or --key. If they belong together, say "
+            "--new-key: a container keeps a firm item's key for ever."
+        )
+        raise DriverError(msg)
 
     def keep(self, entry: Enrolled) -> None:
         """Write an entry into the ledger. Raises DriverError."""
@@ -183,6 +219,25 @@ def read(path: Path) -> tuple[Enrolled, ...]:
         msg = f"The ledger {path} is of version {found.version}, which this software does not know; update it."
         raise Faulty(msg)
     return found.containers
+
+
+def clock_of(image: Image) -> SealedItem | None:
+    """Return the firm item whose licensor certifies a container's time: the first one, if it is signed."""
+    first = next(iter(image.sealed.values()), None)
+    return first if first is not None and first.algorithm == ED25519 else None
+
+
+def _accepted(programmed: Programmed, image: Image) -> Programmed:
+    """Return what counts as programmed once a container's state is accepted: of two with one counter, its own."""
+    sealed = image.sealed.get(programmed.firm_code)
+    if (
+        sealed is None
+        or firm_item.owner_of(sealed.octets) != image.owner
+        or not keys.verify(programmed.licensor, sealed.signature, sealed.octets)
+        or firm_item.decode(sealed.octets).update_counter != programmed.update_counter
+    ):
+        return programmed
+    return replace(programmed, signed=sealed.octets)
 
 
 def _another(name: ContainerId) -> DriverError:

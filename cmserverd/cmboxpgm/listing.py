@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
-from cmserverd.cmboxpgm.ledger import Enrolled
+from cmserverd.cmboxpgm.ledger import Enrolled, clock_of
 from cmserverd.cmboxpgm.values import MODES
 from drivers import image, keys
 from drivers.container import Allowance, FirmItem, ProductItem, QuantityFlag, container_id
+from drivers.image import Image
 from drivers.trust import ED25519, Trust
 from drivers.update import ANY, FirmUpdate, TimeUpdate
 
@@ -23,7 +24,8 @@ def container(octets: bytes) -> Document:
 
     Raises ImageError if the image is damaged.
     """
-    sealed = image.parse(octets, Trust()).sealed
+    parsed = image.parse(octets, Trust())
+    sealed = parsed.sealed
     signed = {code: each.licensor for code, each in sealed.items() if each.algorithm == ED25519}
     unsigned = frozenset(code for code, each in sealed.items() if each.algorithm == 0)
     found = image.parse(octets, Trust(signed, unsigned))
@@ -35,8 +37,22 @@ def container(octets: bytes) -> Document:
         "state": found.state.sequence,
         "time_floor": found.state.time_floor,
         "asks_for_time": any(found.state.nonce),
+        "clock": clock(parsed),
         "firm_items": [firm(each, signed.get(each.firm_code, b"")) for each in found.container.firm_items],
     }
+
+
+def clock(found: Image) -> Document | None:
+    """Return who certifies a container's time, None if nobody does."""
+    first = clock_of(found)
+    return None if first is None else {"firm_code": first.firm_code, "licensor": _key(first.licensor)}
+
+
+def whose(clock: Document | None) -> str:
+    """Return the words for whoever certifies a container's time."""
+    if clock is None:
+        return "time certified by nobody"
+    return f"time certified by licensor {clock['licensor']} (firm code {clock['firm_code']})"
 
 
 def enrolled(entry: Enrolled) -> Document:

@@ -24,8 +24,33 @@ class Misused(Exception):
     """The command line is wrong; the text says what would be right."""
 
 
+class _Once(argparse.Action):
+    """Stores what is typed for an option. Given once more, it would silently have another value than was said."""
+
+    _typed = False
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        if self._typed:
+            parser.error(f"{option_string} is given twice, and only one of them could count; leave one out")
+        self._typed = True
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
-    """A parser that raises where the original exits, so that the error can be told as JSON too."""
+    """A parser of one command line.
+
+    It raises where the original exits, so that the error can be told as JSON too, and takes each option once.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.register("action", None, _Once)
 
     def error(self, message: str) -> NoReturn:
         raise Misused(f"{message.removesuffix('.')}; see {self.prog} --help")
@@ -88,7 +113,7 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
         command(
             "item",
             "Add a product item, or change it; options that are not given stay as they are.",
-            epilog="Dates are ISO dates, with or without a time; without a zone they are UTC. "
+            epilog="Dates are written 2030-01-31 or 2030-01-31T18:00:00+02:00; without a zone they are UTC. "
             "Durations have a unit: 30d, 12h, 90m or 45s.",
         )
     )
@@ -191,6 +216,9 @@ def _programming(parser: argparse.ArgumentParser) -> None:
     _update(parser, required=False)
     parser.add_argument("--firm-code", type=values.number, required=True, metavar="N", help="the firm item")
     _key(parser)
+    parser.add_argument(
+        "--new-key", action="store_true", help="the ledger need not know yet that this key is the firm code's"
+    )
     _ledger(parser)
 
 

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cmserverd.cmboxpgm.listing import Document, instant, words
+from cmserverd.cmboxpgm.listing import Document, instant, whose, words
 
 WIDTH: Final = 160
 """Columns where there is no terminal and no `COLUMNS`."""
@@ -43,6 +43,7 @@ def show_container(out: Console, found: Document) -> None:
     floor = instant(found["time_floor"]) if found["time_floor"] else "none yet"
     asks = ", asks for a certified time" if found["asks_for_time"] else ""
     _line(out, f"state {found['state']}, latest time {floor}{asks}")
+    _line(out, whose(found["clock"]))
     _firm_items(out, found["firm_items"])
 
 

@@ -9,9 +9,11 @@ import json
 
 from msgspec import Struct
 
+from cmserverd.cmu.deallocating import Freed
 from cmserverd.cmu.fetch import LicenseUse, Listing, ServerState
 from cmserverd.cmu.updating import Requested, Updated
-from protocol.messages import ErrorBody
+from cmserverd.cmu.usage import UsageListing, mean
+from protocol.messages import ErrorBody, TrackingProof
 
 
 def listing(found: Listing) -> str:
@@ -24,8 +26,19 @@ def servers(found: tuple[ServerState, ...]) -> str:
     return _document({"servers": [{"answers": one.info is not None, **_fields(one)} for one in found]})
 
 
-def done(what: Requested | Updated) -> str:
-    """Return what was done to a container as a document."""
+def usage(listing: UsageListing) -> str:
+    """Return the usage history as a document."""
+    rows = [{**_fields(row), "mean": mean(row)} for row in listing.rows]
+    return _document({**_fields(listing), "rows": rows})
+
+
+def proof(what: TrackingProof) -> str:
+    """Return how sound license tracking is as a document."""
+    return _document(_plain(what))
+
+
+def done(what: Requested | Updated | Freed) -> str:
+    """Return what was done as a document."""
     return _document(_plain(what))
 
 

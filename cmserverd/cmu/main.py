@@ -8,9 +8,9 @@ import sys
 from importlib.metadata import version
 from io import TextIOWrapper
 
-from cmserverd.cmu import fetch, json_output, tables, updating
-from cmserverd.cmu.outcome import FOUND, INTERRUPTED, NOTHING, REFUSED, UNREACHED, UNWRITTEN, USAGE, Ended
-from cmserverd.cmu.parser import parse
+from cmserverd.cmu import deallocating, fetch, json_output, tables, tracking, updating, usage
+from cmserverd.cmu.outcome import FOUND, INTERRUPTED, NOTHING, REFUSED, UNREACHED, UNSOUND, UNWRITTEN, USAGE, Ended
+from cmserverd.cmu.parser import HISTORY, parse
 from protocol.address import named
 from protocol.blocking import Client
 from protocol.errors import ErrorNumber, LicenseError, SettingError
@@ -60,6 +60,12 @@ def _run(options: argparse.Namespace) -> int:
         done = updating.request(options) if options.command == "--context" else updating.update(options)
         _print(json_output.done(done) if options.json else done.sentence())
         return FOUND
+    if options.command == "--deallocate":
+        freed = deallocating.deallocate(options)
+        _print(json_output.done(freed) if options.json else freed.sentence())
+        return FOUND
+    if options.command in HISTORY:
+        return _tell_history(options)
     chosen = fetch.Selection(options.serial, options.firmcode, options.productcode, options.relevant)
     found: fetch.Listing
     with Client(_server(options.server), application="cmu", timeout=options.timeout) as client:
@@ -75,6 +81,25 @@ def _run(options: argparse.Namespace) -> int:
     else:
         tables.show(tables.console(sys.stdout), found)
     return FOUND if fetch.found_any(found) else NOTHING
+
+
+def _tell_history(options: argparse.Namespace) -> int:
+    match options.command:
+        case "--tracking":
+            return FOUND if tracking.export(options, sys.stdout.write) else NOTHING
+        case "--verify-tracking":
+            proof = tracking.verify(options)
+            _print(json_output.proof(proof) if options.json else tracking.sentence(proof))
+            return FOUND if proof.sound else UNSOUND
+        case _:
+            listing = usage.ask(options)
+            if options.json:
+                _print(json_output.usage(listing))
+            elif options.format == "csv":
+                sys.stdout.writelines(usage.csv(listing))
+            else:
+                usage.show(tables.console(sys.stdout), listing)
+            return FOUND if listing.rows else NOTHING
 
 
 def _list_servers(options: argparse.Namespace) -> int:

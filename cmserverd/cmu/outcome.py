@@ -6,7 +6,7 @@ from typing import Final
 
 from protocol.errors import ErrorNumber
 
-FOUND, NOTHING, USAGE, UNREACHED, REFUSED, UNWRITTEN = range(6)
+FOUND, NOTHING, USAGE, UNREACHED, REFUSED, UNWRITTEN, UNSOUND = range(7)
 INTERRUPTED: Final = 130
 """What shells give for a program that Ctrl-C has ended."""
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from cmserverd.cmu.outcome import Misused
+from cmserverd.cmu.tracking import FORMATS, moment
+from cmserverd.cmu.usage import SPANS
+from protocol.deallocation import LONGEST_HOLD_OFF
 
 HELP: Final = """\
 The server asked is the one that --server names; else the daemon of this machine by its monitor socket, if there is one
@@ -15,8 +18,11 @@ in $CMSERVERD_RUN_DIRECTORY (default /run/cmserverd) that you may open; else the
 client here asks (cmu -k shows them): $CMSERVERD_SERVER names one; several stand in client.toml, of the user
 (~/.config/cmserverd) or of the machine (/etc/xdg/cmserverd); else it is this machine.
 
--c and -i change something: they ask the daemon of this machine by control.sock in that directory, or by the socket that
---server names (unix:/path), and nobody else.
+--tracking, --usage and --verify-tracking ask the daemon of this machine by monitor.sock in that directory, or by the
+socket that --server names (unix:/path).
+
+-c, -i and --deallocate change something: they ask the daemon of this machine by control.sock in that directory, or by
+the socket that --server names (unix:/path), and nobody else.
 
 exit codes:
   0  something was found, or it is done
@@ -25,8 +31,10 @@ exit codes:
   3  no server was reached, or the connection broke
   4  the server refused; the message has the error number
   5  the output could not be written
+  6  license tracking is not as it was written
 """
 
+HISTORY: Final = ("--tracking", "--usage", "--verify-tracking")
 LISTINGS: Final = ("--list", "--list-content", "--list-network")
 
 
@@ -53,13 +61,32 @@ def parse(given: list[str]) -> argparse.Namespace:
         ("-n", "--list-network", "list the licenses and the accesses to them"),
         ("-k", "--list-server", "list the servers that a client on this machine asks, in their order"),
         ("-v", "--version", "show the version of this tool"),
+        (None, "--tracking", "write out who had which license when, and who was denied one"),
+        (None, "--usage", "show the most and the mean use of each license, and how often it was denied"),
+        (None, "--verify-tracking", "check that license tracking is as it was written"),
     ):
-        commands.add_argument(short, name, dest="command", action="store_const", const=name, help=text)
+        commands.add_argument(*filter(None, (short, name)), dest="command", action="store_const", const=name, help=text)
     for short, name, text in (
         ("-c", "--context", "write a container's request file, to be sent to its licensor; an earlier one is replaced"),
         ("-i", "--import", "apply an update file that came from a licensor"),
     ):
         commands.add_argument(short, name, type=_path, metavar="FILE", help=text)
+    commands.add_argument(
+        "--deallocate", type=_handle, metavar="ID", help="take a license from who holds it, with all its instances"
+    )
+    parts = parser.add_mutually_exclusive_group()
+    for name, what, text in (
+        ("--only-access", "access", "only this one instance of it (--deallocate)"),
+        ("--whole-client", "session", "all that its client holds (--deallocate)"),
+    ):
+        parts.add_argument(name, dest="what", action="store_const", const=what, help=text)
+    parser.add_argument(
+        "--hold-off",
+        type=_hold_off,
+        metavar="SECONDS",
+        help="give its station no new license of the product for so long (--deallocate)",
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask before (--deallocate)")
     parser.add_argument(
         "-s", "--serial", type=_serial, metavar="ID", help="only this container, as 3-3448482 (-l -x -n -c)"
     )
@@ -67,23 +94,30 @@ def parse(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--firmcode", type=_code, metavar="FC", help="only licenses with this Firm Code (-n)")
     parser.add_argument("--productcode", type=_code, metavar="PC", help="only licenses with this Product Code (-n)")
     parser.add_argument("--relevant", action="store_true", help="only accesses that are relevant to licensing (-n)")
+    parser.add_argument("--format", choices=FORMATS, help="how to write it (--tracking; csv: --usage too)")
+    parser.add_argument("--by", choices=SPANS, help="how long the spans are, day unless you say other (--usage)")
+    parser.add_argument("--since", type=moment, metavar="TIME", help="only from then on, UTC (--tracking, --usage)")
+    parser.add_argument(
+        "--until", type=moment, metavar="TIME", help="only until before then, UTC (--tracking, --usage)"
+    )
     parser.add_argument("--server", metavar="ADDRESS", help="host, host:port, [IPv6]:port or unix:/path")
     parser.add_argument(
         "--timeout",
         type=_seconds,
-        default=10.0,
         metavar="SECONDS",
-        help="how long to wait for each answer (default 10)",
+        help="how long to wait for each answer (default 10; 3600 for license tracking and usage)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     options, unknown = parser.parse_known_args(given)
     if unknown:  # told before anything that is missing: it may be what was meant
         parser.error(f"there is no option {unknown[0]!r}")
-    for name in ("context", "import"):
+    for name in ("context", "import", "deallocate"):
         if getattr(options, name) is not None:
             options.command, options.file = f"--{name}", getattr(options, name)
     if options.command is None:
-        parser.error("say what to do: -l, -x, -n, -k, -v, -c or -i")
+        parser.error(
+            "say what to do: -l, -x, -n, -k, -v, -c, -i, --deallocate, --tracking, --usage or --verify-tracking"
+        )
     if options.serial is not None and options.command not in (*LISTINGS, "--context"):
         parser.error("--serial goes with -l, -x, -n or -c")
     if options.time and options.command != "--context":
@@ -91,7 +125,28 @@ def parse(given: list[str]) -> argparse.Namespace:
     narrowed = options.firmcode is not None or options.productcode is not None or options.relevant
     if narrowed and options.command != "--list-network":
         parser.error("--firmcode, --productcode and --relevant go with -n")
+    _complete_history(parser, options)
+    if options.command != "--deallocate" and (options.what or options.hold_off is not None or options.yes):
+        parser.error("--only-access, --whole-client, --hold-off and --yes go with --deallocate")
+    options.what, options.hold_off = options.what or "allocation", options.hold_off or 0
     return options
+
+
+def _complete_history(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Check and complete what is about license tracking and usage. Raises Misused."""
+    chosen = options.format or options.since is not None or options.until is not None
+    if options.command not in ("--tracking", "--usage") and chosen:
+        parser.error("--format, --since and --until go with --tracking or --usage")
+    if options.by and options.command != "--usage":
+        parser.error("--by goes with --usage")
+    if options.command == "--usage" and (options.format not in (None, "csv") or (options.format and options.json)):
+        parser.error("--usage has --json, or --format csv")
+    if options.json and options.command == "--tracking":
+        if options.format not in (None, "jsonl"):
+            parser.error("--json goes with --format jsonl")
+        options.format = "jsonl"
+    if options.timeout is None:
+        options.timeout = 3_600.0 if options.command in HISTORY else 10.0
 
 
 def _path(text: str) -> Path:
@@ -109,6 +164,18 @@ def _serial(text: str) -> str:
 def _code(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"{text!r} is no code; write a whole number from 0 to 4294967295")
+    return int(text)
+
+
+def _handle(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,15}", text) or int(text) >= 2**53:
+        raise argparse.ArgumentTypeError(f"{text!r} is no ID of an access; cmu -n lists them")
+    return int(text)
+
+
+def _hold_off(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > LONGEST_HOLD_OFF:
+        raise argparse.ArgumentTypeError(f"{text!r} is no hold-off; write whole seconds up to {LONGEST_HOLD_OFF}")
     return int(text)
 
 

@@ -60,7 +60,7 @@ def show(out: Console, found: Listing) -> None:
                 _license(out, use)
             if others:
                 out.print("Accesses that allocate none of these licenses")
-                _print(out, _others(others), indent=2)
+                print_table(out, _others(others), indent=2)
                 out.print()
             if not found.consistent:
                 out.print("The table changed while it was read: counts and accesses may differ by what changed.")
@@ -82,7 +82,7 @@ def show_servers(out: Console, found: Iterable[ServerState]) -> None:
             else:
                 text = one.error.text if one.error else ""
                 table.row(number, one.address, "", "", Text(printable(text), LOUD))
-        _print(out, table)
+        print_table(out, table)
         out.print()
     _result(out, len(listed), "server")
 
@@ -99,7 +99,7 @@ def _containers(out: Console, containers: Iterable[ContainerInfo]) -> None:
     for one in containers:
         table.row(one.id, one.kind, one.text, _presence(one), one.firm_items)
     if table.rows:
-        _print(out, table)
+        print_table(out, table)
         out.print()
 
 
@@ -113,9 +113,9 @@ def _container(out: Console, one: ContainerContents) -> None:
         out.print(printable(f"  Firm Code {firm_item.firm_code}{name}, {updates}"))
         if firm_item.unusable:
             out.print(Padding(Text(printable(f"NOT TRUSTED: {firm_item.unusable}"), LOUD), (0, 0, 0, 2), expand=False))
-        _print(out, _entries(firm_item), indent=2)
+        print_table(out, _entries(firm_item), indent=2)
         if (others := _options(firm_item)).rows:
-            _print(out, others, indent=2)
+            print_table(out, others, indent=2)
         out.print()
     if not one.firm_items:
         out.print("  empty")
@@ -177,13 +177,13 @@ def _license(out: Console, use: LicenseUse) -> None:
         ends["State"] = word
     whole = _one_row(identity | numbers | ends)
     for upper in [whole] if whole.natural <= out.width else map(_one_row, filter(None, (identity, numbers, ends))):
-        _print(out, upper)
+        print_table(out, upper)
     if use.accesses:
         lower = FoldingTable("#ID", "Client", "#Client Process ID", "Application", "~Access Mode", *TIMES)
         for access in use.accesses:
             forced = " (forced)" if access.valid_until != counts.valid_until else ""  # it does not end with its license
             lower.row(access.handle, *_client(access), _mode(access.mode) + forced, *_times(access))
-        _print(out, lower, indent=2)
+        print_table(out, lower, indent=2)
     out.print()
 
 
@@ -241,7 +241,8 @@ def _one_row(cells: dict[str, Cell]) -> FoldingTable:
     return table
 
 
-def _print(out: Console, table: FoldingTable, indent: int = 0) -> None:
+def print_table(out: Console, table: FoldingTable, indent: int = 0) -> None:
+    """Print a table, so many columns from the left."""
     room = out.width
     out.width = max(room, table.fit(room - indent) + indent)  # what is still too wide the terminal continues, uncut
     out.print(Padding(table, (0, 0, 0, indent), expand=False), crop=False)

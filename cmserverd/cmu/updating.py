@@ -61,23 +61,23 @@ def run_directory() -> Path:
 
 def request(options: argparse.Namespace) -> Requested:
     """Have a request made and write it. Raises Ended, LicenseError, SettingError."""
-    control = _control(options.server)
+    control = control_socket(options.server)
     with files.request_file(options.file) as write:
         container = options.serial or _only_container(control.with_name(MONITOR), options.timeout)
-        write(_ask(control, Context(container, options.time), options.timeout).request)
+        write(ask(control, Context(container, options.time), options.timeout).request)
     return Requested(container, str(options.file), options.time)
 
 
 def update(options: argparse.Namespace) -> Updated:
     """Apply an update file. Raises Misused, LicenseError, SettingError; then the container has what it had."""
     octets = files.read_update(options.file)
-    brought = _ask(_control(options.server), Import(octets), options.timeout)
+    brought = ask(control_socket(options.server), Import(octets), options.timeout)
     if brought.time:
         return Updated(brought.container, None, None, brought.time)
     return Updated(brought.container, brought.firm_code, brought.update_counter, None)
 
 
-def _control(named: str | None) -> Path:
+def control_socket(named: str | None) -> Path:
     """Return the path of the control socket to ask. Raises Misused, SettingError."""
     if named is None:
         return run_directory() / CONTROL
@@ -89,7 +89,7 @@ def _control(named: str | None) -> Path:
 
 def _only_container(monitor: Path, timeout: float) -> str:
     """Return the one container that is there, as the monitor socket tells. Raises NotThere, Misused, LicenseError."""
-    found = [one.id for one in _ask(monitor, Containers(), timeout).containers if one.present]
+    found = [one.id for one in ask(monitor, Containers(), timeout).containers if one.present]
     if not found:
         raise NotThere("no container is plugged in")
     if len(found) > 1:
@@ -97,7 +97,7 @@ def _only_container(monitor: Path, timeout: float) -> str:
     return printable(found[0])
 
 
-def _ask(socket: Path, params: Params[R], timeout: float) -> R:
+def ask(socket: Path, params: Params[R], timeout: float) -> R:
     """Ask once over a local socket. Raises Misused, LicenseError: 101 says what to do if one may not open it."""
     try:
         with Client(f"unix:{socket}", application="cmu", timeout=timeout) as client:

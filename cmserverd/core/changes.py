@@ -21,6 +21,10 @@ class Restarted(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """The server begins anew with the table it had: nobody is connected, and no driver has looked yet."""
 
 
+class Stopped(Struct, frozen=True, gc=False, tag=True, array_like=True):
+    """The server stops as it was told to; what stands is for its next start."""
+
+
 class Plugged(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """A container is here, new or again. Its new items can be drawn on; `Reprogrammed` tells of changed ones."""
 
@@ -61,7 +65,7 @@ class TimeSet(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """A certified update set the license time to this one, which may be earlier than it was.
 
     What is not over yet after all ends at its end, nothing lingers for longer than if it were let go of now, and no
-    access was asked for or used later than that.
+    access was asked for or used later than that. Nobody is held off any more: nobody knows for how long it would be.
     """
 
     at: int
@@ -185,6 +189,16 @@ class Lingering(Struct, frozen=True, gc=False, tag=True, array_like=True):
     cause: EndCause | None = None
 
 
+class HeldOff(Struct, frozen=True, gc=False, tag=True, array_like=True):
+    """A station is given no new license of a product before this instant: an operator took one from it."""
+
+    station: Station
+    firm_code: int
+    product_code: int
+    at: int
+    until: int
+
+
 class Lapsed(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """An allocation that lingered is gone."""
 
@@ -245,6 +259,7 @@ class Remains(Struct, frozen=True, gc=False, tag=True, array_like=True):
 Change = (
     Started
     | Restarted
+    | Stopped
     | Plugged
     | Unplugged
     | Reprogrammed
@@ -265,6 +280,7 @@ Change = (
     | Freed
     | Lingering
     | Lapsed
+    | HeldOff
     | Numbering
     | Remembered
     | Stands

@@ -34,6 +34,9 @@ def shortest(table: Table) -> Iterator[c.Change]:
         for holding in product.holdings.values():
             for left in holding.lingering or ():
                 yield c.Remains(left.license.id, left.id, left.until)
+    before = min(table.held_off.values(), default=0) - 1  # none of them is over by then
+    for (station, firm_code, product_code), until in table.held_off.items():
+        yield c.HeldOff(station, firm_code, product_code, before, until)
     yield c.Numbering(table.next_session, table.next_handle, table.next_allocation)
 
 

@@ -1,4 +1,7 @@
-"""What the passing of time does by itself: licenses expire, and what lingers lapses (domain reference, section 9)."""
+"""What the passing of time does by itself: licenses expire, lives end, and what lingers lapses.
+
+Domain reference, section 9.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Final
 
 from cmserverd.core import changes as c
 from cmserverd.core.plugging import Refuges
-from cmserverd.core.rules import Rule, end
+from cmserverd.core.rules import Rule, end, let_go
 from cmserverd.core.table import Table
 from cmserverd.core.validity import over
 from protocol.errors import ErrorNumber
@@ -21,7 +24,7 @@ _CAUSES: Final = {
 
 def due(table: Table) -> int | None:
     """Return the next instant of license time at which something happens by itself; None: there is none."""
-    return min((ends[0][0] for ends in (table.lingers, table.expiries) if ends), default=None)
+    return min((ends[0][0] for ends in (table.lingers, table.lives, table.expiries) if ends), default=None)
 
 
 def set_to(now: int) -> Rule[None]:
@@ -32,13 +35,19 @@ def set_to(now: int) -> Rule[None]:
 def advance(table: Table, now: int, most: int) -> Rule[bool]:
     """Let happen what is due: `most` allocations at a time, as when a container is gone. Return whether there is more.
 
-    What lapses comes first: it has room for those who have to leave. An access to a license that is over is rebooked on
-    another one that is valid, or ends; those that need no valid license stay.
+    What lapses comes first, then accesses whose maximum life is over: both make room for those who have to leave. An
+    access to a license that is over is rebooked on another one that is valid, or ends; those that need no valid license
+    stay.
     """
     for until, _, allocation in table.lingers[:most]:
         if until > now:
             break
         yield c.Lapsed(allocation.license.id, allocation.id)
+        most -= 1
+    for until, _, held in table.lives[:most]:
+        if until > now:
+            break
+        yield let_go(held, EndCause.MAXIMUM_LIFE, now)  # who says when he goes goes as others do: it may linger
         most -= 1
     refuges = Refuges(table, {}, now)
     for _, _, counted in list(islice(takewhile(lambda entry: entry[0] <= now, table.expiries), most)):

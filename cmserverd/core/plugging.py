@@ -26,6 +26,11 @@ def restart() -> Rule[None]:
     yield c.Restarted()
 
 
+def stop() -> Rule[None]:
+    """The server stops; what stands is for its next start."""
+    yield c.Stopped()
+
+
 def plug(table: Table, contents: Container, now: int) -> Rule[None]:
     """A container is here: for the first time, again, or with other contents.
 

@@ -44,6 +44,8 @@ _BECAUSE = {
     EndCause.REPROGRAMMED: "its license was changed, and no other license could take its place",
     EndCause.NOT_LOCAL: "it is for the server's own machine only, and the session came back from elsewhere",
     EndCause.SUPERSEDED: "the application was started again after its connection had closed",
+    EndCause.SILENT: "nothing was heard of the client for its cleanup time",
+    EndCause.MAXIMUM_LIFE: "its maximum life, which it was asked for with, is over",
     EndCause.EXPIRED: "no other license could take its place",
     EndCause.USAGE_OVER: "no other license could take its place",
 }

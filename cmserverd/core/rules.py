@@ -70,6 +70,8 @@ def access(table: Table, session: Session, request: AccessRequest, now: int, lim
     if product is None:
         raise no_license(table, session, request.firm_code, request.product_code, want, request.mode, now)
     step = _grant(table, session, product, request.mode, want, request.key, now)
+    if table.held_off and type(step) is not c.Joined:
+        _unless_held_off(table, session.station, product, now)
     if step is None:
         # An application that crashes and is started again gets its license (decision 12).
         for handle in ghosts.in_the_way(table, session, product, request.mode, want, now):
@@ -115,6 +117,14 @@ def _free_license(product: Product, mode: AccessMode, want: Want, local: bool, n
     return None
 
 
+def _unless_held_off(table: Table, station: Station, product: Product, now: int) -> None:
+    """Raise Refused with 231 if an operator took a license from this station a moment ago (decision 22)."""
+    until = table.held_off.get((station, product.firm_code, product.product_code), 0)
+    if until > now:
+        detail = f"an operator took one from this station; the next may be had in {until - now} s"
+        raise Refused(ErrorNumber.ACCESS_DENIED, detail)
+
+
 def _want_of(request: AccessRequest) -> Want:
     if (
         not request.feature_code
@@ -123,11 +133,20 @@ def _want_of(request: AccessRequest) -> Want:
         and request.release_date is None
         and not request.force
         and not request.ignore_linger
+        and not request.maximum_life
+        and not request.cleanup_time
     ):
         return ANYTHING
     container = None if request.container is None else ContainerId(request.container)
     return Want(
-        request.feature_code, container, request.item, request.release_date, request.force, request.ignore_linger
+        request.feature_code,
+        container,
+        request.item,
+        request.release_date,
+        request.force,
+        request.ignore_linger,
+        request.maximum_life,
+        request.cleanup_time,
     )
 
 
@@ -263,6 +282,12 @@ def detach(session: Session, closed: bool) -> Rule[None]:
     """A session lost its connection; what it holds stands until it resumes or its grace is over."""
     if session.state is SessionState.ATTACHED:
         yield c.Detached(session.id, closed)
+
+
+def clean_up(overdue: list[Access], now: int) -> Rule[None]:
+    """End accesses whose client has been silent for as long as they were to outlive that; their session lives on."""
+    for held in overdue:
+        yield let_go(held, EndCause.SILENT, now)
 
 
 def resume(table: Table, token_hash: bytes, address: str, local: bool) -> Rule[Session]:

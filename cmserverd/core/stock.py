@@ -69,12 +69,11 @@ class Stock:
             self._forget_end(counted)
             del self.licenses[change.license]
             product = counted.product
-            product.licenses.remove(counted)
+            del product.licenses[_place(counted)]
             if not product.licenses:
                 del self.products[product.firm_code, product.product_code]
             if item is not None:
-                added = self._new_license(change.license, counted.turn, item)
-                added.product.licenses.sort(key=_turn)
+                self._new_license(change.license, counted.turn, item)
             return
         self._set_item(counted, item)
         counted.used = 0
@@ -104,7 +103,7 @@ class Stock:
         counted = License(license_id, self.next_license, turn, item, product)
         self.next_license += 1
         self.licenses[license_id] = counted
-        product.licenses.append(counted)
+        insort(product.licenses, counted, key=_turn)
         self._set_item(counted, item)
         return counted
 
@@ -135,6 +134,12 @@ class Stock:
 
 def _turn(counted: License) -> tuple[int, int, int]:
     return counted.turn
+
+
+def _place(counted: License) -> int:
+    """Return where a license stands among those of its product: these are sorted, and there may be very many."""
+    licenses = counted.product.licenses
+    return licenses.index(counted, bisect_left(licenses, counted.turn, key=_turn))
 
 
 def _items(contents: Container) -> Iterator[tuple[int, ProductItem]]:

@@ -23,6 +23,7 @@ from cmserverd.core.terms import (
     Holding,
     License,
     LicenseId,
+    LifeEnd,
     LingerEnd,
     Session,
     SessionState,
@@ -39,14 +40,17 @@ REMEMBERED_ENDINGS: Final = 1_024
 class Table(Stock):
     """The state of the license server. Read its attributes freely; change it by `apply` only.
 
-    `expiries` and `lingers` are sorted: what time does next comes first.
+    `expiries`, `lingers` and `lives` are sorted: what time does next comes first. `held_off` has until when a station
+    is given no new license of a product, by station, firm and product code; what is over may still be there.
     """
 
     __slots__ = (
         "accesses",
         "addresses",
         "ghosts",
+        "held_off",
         "lingers",
+        "lives",
         "next_allocation",
         "next_handle",
         "next_session",
@@ -64,6 +68,8 @@ class Table(Stock):
         self.ghosts: dict[tuple[Station, str], dict[int, Session]] = {}
         self.accesses: Numbered[Access] = Numbered()
         self.lingers: list[LingerEnd] = []
+        self.lives: list[LifeEnd] = []
+        self.held_off: dict[tuple[Station, int, int], int] = {}
         self.next_session = 1
         self.next_handle = 1
         self.next_allocation = 1
@@ -87,6 +93,9 @@ class Table(Stock):
             if session.state is SessionState.ATTACHED:
                 session.state = SessionState.SILENT
 
+    def _stopped(self, _: c.Stopped) -> None:
+        """Change nothing: license tracking tells it."""
+
     def _time_set(self, change: c.TimeSet) -> None:
         coming = {counted.id for _, _, counted in self.expiries}
         for counted in self.licenses.values():
@@ -97,8 +106,10 @@ class Table(Stock):
                 allocation.until = min(allocation.until, change.at + counted.item.linger)
             counted.lingering = sorted((left.until, left.id, left) for _, _, left in counted.lingering)
         self.lingers = sorted((left.until, left.id, left) for _, _, left in self.lingers)
+        self.held_off = {}
         for access in self.accesses.values():
             access.first, access.last = min(access.first, change.at), min(access.last, change.at)
+        self.lives = sorted(_life(access) for _, _, access in self.lives)
 
     # sessions
 
@@ -236,6 +247,10 @@ class Table(Stock):
         if not holding.accesses and not holding.lingering:
             holdings.remove(allocation.station)
 
+    def _held_off(self, change: c.HeldOff) -> None:
+        self.held_off = {name: until for name, until in self.held_off.items() if until > change.at}
+        self.held_off[change.station, change.firm_code, change.product_code] = change.until
+
     # what a shortened history begins with
 
     def _numbering(self, change: c.Numbering) -> None:
@@ -269,11 +284,15 @@ class Table(Stock):
     def _register(self, access: Access) -> None:
         access.session.accesses[access.key] = access
         self.accesses.add(access.handle, access)
+        if access.want.maximum_life:
+            insort(self.lives, _life(access))
         self.next_handle = access.handle + 1
 
     def _end(self, access: Access, cause: EndCause | None) -> None:
         session = access.session
         self.accesses.remove(access.handle)
+        if access.want.maximum_life:
+            del self.lives[bisect_left(self.lives, _life(access))]
         del session.accesses[access.key]
         if cause is not None:
             ended = session.ended
@@ -362,6 +381,7 @@ class Table(Stock):
         **Stock.APPLY,
         c.Started: _started,
         c.Restarted: _restarted,
+        c.Stopped: _stopped,
         c.TimeSet: _time_set,
         c.Opened: _opened,
         c.Detached: _detached,
@@ -376,6 +396,7 @@ class Table(Stock):
         c.Freed: _freed,
         c.Lingering: _lingering,
         c.Lapsed: _lapsed,
+        c.HeldOff: _held_off,
         c.Numbering: _numbering,
         c.Remembered: _remembered,
         c.Stands: _stands,
@@ -386,6 +407,10 @@ class Table(Stock):
 
 def _number(allocation: Allocation) -> int:
     return allocation.id
+
+
+def _life(access: Access) -> LifeEnd:
+    return access.first + access.want.maximum_life, access.handle, access
 
 
 def _count_mode(counted: License, mode: AccessMode, by: int) -> None:

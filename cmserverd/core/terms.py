@@ -38,7 +38,9 @@ class Want(Struct, frozen=True, gc=False, array_like=True):
     """What an access asked for beyond firm and product code: it must hold wherever the access is booked.
 
     `container` and `item` pin it; `feature_code` is a set of bits that the license must all have; its maintenance
-    period must cover the `release_date`. With `force` it need not be valid; with `ignore_linger` it does not linger.
+    period must cover the `release_date`. With `force` it need not be valid; with `ignore_linger` it does not linger. It
+    ends `maximum_life` seconds after it was granted; 0: never by itself. It outlives the last word of its client by
+    `cleanup_time` seconds; 0: as long as its session.
     """
 
     feature_code: int = 0
@@ -47,6 +49,8 @@ class Want(Struct, frozen=True, gc=False, array_like=True):
     release_date: int | None = None
     force: bool = False
     ignore_linger: bool = False
+    maximum_life: int = 0
+    cleanup_time: int = 0
 
 
 ANYTHING = Want()
@@ -146,6 +150,10 @@ class Access(Struct, eq=False, gc=False):
     want: Want
     first: int
     last: int
+
+
+LifeEnd = tuple[int, int, Access]
+"""When the maximum life of an access is over, its handle, and itself: sorted, the first is the next."""
 
 
 class SessionState(Enum):

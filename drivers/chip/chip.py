@@ -30,8 +30,9 @@ _UPDATE_LIMIT: Final = 64 * 1024
 _WITHOUT_UNITS: Final = 2**32 - 1
 _NO_KEY: Final = bytes(16)
 
-_SIGN_PREFIX: Final = b"cmsign\x00\x01"
-_CRYPT_BODY: Final = struct.Struct("<IIqQ")
+_SIGN_PREFIX: Final = b"cmsign\x00"
+_CRYPT_BODY: Final = struct.Struct("<IIqQ16s")
+_CRYPT_SAID: Final = struct.Struct("<IIIIqQ16sIIq")
 _CONSUME_BODY: Final = struct.Struct("<16sIIIq")
 _PIECE: Final = struct.Struct("<II")
 _I64: Final = struct.Struct("<q")
@@ -56,6 +57,10 @@ class _Purpose(IntEnum):
     PRESENCE = 1
     CRYPT = 2
     REQUEST = 3
+
+
+_VERSIONS: Final = {_Purpose.PRESENCE: 1, _Purpose.CRYPT: 2, _Purpose.REQUEST: 1}
+"""Of what is signed for each purpose."""
 
 
 class No(Exception):
@@ -177,7 +182,7 @@ class Chip(Memory):
                 composed = self._nonced(body) + _I64.pack(self._state.floor) + sha256(self.image).digest()
             case _:
                 raise No(UNSUPPORTED)
-        statement = _SIGN_PREFIX + bytes([purpose]) + self._contents.owner + composed
+        statement = _SIGN_PREFIX + bytes([_VERSIONS[_Purpose(purpose)], purpose]) + self._contents.owner + composed
         return self._key.sign(statement) + statement
 
     def _nonced(self, nonce: bytes) -> bytes:
@@ -188,10 +193,15 @@ class Chip(Memory):
         length = body[0] if body else 0
         expect(16 <= length <= 64)
         nonce = body[: 1 + length]
-        firm_code, reference, time, handle = _CRYPT_BODY.unpack(body[1 + length :])
+        firm_code, reference, time, handle, key = _CRYPT_BODY.unpack(body[1 + length :])
         product = self._product(firm_code, reference)
         counter = self._contents.firms[firm_code].counter
-        return nonce + struct.pack("<IIIIqQ", firm_code, product.code, reference, counter, self._later(time), handle)
+        said = (firm_code, product.code, reference, counter, self._later(time), handle)
+        units, start = self._state.used.get((firm_code, reference), Used())
+        receipt = self._state.receipts.get(key)
+        if receipt is None or receipt[:2] != (firm_code, reference):
+            receipt = Receipt(firm_code, reference, 0, _units_left(product, units))
+        return nonce + _CRYPT_SAID.pack(*said, key, receipt.units, receipt.units_left, start)
 
     def _product(self, firm_code: int, reference: int) -> Product:
         product = self._contents.product(firm_code, reference)
@@ -208,17 +218,17 @@ class Chip(Memory):
         if receipt is None:
             receipt = self._use(firm_code, reference, delta, floor, key)
         expect(receipt[:2] == (firm_code, reference))
-        return struct.pack("<Iq", receipt.units_left, receipt.start)
+        present = self._state.used.get((firm_code, reference), Used())
+        return struct.pack("<IqI", receipt.units_left, present.start, present.units)
 
     def _use(self, firm_code: int, reference: int, delta: int, floor: int, key: bytes) -> Receipt:
         product = self._product(firm_code, reference)
         units, start = self._state.used.get((firm_code, reference), Used())
-        left = _WITHOUT_UNITS
         if product.units is not None:
-            before = max(0, product.units.amount - units)
+            before = _units_left(product, units)
             if delta > before:
                 raise No(UNDERRUN if before else COUNTER_ZERO)
-            units, left = units + delta, before - delta
+            units += delta
         elif delta:
             raise No(NO_COUNTER)
         if product.usage is not None and not start:
@@ -226,7 +236,7 @@ class Chip(Memory):
         used = dict(self._state.used)
         if units or start:
             used[firm_code, reference] = Used(units, start)
-        receipt = Receipt(firm_code, reference, left, start)
+        receipt = Receipt(firm_code, reference, delta, _units_left(product, units))
         remembered = {**self._state.receipts, **({} if key == _NO_KEY else {key: receipt})}
         while len(remembered) > RECEIPTS:
             del remembered[next(iter(remembered))]
@@ -272,6 +282,11 @@ class Chip(Memory):
         nonce = self._random(len(NO_NONCE))
         self._commit(replace(self._state, nonce=nonce, asked=self._state.floor))
         return nonce + _I64.pack(self._state.asked)
+
+
+def _units_left(product: Product, used: int) -> int:
+    """Return how many units of an item are left."""
+    return _WITHOUT_UNITS if product.units is None else max(0, product.units.amount - used)
 
 
 def expect(sound: bool) -> None:

@@ -18,7 +18,7 @@ NO_NONCE: Final = bytes(32)
 _HEAD: Final = struct.Struct("<QqHHHH32sq")
 _ITEM: Final = struct.Struct("<IIIq")
 _LOAN_LENGTH: Final = 68
-_RECEIPT: Final = struct.Struct("<16sIIIq")
+_RECEIPT: Final = struct.Struct("<16sIIII")
 _SIGNED_LENGTH: Final = SLOT_LENGTH - 68
 _FILLED_LENGTH: Final = SLOT_LENGTH - 69
 _PREFIX: Final = b"cmstate\x00\x01"
@@ -36,12 +36,12 @@ class Used(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """What was answered to a use."""
+    """What a use took, and what was left then."""
 
     firm_code: int
     reference: int
+    units: int
     units_left: int
-    start: int
 
 
 @dataclass(frozen=True)

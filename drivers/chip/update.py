@@ -89,7 +89,12 @@ def _new_firm(update: bytes, owner: bytes, contents: Contents, state: State) -> 
         raise Refused(UPDATE_TOO_NEW)
     used = {item: each for item, each in state.used.items() if item[0] != code}
     used |= {(code, reference): each for reference, each in _still_used(state, present, firm).items()}
-    return Applied(contents.with_firm(firm), replace(state, sequence=state.sequence + 1, used=used))
+    receipts = {
+        key: each
+        for key, each in state.receipts.items()
+        if each.firm_code != code or _all_counts_on(present, firm, each.reference)
+    }
+    return Applied(contents.with_firm(firm), replace(state, sequence=state.sequence + 1, used=used, receipts=receipts))
 
 
 def _still_used(state: State, present: Firm | None, firm: Firm) -> dict[int, Used]:
@@ -107,6 +112,17 @@ def _still_used(state: State, present: Firm | None, firm: Firm) -> dict[int, Use
         if any(counted):
             kept[reference] = counted
     return kept
+
+
+def _all_counts_on(present: Firm | None, firm: Firm, reference: int) -> bool:
+    """Whether nothing of an item begins anew: else a receipt tells of a count that is over."""
+    before = None if present is None else present.products.get(reference)
+    after = firm.products.get(reference)
+    return before is not None and after is not None and _generations(before) == _generations(after)
+
+
+def _generations(product: Product) -> list[int | None]:
+    return [None if each is None else each.generation for each in (product.units, product.usage)]
 
 
 def _counts_on(before: Product, after: Product, name: str) -> bool:

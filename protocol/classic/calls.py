@@ -103,6 +103,8 @@ def CmCrypt2(handle: int, crypt: CMCRYPT2) -> CMPROOF:
     call = Call(question, held=held.access)
     answer = cast("CryptAnswer", held.client._ask(call))  # noqa: SLF001 - a question of the access's, as its own
     question = cast("Crypt", call.params)  # with the number that the handle has now
+    proven = None if crypt.licensor is None else proof.check(answer, question, held.access.request, crypt.licensor)
+    counted = proven or answer  # what is proven goes before what the server says
     return CMPROOF(
         question.nonce,
         question.handle,
@@ -110,9 +112,9 @@ def CmCrypt2(handle: int, crypt: CMCRYPT2) -> CMPROOF:
         answer.signature,
         answer.firm_item,
         answer.firm_signature,
-        answer.units_left,
-        answer.usage_start or None,
-        None if crypt.licensor is None else proof.check(answer, question, held.access.request, crypt.licensor),
+        counted.units_left,
+        counted.usage_start or None,
+        proven,
     )
 
 

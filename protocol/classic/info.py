@@ -205,6 +205,8 @@ def _credential_of(row: m.AccessInfo) -> CMCREDENTIAL:
     return CMCREDENTIAL(
         pid=row.pid,
         session=row.session,
+        cleanup_time=row.cleanup_time or None,
+        max_life_time=row.maximum_life or None,
         creation_time=row.first_access,
         expiration_time=row.valid_until,
         user_defined_text=row.application,

@@ -18,7 +18,9 @@ U16 = Annotated[int, Meta(ge=0, le=2**16 - 1)]
 
 
 class CMCREDENTIAL(Struct, frozen=True, kw_only=True):
-    r"""Who holds an access. In a request only `user_defined_text` may be set: the name that listings show.
+    r"""Who holds an access. In a request only three may be set: `user_defined_text`, the name that listings show,
+    `cleanup_time`, for how many seconds it stays if nothing is heard of this process, and `max_life_time`, after how
+    many seconds the server ends it.
 
     `session` is the number of the session with the server; `expiration_time` is when the access ends with its license.
     """
@@ -80,7 +82,8 @@ class CMCRYPT2(Struct, frozen=True, kw_only=True):
 class CMPROOF(Struct, frozen=True):
     """A container's answer, and what it proves if it was verified; else None: the answer may be anybody's.
 
-    `handle` is the server's number of the handle, which is in the signed `message` together with the `nonce`.
+    `handle` is the server's number of the handle, which is in the signed `message` together with the `nonce`. Once it
+    was verified, `units_left` and `usage_start` are those that the container signed.
     """
 
     nonce: bytes

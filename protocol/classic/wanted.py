@@ -40,6 +40,7 @@ _OBEYED: Final = (
     | cm.CM_ACCESS_FIRMITEM
     | cm.CM_ACCESS_IGNORE_LINGERTIME
 )
+_CREDENTIAL: Final = frozenset({"user_defined_text", "cleanup_time", "max_life_time"})
 _NO_CONTAINER: Final = frozenset({ErrorNumber.ENTRY_NOT_FOUND, ErrorNumber.BOX_NOT_FOUND})
 
 
@@ -75,6 +76,8 @@ class Wanted(Struct, frozen=True):
             release_date=record.release_date or None,
             force=bool(self.flags & cm.CM_ACCESS_FORCE),
             ignore_linger=bool(self.flags & cm.CM_ACCESS_IGNORE_LINGERTIME),
+            maximum_life=record.credential.max_life_time or 0,
+            cleanup_time=record.credential.cleanup_time or 0,
         )
 
 
@@ -138,5 +141,5 @@ def _refuse_fields(record: CMACCESS2) -> None:
             raise not_supported(f"the field {name} of CMACCESS2")
     asked: dict[str, Any] = msgspec.structs.asdict(record.credential)
     for name, value in asked.items():
-        if value and name != "user_defined_text":
+        if value and name not in _CREDENTIAL:
             raise not_supported(f"the field {name} of CMCREDENTIAL in a request; the client tells it by itself")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
-from bench import core, listing, memory, requests, stall, wire
+from bench import core, journal, listing, memory, requests, stall, wire
 from bench.filled import hold, make_engine, open_sessions
 from bench.load import Load
 from bench.report import Row
-from bench.servers import serving
+from bench.servers import daemon, serving
 from protocol import messages as m
 
 
@@ -124,3 +125,29 @@ def test_listing() -> None:
         "listing, 1,200 handles: the longest that a page holds the loop",
     ]
     assert all(number(row) >= 0 for row in rows)
+
+
+def test_journal() -> None:
+    """The modes and their ratios, a restart, and a file that is looked at twice."""
+    plan = journal.Plan(wire.Plan((), rounds=2, seconds=0.05), 50, 2, 2, 0.05)
+    rows = list(journal.measure(plan))
+    assert [row.what for row in rows[:6]] == [
+        "journal, 64 clients: off",
+        "journal, 64 clients: process",
+        "journal, 64 clients: power",
+        "journal, 64 clients: process / off",
+        "journal, 64 clients: power / the lesser of process and the disk",
+        "journal: requests refused",
+    ]
+    assert rows[6].what == "journal, restart with 100 handles: to the first answer"
+    assert len(rows) == 8
+    assert all(number(row) > 0 for row in (*rows[:5], *rows[6:]))
+
+
+def test_a_restart_finds_the_handles_that_were_made_up_for_it(tmp_path: Path) -> None:
+    """Else the figure would be that of an empty journal."""
+    journal.make(30, 2, tmp_path / "journal.db")
+    with daemon(tmp_path, "process") as server, socket.create_connection(("127.0.0.1", server.port)) as sock:
+        requests.call(sock, requests.hello(999), m.Greeting)
+        info = requests.call(sock, m.ServerInfoRequest(), m.ServerInfo)
+    assert (info.sessions, info.accesses) == (31, 60)

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.cmboxpgm.bench import Bench
+from cmserverd.cmboxpgm import commands
+from tests.cmboxpgm.bench import NOON, Bench
 
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bench:
-    """Return a bench whose directory is the current one, and still empty."""
+    """Return a bench whose directory is the current one, and still empty; it is the noon of 2026-01-01."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(commands, "now", lambda: NOON)
     for name in ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     return Bench(tmp_path, capsys)

@@ -26,7 +26,7 @@ from drivers.container import (
 from drivers.driver import Refused
 from drivers.image import SigningKeys
 from drivers.trust import Trust
-from tests.cmboxpgm.bench import FIRM_CODE, Bench
+from tests.cmboxpgm.bench import FIRM_CODE, NOON, Bench
 
 
 def test_keygen_makes_a_private_file_and_says_the_line(bench: Bench) -> None:
@@ -199,6 +199,122 @@ def test_what_could_never_be_is_refused(bench: Bench, options: tuple[str, ...], 
     before = bench.files()
     assert said in bench.refused(*bench.programming("item", "--item", "1", "--product-code", "14", *options))
     assert bench.files() == before
+
+
+def test_an_item_that_would_have_expired_is_not_sold(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A past date is a slip. What has expired meanwhile can be changed all the same."""
+    bench.begin()
+    before = bench.files()
+    new = ("--item", "1", "--product-code", "14", "--expiration")
+    assert "would have expired already" in bench.refused(*bench.programming("item", *new, "2026-01-01T12:00:00Z"))
+    assert bench.files() == before
+    bench.program("item", *new, "2026-01-01T12:00:01Z")
+    monkeypatch.setattr(commands, "now", lambda: NOON + 60)
+    bench.program("item", "--item", "1", "--text", "x")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--quantity", "5", "--quantity", "50"),
+        ("--denied", "exclusive", "--denied", "no_user_limit"),
+        ("--text", "", "--text", ""),
+        ("--maintenance", "2026-01-01", "2027-01-01", "--maintenance", "2026-01-01", "2028-01-01"),
+        ("--firm-code", str(FIRM_CODE)),
+        ("--file", "other.cmc"),
+    ],
+)
+def test_an_option_that_is_given_twice_is_refused(bench: Bench, options: tuple[str, ...]) -> None:
+    """Whichever of the two counted, it would not be what was said."""
+    bench.begin()
+    before = bench.files()
+    command = bench.programming("item", "--item", "1", "--product-code", "14", *options)
+    assert "is given twice" in bench.misused(*command)
+    assert bench.files() == before
+
+
+def test_a_mistyped_firm_code_and_a_wrong_key(bench: Bench) -> None:
+    """A container would keep what they make for ever: the ledger knows which key is the firm code's."""
+    bench.begin()
+    bench.program("firm-item", "--text", "x")
+    bench.done("create", "--id", "3-2", "--file", "new.cmc")
+    bench.done("enroll", "--file", "new.cmc", "--ledger", "ledger.json")
+    bench.done("keygen", "--firm-code", "700", "--key", "other.key")
+    mine = keys.to_text(keys.public_of(keys.read(bench.directory / "licensor.key")))
+    before = bench.files()
+
+    def naming(firm_code: str, key: str) -> tuple[str, ...]:
+        who = ("--firm-code", firm_code, "--key", key, "--ledger", "ledger.json")
+        return ("firm-item", "--text", "x", "--file", "new.cmc", *who)
+
+    assert "this key has the firm code 600010" in bench.refused(*naming("600011", "licensor.key"))
+    assert f"firm code 600010 has the key {mine}" in bench.refused(*naming("600010", "other.key"))
+    assert "neither firm code 600011 nor this key" in bench.refused(*naming("600011", "other.key"))
+    assert bench.files() == before
+    bench.done(*naming("700", "other.key"), "--new-key")
+    bench.done(*naming("700", "other.key"))
+    bench.done(*naming("600010", "licensor.key"))
+    assert [each.firm_code for each in bench.container("new.cmc").firm_items] == [700, 600010]
+
+
+def test_a_key_that_the_container_shows_needs_no_word(bench: Bench) -> None:
+    """A lost ledger was made again: that the container took the key is proof enough."""
+    bench.begin()
+    bench.program("firm-item", "--text", "x")
+    bench.done("keygen", "--firm-code", "700", "--key", "other.key")
+    other = ("--firm-code", "700", "--file", "box.cmc", "--key", "other.key", "--ledger", "ledger.json")
+    bench.done("firm-item", "--text", "x", *other, "--new-key")
+    (bench.directory / "ledger.json").unlink()
+    bench.done("enroll", "--file", "box.cmc", "--ledger", "ledger.json")
+    bench.program("firm-item", "--text", "y")
+    bench.done("firm-item", "--text", "y", *other)
+
+
+def test_more_than_a_container_can_count_is_told(bench: Bench) -> None:
+    """Else the first use of the last ones would be refused at the customer's; what fits is counted to the last."""
+    bench.begin()
+    private = keys.read(bench.directory / "licensor.key")
+    counted = tuple(ProductItem(n, 1, usage=Allowance(86_400, 1)) for n in range(1, 95))
+    firm = FirmItem(FIRM_CODE, update_counter=1, products=counted)
+    other = FirmItem(700, products=(ProductItem(1, 1, units=Allowance(1, 1)), ProductItem(2, 1)))
+    stranger = keys.generate()
+
+    def make(file: str, number: int, *firm_items: FirmItem) -> tuple[str, ...]:
+        container = Container(container_id(3, number), ContainerKind.VIRTUAL, "", firm_items)
+        signing = SigningKeys(keys.generate(), {FIRM_CODE: private, 700: stranger})
+        cmc.create(bench.directory / file, container, signing)
+        bench.done("enroll", "--file", file, "--ledger", "ledger.json")
+        return ("--file", file)
+
+    new = ("item", "--item", "95", "--product-code", "1")
+    shared = make("shared.cmc", 2, firm, other)
+    assert "would have 96 items with units" in bench.refused(*bench.programming(*new, "--units", "9", where=shared))
+    bench.program(*new, where=shared)
+    alone = make("alone.cmc", 3, firm)
+    bench.program(*new, "--units", "9", where=alone)
+    device = bench.open("alone.cmc")
+    for number in range(1, 96):
+        device.consume(FIRM_CODE, number, int(number == 95), number.to_bytes(16, "big"), NOON)
+    device.close()
+    bench.done("request", *alone, "--out", "a.request")
+    for where in (alone, ("--request", "a.request", "--update", "out")):
+        more = bench.programming("item", "--item", "96", "--product-code", "1", "--usage", "1d", where=where)
+        assert "cannot count so much" in bench.refused(*more)
+    bench.program("item", "--item", "1", "--no-usage", where=alone)
+    bench.program("item", "--item", "96", "--product-code", "1", "--usage", "1d", where=alone)
+
+
+def test_what_is_too_much_already_can_be_made_less(bench: Bench) -> None:
+    """Containers may have been programmed by other means."""
+    bench.begin()
+    private = keys.read(bench.directory / "licensor.key")
+    products = tuple(ProductItem(n, 1, units=Allowance(9, 1)) for n in range(1, 121))
+    firm = FirmItem(FIRM_CODE, update_counter=1, products=products)
+    container = Container(container_id(3, 2), ContainerKind.VIRTUAL, "", (firm,))
+    cmc.create(bench.directory / "full.cmc", container, SigningKeys(keys.generate(), {FIRM_CODE: private}))
+    bench.done("enroll", "--file", "full.cmc", "--ledger", "ledger.json")
+    bench.program("remove-item", "--item", "120", where=("--file", "full.cmc"))
+    bench.program("item", "--item", "1", "--text", "x", where=("--file", "full.cmc"))
 
 
 def test_firm_items_are_named_and_removed(bench: Bench) -> None:

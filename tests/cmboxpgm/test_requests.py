@@ -173,6 +173,86 @@ def test_an_answer_overwrites_nothing(bench: Bench) -> None:
     assert bench.files() == before
 
 
+def test_a_customer_who_came_first_owns_the_clock(bench: Bench) -> None:
+    """He could set it back: the licensor is told before he sells a date, and listings say whose the clock is."""
+    bench.begin()
+    said = bench.done("list", "--file", "box.cmc")["container"]
+    assert said["clock"] is None
+    bench.done("keygen", "--firm-code", "99", "--key", "customer.key")
+    bench.done("enroll", "--file", "box.cmc", "--ledger", "customer.json")
+    customer = ("--firm-code", "99", "--key", "customer.key", "--ledger", "customer.json")
+    bench.done("firm-item", "--text", "", "--file", "box.cmc", *customer)
+    his = keys.to_text(keys.public_of(keys.read(Path("customer.key"))))
+    asked = bench.request("a.request")
+    before = bench.files()
+    new = ("item", "--item", "1", "--product-code", "14", "--expiration", "2027-01-01")
+    command = bench.programming(*new, where=(*asked, "--update", "out"))
+    assert f"The first firm item of container 3-1, 99, is of the key {his}" in bench.refused(*command)
+    assert "whose owner can set its clock back" in bench.refused(*bench.programming(*new))
+    assert bench.files() == before
+    assert bench.done("list", *asked)["container"]["clock"] == {"firm_code": 99, "licensor": his}
+    assert bench.run("list", *asked) == 0
+    assert f"time certified by licensor {his} (firm code 99)" in bench.out
+
+    assert bench.done("enroll", *asked, "--ledger", "ledger.json")["clock"] == {"firm_code": 99, "licensor": his}
+    bench.done(*command)
+    bench.done("apply", "--file", "box.cmc", "--update", "out")
+    bench.program("firm-item", "--text", "accepted for good")
+
+
+def test_an_answer_to_an_empty_container_is_warned_of(bench: Bench) -> None:
+    """The customer can still come first, and nothing tells the licensor before the next request."""
+    bench.begin()
+    asked = bench.request("a.request")
+    command = bench.programming("item", "--item", "1", "--product-code", "14", where=(*asked, "--update", "a.update"))
+    assert bench.run(*command) == 0
+    assert "The container was still empty" in bench.out
+    bench.done("apply", "--file", "box.cmc", "--update", "a.update")
+    asked = bench.request("b.request")
+    assert bench.run(*bench.programming("firm-item", "--text", "x", where=(*asked, "--update", "b.update"))) == 0
+    assert "still empty" not in bench.out
+
+
+def test_a_house_with_two_keys(bench: Bench) -> None:
+    """Whose clock it is is known, if that key has programmed the container from the same ledger."""
+    bench.begin()
+    bench.program("firm-item", "--text", "first")
+    bench.done("keygen", "--firm-code", "700", "--key", "second.key")
+    second = ("--firm-code", "700", "--key", "second.key", "--ledger", "ledger.json", "--new-key")
+    bench.done("firm-item", "--text", "second", "--file", "box.cmc", *second)
+
+
+def test_who_enrolls_an_empty_container_is_warned(bench: Bench) -> None:
+    """Its clock is still to be had."""
+    bench.begin()
+    assert bench.run("enroll", "--file", "box.cmc", "--ledger", "ledger.json") == 0
+    assert "Whoever programs it first certifies its time" in bench.out
+    bench.program("firm-item", "--text", "x")
+    assert bench.run("enroll", "--file", "box.cmc", "--ledger", "ledger.json") == 0
+    assert "Whoever" not in bench.out
+    assert "(firm code 600010)" in bench.out
+
+
+def test_an_old_copy_of_the_ledger(bench: Bench) -> None:
+    """Two answers with one counter left the house: what the container took is found out, and accepted by enrolling."""
+    bench.begin()
+    bench.program("firm-item", "--text", "x")
+    copy = Path("ledger.json").read_bytes()
+    asked = bench.request("a.request")
+    bench.program("item", "--item", "1", "--product-code", "14", where=(*asked, "--update", "first"))
+    Path("ledger.json").write_bytes(copy)
+    bench.program("item", "--item", "2", "--product-code", "15", where=(*asked, "--update", "second"))
+    bench.done("apply", "--file", "box.cmc", "--update", "first")
+    more = bench.programming("item", "--item", "2", "--product-code", "15", "--quantity", "9")
+    before = bench.files()
+    assert "an old copy of the ledger was put back" in bench.refused(*more)
+    assert bench.files() == before
+    bench.done("enroll", "--file", "box.cmc", "--ledger", "ledger.json")
+    bench.done(*more)
+    (firm,) = bench.container().firm_items
+    assert firm.products == (ProductItem(1, 14), ProductItem(2, 15, quantity=9))
+
+
 def test_a_certified_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container whose clock was years ahead comes back, once; the time that passed meanwhile is added."""
     bench.begin()

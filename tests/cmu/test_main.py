@@ -20,13 +20,16 @@ import pytest
 from msgspec import Struct
 
 from cmserverd.cmu import fetch, updating
+from cmserverd.cmu.deallocating import Freed
 from cmserverd.cmu.main import main
 from cmserverd.cmu.outcome import FOUND, INTERRUPTED, NOTHING, REFUSED, UNREACHED, UNWRITTEN, USAGE
+from cmserverd.cmu.usage import UsageListing
 from protocol.errors import ErrorNumber, LicenseError
 from protocol.messages import (
     AccessInfo,
     ContainerContents,
     ContainerInfo,
+    DeallocatedAccess,
     EntryInfo,
     ErrorBody,
     FirmItemInfo,
@@ -36,6 +39,8 @@ from protocol.messages import (
     Server,
     ServerInfo,
 )
+from protocol.tracking import TrackingLine, TrackingProof
+from protocol.usage import UsageRow
 from tests.cmu.fake_server import serving
 from tests.cmu.made_up import CONTAINERS, NOON, PAGE_ACCESSES, PAGE_COUNTS, MadeUp
 
@@ -184,7 +189,7 @@ def test_nothing_found_is_an_exit_code_of_its_own(command: str, server: str, cap
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "say what to do: -l, -x, -n, -k, -v, -c or -i"),
+        ([], "say what to do: -l, -x, -n, -k, -v, -c, -i, --deallocate, --tracking, --usage or --verify-tracking"),
         (["--bogus"], "there is no option '--bogus'"),
         (["-l", "-n"], "not allowed with argument"),
         (["-n", "--firmcode", "x"], "'x' is no code; write a whole number from 0 to 4294967295"),
@@ -366,9 +371,18 @@ def test_the_page_has_every_key_of_the_json() -> None:
     """`docs/cmu.md` names the keys of each document, all of them and no others."""
     page = (Path(__file__).parents[2] / "docs" / "cmu.md").read_text()
     listed = (fetch.ContainerListing, fetch.ContentsListing, fetch.NetworkListing, fetch.ServerState)
-    done = (updating.Requested, updating.Updated)
+    done = (
+        updating.Requested,
+        updating.Updated,
+        Freed,
+        TrackingProof,
+        UsageListing,
+        UsageRow,
+        TrackingLine,
+        DeallocatedAccess,
+    )
     parts = (Server, ServerInfo, ContainerInfo, ContainerContents, FirmItemInfo, EntryInfo, LicenseCount, AccessInfo)
-    more = {fetch.ServerState: {"answers"}, LicenseCount: {"accesses"}}
+    more = {fetch.ServerState: {"answers"}, LicenseCount: {"accesses"}, UsageRow: {"mean"}}
     kinds: tuple[type[Struct], ...] = (*listed, *done, *parts, ErrorBody, Reason)
     assert re.findall(r"(?m)^## (\w+)$", page) == [kind.__name__ for kind in kinds]
     for kind in kinds:

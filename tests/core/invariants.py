@@ -99,6 +99,8 @@ def _check_products(table: Table) -> None:
     for codes, product in table.products.items():
         assert codes == (product.firm_code, product.product_code)
         assert product.licenses, "a product without licenses is not listed"
+        turns = [counted.turn for counted in product.licenses]
+        assert turns == sorted(turns), "they are drawn on in turn, and found by it"
         for counted in product.licenses:
             assert counted.product is product
             assert table.licenses[counted.id] is counted
@@ -143,6 +145,9 @@ def _check_instants(table: Table) -> None:
     """What time does next: the ends of the licenses that have one, unless it has been seen to, and all that lingers."""
     lingering = [entry for counted in table.licenses.values() for entry in counted.lingering]
     assert table.lingers == sorted(lingering, key=lambda entry: entry[:2])
+    lives = [(h.first + h.want.maximum_life, number) for number, h in table.accesses.items() if h.want.maximum_life]
+    assert [entry[:2] for entry in table.lives] == sorted(lives)
+    assert all(table.accesses[number] is held for _, number, held in table.lives)
     assert [entry[:2] for entry in table.expiries] == sorted(entry[:2] for entry in table.expiries)
     coming = {counted.id for _, _, counted in table.expiries}
     assert len(coming) == len(table.expiries)

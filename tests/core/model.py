@@ -105,6 +105,7 @@ class Model:
         self.clients: list[Client] = []
         self.holds: list[Hold] = []
         self.lefts: list[Left] = []
+        self.held_off: list[tuple[Station, int, int, int]] = []
 
     @property
     def taken(self) -> Taken:
@@ -146,6 +147,11 @@ class Model:
         each = [hold for hold in here if hold.request.mode in (AccessMode.USER_LIMIT, AccessMode.EXCLUSIVE)]
         stations = {hold.client.station for hold in here if hold.request.mode is AccessMode.STATION_SHARE}
         return len(each) + len(stations) + len([left for left in taken.lefts if left.entry == entry])
+
+    def occupancy(self) -> int:
+        """Count the licenses of all entries that are taken."""
+        entries = {hold.entry for hold in self.holds if hold.entry is not None} | {left.entry for left in self.lefts}
+        return sum(self.used(entry, self.taken) for entry in entries)
 
     def takes(self, entry: Entry, mode: AccessMode) -> bool:
         """Whether an access in this mode takes a license of an entry."""
@@ -324,6 +330,8 @@ class Model:
             return ErrorNumber.NO_MORE_HANDLES, None, ()
         if request.kind is not HandleKind.ENTRY:
             return self.reference_refusal(request)
+        if self.held_back(client, request):
+            return ErrorNumber.ACCESS_DENIED, None, ()
         if self.places(request, client, self.taken) or self.ghosts_help(client, request):
             return None
         return self.entry_refusal(client, request)
@@ -443,6 +451,40 @@ class Model:
         """Whether a request that finds no place would find one without the ghosts."""
         return self.places_without(client, request, self.ghosts(client, request))
 
+    def held_back(self, client: Client, request: Request) -> bool:
+        """Whether an operator's word forbids the station a new license; what it has of the product it may share."""
+        name = (client.station, request.firm_code, request.product_code)
+        exists = self.entries(request.firm_code, request.product_code)
+        if not exists or not any(one[:3] == name and self.now < one[3] for one in self.held_off):
+            return False
+        if self.conflict(request, client, self.holds):
+            return True
+        return not (self.joinable(request, client, self.holds) or self.left_over(request, client, self.lefts))
+
+    def deallocated(self, holds: Collection[Hold], hold_off: int) -> None:
+        """Take in that an operator took these."""
+        for hold in holds:
+            if hold_off and hold.entry is not None:
+                name = (hold.client.station, hold.request.firm_code, hold.request.product_code)
+                self.held_off = [one for one in self.held_off if one[:3] != name]
+                self.held_off.append((*name, self.now + hold_off))
+        for hold in list(holds):
+            self.end(hold, EndCause.ADMINISTRATOR)
+
+    def instances(self, hold: Hold) -> list[Hold]:
+        """Return all accesses that one allocation has, of which this is one."""
+        station = hold.client.station
+        return [one for one in self.holds if one is hold or (self._share(one, hold) and one.client.station == station)]
+
+    def restarted(self) -> None:
+        """Take in that the server was started again with what it had: all are away."""
+        self.starting = True
+        for box in self.boxes.values():
+            box.present = False
+        for client in self.clients:
+            if client.state == "attached":
+                client.state = "silent"
+
     def superseded(self, client: Client, request: Request, handles: Collection[int]) -> None:
         """Take in that ghosts were ended for a request: no more than needed, and no older ones would have done."""
         ghosts = self.ghosts(client, request)
@@ -552,10 +594,16 @@ class Model:
         ]
         for hold in self.holds:
             hold.first, hold.last = min(hold.first, now), min(hold.last, now)
+        self.held_off = []
 
     def passed(self, outcome: Outcome, lefts: list[Left]) -> None:
         """Take in that what is due has happened: what lapsed, and what became of the accesses to what is over."""
         self.lefts = [left for left in self.lefts if left.until > self.now]
+        living = [(hold.first + hold.request.maximum_life, hold.handle) for hold in self.holds if _mortal(hold)]
+        for end, handle in sorted(living):
+            if end <= self.now:
+                assert outcome[handle] is EndCause.MAXIMUM_LIFE, "nobody outlives what he asked for"
+                self.let_go(self.hold(handle), EndCause.MAXIMUM_LIFE)
         for cause, number in (
             (EndCause.EXPIRED, ErrorNumber.EXPIRATION_OVERRUN),
             (EndCause.USAGE_OVER, ErrorNumber.USAGE_PERIOD_OVERRUN),
@@ -719,6 +767,11 @@ class Model:
                 break
             if entry not in left and self.obstacle(entry, hold.request, hold.client) is None:
                 assert not self.free(entry, hold.request.mode, self.taken), "what is free and fits is taken"
+
+
+def _mortal(hold: Hold) -> bool:
+    """Whether an access was asked for with a maximum life."""
+    return hold.request.maximum_life > 0
 
 
 def _ended(cause: EndCause | None) -> Why:

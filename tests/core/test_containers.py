@@ -532,3 +532,13 @@ def test_containers_keep_their_turn_when_their_contents_change() -> None:
     scene.engine.plug(reprogrammed(item(1), item(2)))
     places = [place(scene.access(scene.session(name))) for name in "abc"]
     assert places == [("3-1", 1), ("3-1", 2), ("3-2", 1)]
+
+
+def test_an_item_that_becomes_another_product_s_keeps_its_turn() -> None:
+    """It is drawn on before those of later containers, and where it was it is missed."""
+    scene = Scene(ONE, TWO)
+    for product, first in ((15, "3-2"), (14, "3-1"), (15, "3-2")):
+        scene.engine.plug(reprogrammed(item(product=product)))
+        held = scene.access(scene.session())
+        assert place(held) == (first, 1)
+        scene.release(held)

@@ -67,6 +67,9 @@ def eventful() -> Scene:
     _let_time_pass(scene)
     scene.now -= 30
     scene.engine.set_time(scene.now)
+    scene.access(pc, product=15, maximum_life=900)
+    scene.engine.deallocate(scene.access(pc, product=15).handle, alone=False, seen=frozenset(), hold_off=9)
+    scene.engine.stop()
     scene.engine.restart()
     return scene
 

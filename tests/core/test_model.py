@@ -25,6 +25,7 @@ from cmserverd.core.refusal import Refused
 from cmserverd.core.rules import Limits
 from cmserverd.core.terms import Access, Allocation, LicenseId, Session, SessionState
 from cmserverd.engine import Engine, Listener, Record
+from cmserverd.store import Entry
 from drivers.container import (
     Allowance,
     Container,
@@ -40,7 +41,7 @@ from protocol.errors import ErrorNumber
 from protocol.messages import Access as Request
 from protocol.messages import AccessKey, Info, Release
 from protocol.terms import AccessMode, Client, HandleKind, Station
-from tests.core import invariants, model
+from tests.core import invariants, model, tracked
 from tests.core.replay import dump, facts, replayed
 
 T = TypeVar("T")
@@ -94,16 +95,33 @@ WISHES = st.tuples(
     st.sampled_from([None] * 6 + [START - 200, START - 50, START]),
     st.sampled_from([False] * 7 + [True]),
     st.sampled_from([False] * 5 + [True]),
+    st.sampled_from([0] * 5 + [1, 40, 100]),
 )
-"""An access: who, mode, product code, feature code, pinned container and item, release date, force, linger ignored."""
+"""An access: who, mode, product code, feature code, pinned container and item, release date, force, linger ignored,
+maximum life.
+"""
 
-Wish = tuple[int, AccessMode, int, int, str | None, int | None, int | None, bool, bool]
+Wish = tuple[int, AccessMode, int, int, str | None, int | None, int | None, bool, bool, int]
 
 
 def container(name: str, firm_code: int, items: list[ProductItem], trusted: bool = True) -> Container:
     """Return a container with these items, or with a firm item that has none since nobody vouches for it."""
     firm_item = FirmItem(firm_code, "", 1, tuple(items)) if trusted else FirmItem(firm_code, unusable="not trusted")
     return Container(ContainerId(name), ContainerKind.VIRTUAL, "", (firm_item,))
+
+
+class Kept:
+    """A journal in memory."""
+
+    def __init__(self, changes: list[Change], position: int, time: int) -> None:
+        self._changes = list(changes)
+        self.position = position
+        self.time = time
+        self.ahead = 0
+
+    def changes(self) -> list[Change]:
+        """Tell all changes."""
+        return self._changes
 
 
 class Server(RuleBasedStateMachine):
@@ -119,6 +137,7 @@ class Server(RuleBasedStateMachine):
         self.model = model.Model(HANDLES, SESSIONS_PER_ADDRESS)
         self.model.now = START
         self.changes: list[Change] = []
+        self.entries: list[Entry] = []
         self.last: Record | None = None
         self.requests: list[tuple[int, Request]] = []
         self.tokens: list[bytes] = []
@@ -126,6 +145,9 @@ class Server(RuleBasedStateMachine):
 
     def _record(self, record: Record) -> None:
         self.changes += record.changes
+        denied = record.request if record.refusal and record.refusal.number is ErrorNumber.NO_MORE_LICENSES else None
+        assert denied is None or isinstance(denied, Request)
+        self.entries.append(Entry(record.position, record.at, record.session, record.changes, denied))
         self.last = record
 
     @initialize(contents=st.tuples(CONTENTS, CONTENTS), started=st.sampled_from([True, True, True, False]))
@@ -201,9 +223,9 @@ class Server(RuleBasedStateMachine):
     @rule(wishes=st.lists(WISHES, min_size=1, max_size=4))
     def access(self, wishes: list[Wish]) -> None:
         """Clients ask for licenses."""
-        for who, mode, product_code, feature_code, pin, item, released, force, ignores in wishes:
+        for who, mode, product_code, feature_code, pin, item, released, force, ignores, life in wishes:
             asked = Request(self._key(), 10, product_code, mode, HandleKind.ENTRY, feature_code, pin, item)
-            asked = replace(asked, release_date=released, force=force, ignore_linger=ignores)
+            asked = replace(asked, release_date=released, force=force, ignore_linger=ignores, maximum_life=life)
             self._ask(self._someone(who), asked)
 
     @rule(who=ANY, mode=st.sampled_from([AccessMode.STATION_SHARE, *AccessMode]), instances=st.integers(2, 4))
@@ -221,10 +243,12 @@ class Server(RuleBasedStateMachine):
         kind=st.sampled_from([HandleKind.FIRM_ITEM, HandleKind.CONTAINER, HandleKind.SUBSYSTEM]),
         firm_code=st.sampled_from([0, 10, 20, 30]),
         pin=PINS,
+        life=st.sampled_from([0, 0, 40]),
     )
-    def refer(self, who: int, kind: HandleKind, firm_code: int, pin: str | None) -> None:
+    def refer(self, who: int, kind: HandleKind, firm_code: int, pin: str | None, life: int) -> None:
         """A client asks for a handle of another kind."""
-        self._ask(self._someone(who), Request(self._key(), firm_code, kind=kind, container=pin))
+        asked = Request(self._key(), firm_code, kind=kind, container=pin, maximum_life=life)
+        self._ask(self._someone(who), asked)
 
     @precondition(lambda self: self.requests)
     @rule(
@@ -242,6 +266,8 @@ class Server(RuleBasedStateMachine):
                 {"release_date": START - 50},
                 {"force": True},
                 {"ignore_linger": True},
+                {"maximum_life": 40},
+                {"cleanup_time": 40},
             ]
         ),
     )
@@ -297,6 +323,41 @@ class Server(RuleBasedStateMachine):
         mine = self.model.handles_of(client)
         number = self._one(mine, handle) if own and mine else 1 + handle % (self.handles + 1)
         return session, number, self.model.refusal_of_handle(client, number)
+
+    @precondition(lambda self: self.model.holds)
+    @rule(which=ANY, how=st.sampled_from(["allocation", "access", "session"]), hold_off=st.sampled_from([0, 40, 400]))
+    def deallocate(self, which: int, how: str, hold_off: int) -> None:
+        """An operator takes an allocation, one access, or all of a session; what others have of it stands."""
+        hold = self._one(self.model.holds, which)
+        going = {
+            "allocation": self.model.instances(hold),
+            "access": [hold],
+            "session": [one for one in self.model.holds if one.client is hold.client],
+        }[how]
+        handles = frozenset(one.handle for one in going)
+        seen = frozenset[int]() if which % 2 else handles
+        if how == "session":
+            done = self.engine.deallocate_all(hold.client.number, seen=seen, hold_off=hold_off)
+        else:
+            done = self.engine.deallocate(hold.handle, alone=how == "access", seen=seen, hold_off=hold_off)
+        before = self.model.occupancy()
+        self.model.deallocated(going, hold_off)
+        assert {handle for handle, _, _ in done.accesses} == handles
+        assert done.licenses == before - self.model.occupancy()
+
+    @rule(short=st.booleans())
+    def restart(self, short: bool) -> None:
+        """The server is killed and begins anew with what its journal has, compacted or not."""
+        table, position = self.engine.table, self.engine.position
+        self.changes = list(history.shortest(table)) if short else self.changes
+        self.engine = Engine(
+            LicenseClock(lambda: self.now, lambda: self.now), _raise, Limits(HANDLES, SESSIONS_PER_ADDRESS)
+        )
+        self.engine.restore(Kept(self.changes, position, self.now))
+        assert facts(self.engine.table) == facts(table)
+        self.engine.listen(self._record, *get_args(Change))
+        self.engine.restart()
+        self.model.restarted()
 
     # containers
 
@@ -455,6 +516,7 @@ class Server(RuleBasedStateMachine):
         """Law 7: all changes, through bytes and back, give the same table; so does the shortest history."""
         assert dump(replayed(self.changes)) == dump(self.engine.table)
         assert facts(replayed(history.shortest(self.engine.table))) == facts(self.engine.table)
+        tracked.check(self.entries, self.engine.table)
 
     # small words
 

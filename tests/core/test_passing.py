@@ -5,6 +5,8 @@ from __future__ import annotations
 from cmserverd.core import changes as c
 from drivers.container import Allowance
 from protocol.errors import ErrorNumber
+from protocol.messages import EndCause
+from protocol.terms import HandleKind
 from tests.core.scene import START, STATION_SHARE, Scene, booked, container, item, place
 
 
@@ -172,3 +174,70 @@ def test_nothing_due_changes_nothing() -> None:
     assert not scene.engine.advance(9)
     assert scene.engine.position == position
     assert not any(isinstance(change, c.Expired | c.Lapsed) for change in scene.changes)
+
+
+def test_an_access_ends_on_the_second_its_maximum_life_is_over() -> None:
+    """Whatever it is on, with 106 and why; the session and its other accesses live on, and asking again is answered."""
+    scene = Scene(container(item(1, 9)))
+    session = scene.session()
+    kept, held = scene.access(session), scene.access(session, key=1, maximum_life=9)
+    box = scene.refer(session, HandleKind.CONTAINER, maximum_life=12)
+    scene.pass_time(8)
+    assert (scene.engine.due(), len(scene.table.accesses)) == (START + 9, 3)
+    scene.pass_time(1)
+    gone = scene.gone(held)
+    assert (gone.number, gone.cause) == (ErrorNumber.INVALID_HANDLE, EndCause.MAXIMUM_LIFE)
+    assert scene.refused(session, key=1, maximum_life=9).cause == EndCause.MAXIMUM_LIFE
+    assert (scene.engine.due(), scene.used()) == (START + 12, 1)
+    scene.pass_time(3)
+    assert (scene.gone(box).cause, scene.engine.due()) == (EndCause.MAXIMUM_LIFE, None)
+    scene.use(session, kept.handle)
+
+
+def test_one_of_a_share_ends_alone_and_one_that_is_given_back_earlier_is_forgotten() -> None:
+    """Its allocation goes on; nothing is due that is gone."""
+    scene = Scene(container(item()))
+    session = scene.session()
+    stays, short = scene.access(session, STATION_SHARE), scene.access(session, STATION_SHARE, maximum_life=2)
+    scene.release(scene.access(session, STATION_SHARE, maximum_life=1))
+    assert scene.engine.due() == START + 2
+    scene.pass_time(2)
+    assert scene.gone(short).cause == EndCause.MAXIMUM_LIFE
+    scene.use(session, stays.handle)
+    assert scene.used() == 1
+
+
+def test_a_maximum_life_is_no_way_around_lingering() -> None:
+    """Who has the server end his access leaves as others do."""
+    scene = Scene(container(item(linger=60)))
+    session = scene.session()
+    scene.access(session, maximum_life=5)
+    scene.pass_time(5)
+    assert scene.refused(scene.session("other")).number is ErrorNumber.NO_MORE_LICENSES
+    assert scene.engine.due() == START + 65
+    scene.access(session)
+
+
+def test_a_maximum_life_that_is_over_makes_room_for_those_who_must_leave() -> None:
+    """Of one instant; and so many at a time."""
+    scene = Scene(container(item(1, 1, expiration=START + 5), item(2, 3)))
+    leaving = scene.access(scene.session("a"), item=None)
+    going = [scene.access(scene.session(name), maximum_life=5) for name in "bcd"]
+    scene.now += 5
+    assert scene.engine.advance(1)
+    assert len(scene.table.accesses) == 3
+    scene.pass_time(0)
+    assert place(leaving) == ("3-1", 2)
+    assert {scene.gone(held).cause for held in going} == {EndCause.MAXIMUM_LIFE}
+
+
+def test_a_maximum_life_is_no_longer_when_the_time_is_set_back() -> None:
+    """It is as if it had been granted now."""
+    scene = Scene(container(item(quantity=2)))
+    session = scene.session()
+    scene.access(session, maximum_life=50)
+    scene.now += 5
+    scene.access(session, maximum_life=48)
+    scene.now = START - 100
+    scene.engine.set_time(scene.now)
+    assert scene.engine.due() == START - 52

@@ -214,9 +214,12 @@ def test_a_release_date_holds_wherever_an_access_is_booked() -> None:
     assert scene.gone(dated).number is ErrorNumber.INVALID_HANDLE
 
 
-@pytest.mark.parametrize("other", [{"release_date": START}, {"force": True}, {"ignore_linger": True}])
+@pytest.mark.parametrize(
+    "other",
+    [{"release_date": START}, {"force": True}, {"ignore_linger": True}, {"maximum_life": 9}, {"cleanup_time": 9}],
+)
 def test_the_same_key_with_other_demands_is_105(other: dict[str, Any]) -> None:
-    """Release date, force and linger belong to the request: another value is another request."""
+    """Release date, force, linger, maximum life, cleanup time: another value is another request."""
     scene = Scene(container(item(quantity=2)))
     session = scene.session()
     held = scene.access(session, key=1)

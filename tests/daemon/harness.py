@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -404,7 +404,10 @@ quantity = 2
 
 
 class Daemon:
-    """The command `cmserverd` in a process of its own, with a directory of its own."""
+    """The command `cmserverd` in a process of its own, with a directory of its own.
+
+    `within` are the words of a command that runs it elsewhere, in the same process.
+    """
 
     def __init__(
         self,
@@ -414,8 +417,10 @@ class Daemon:
         listen: str = "127.0.0.1:0",
         dongle: str | None = TWO_CHARTS,
         level: Level = "info",
+        within: Sequence[str] = (),
     ) -> None:
         self.directory = directory
+        self._within = within
         self.run_directory = directory / "run"
         self.dongle = directory / "dongle.toml"
         if dongle is not None:
@@ -457,7 +462,7 @@ class Daemon:
 
     def start(self, environment: Mapping[str, str] | None = None, files: int | None = None) -> Self:
         """Start it; with `files` it may have no more open."""
-        command = [sys.executable, "-m", "cmserverd.main", "--config", os.fspath(self.config)]
+        command = [*self._within, sys.executable, "-m", "cmserverd.main", "--config", os.fspath(self.config)]
         if files is not None:
             command = ["/bin/sh", "-c", f'ulimit -n {files} && exec "$@"', "sh", *command]
         self._process = subprocess.Popen(

@@ -163,6 +163,7 @@ class Bench:
         self.clock = clock
         self.nursery = nursery
         self.looked: list[str] = []
+        self.watchers: list[Watcher] = []
 
     async def look(self) -> None:
         """Have the watcher look; return when it has finished a look that began after the call."""
@@ -207,6 +208,7 @@ async def watching(
         site = Site(service.engine, service.devices, Absences(service.engine, grace, nursery))
         for name, each in (("fake", driver), *others):
             watcher = Watcher(name, each, site, intervals or Intervals(POLL, 0.0))
+            bench.watchers.append(watcher)
             nursery.start_soon(watcher.run, bench.looked.append)
         try:
             yield bench

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -12,6 +14,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
+from cmserverd.answers import Peer
 from drivers import image, keys
 from drivers.chip.chip import Chip
 from drivers.chip.flash import MemoryFlash, program
@@ -25,7 +28,7 @@ from protocol import messages as m
 from protocol import proof
 from protocol.errors import ErrorNumber, LicenseError
 from protocol.terms import AccessMode, HandleKind
-from tests.daemon.harness import FIRM, AsyncClient, number_of, rig, until
+from tests.daemon.harness import FIRM, LIMIT, AsyncClient, number_of, rig, until
 from tests.daemon.plugs import POLL, Bench, FakeDriver, watching
 
 LICENSOR = keys.generate()
@@ -126,6 +129,30 @@ async def test_units_are_taken_once_for_each_key(mock_clock: MockClock) -> None:
         assert counted.item.units_used == 10
 
 
+async def test_each_use_is_signed_before_the_next_one_is_counted(mock_clock: MockClock) -> None:
+    """However many come at once: of 65 keys the container forgets the oldest, and what it took for that."""
+    items = (ProductItem(1, UNITS, "Units", 99, units=Allowance(99)),)
+    box = Container(container_id(3, 7), ContainerKind.HARDWARE, "", (FirmItem(FIRM, "Chart Works", 4, items),))
+    async with (
+        plugged(mock_clock, Stick(box)) as (bench, _),
+        rig(bench.service) as connections,
+        trio.open_nursery() as nursery,
+    ):
+        devices, busy, asked = bench.service.devices, threading.Event(), entry(UNITS)
+        nursery.start_soon(devices.ask, box.id, lambda _: busy.wait(LIMIT))
+        uses: list[tuple[AsyncClient, m.Crypt, int]] = []
+        addresses = [f"192.0.2.{number}" for number in range(70)]
+        for number, address in enumerate(addresses):
+            client = await connections.client(number, Peer(address, here=False))
+            question = proof.challenge((await client.ask(asked)).handle, 1, None, None)
+            uses.append((client, question, await client.begin(question)))
+        await until(lambda: devices.find(box.id).waiting == len(addresses))
+        busy.set()
+        for client, question, msgid in uses:
+            await client.until(partial(client.inbox.replies.__contains__, msgid))
+            assert proof.check(client.inbox.take(msgid, question), question, asked, PUBLIC).units == 1
+
+
 async def test_behaviour_20_a_usage_period_starts_with_the_first_use(mock_clock: MockClock) -> None:
     """Not with the access; and only the first use starts it."""
     async with plugged(mock_clock, Stick()) as (bench, client):
@@ -149,6 +176,7 @@ async def test_what_a_use_may_not_be(mock_clock: MockClock) -> None:
         assert await refused(client, m.Crypt(box, nonce)) == ErrorNumber.WRONG_HANDLE_TYPE
         assert await refused(client, m.Crypt(plain, nonce, 1, key)) == ErrorNumber.UNIT_COUNTER_MISSING
         assert await refused(client, m.Crypt(units, nonce, 1)) == ErrorNumber.INVALID_PARAMETER
+        assert await refused(client, m.Crypt(units, nonce, 1, m.AccessKey(bytes(16)))) == ErrorNumber.INVALID_PARAMETER
         exclusive = m.Crypt(units, nonce, 1, key, AccessMode.EXCLUSIVE)
         assert await refused(client, exclusive) == ErrorNumber.ACCESS_MODE_MISMATCH
         assert await refused(client, m.Crypt(units, b"n" * 15)) == ErrorNumber.INVALID_PARAMETER

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -113,6 +114,23 @@ async def test_what_lingers_is_free_at_its_instant(autojump_clock: MockClock) ->
         talk.ask(m.Release(talk.ask(access()).handle))
         assert used(service) == 1
         assert await seconds_until(lambda: not used(service)) == pytest.approx(3, abs=0.1)
+
+
+@pytest.mark.parametrize("linger", [0, 60])
+async def test_a_maximum_life_is_over_at_its_instant_and_this_is_told(linger: int, autojump_clock: MockClock) -> None:
+    """Though nothing was due when it was granted; the event comes whether or not the license lingers."""
+    times = Times()
+    service = make_service(charts(quantity=1, linger=linger), clock=times.clock)
+    async with passing(service.engine):
+        talk = Talk(service, greeting=hello(events="push"))
+        await trio.sleep(1_000)
+        handle = talk.ask(replace(access(), maximum_life=7)).handle
+        assert talk.ask(m.Info(handle)).maximum_life == 7
+        assert await seconds_until(lambda: bool(talk.inbox.events)) == pytest.approx(7, abs=0.1)
+        (event,) = talk.inbox.events
+        assert event.error is not None
+        assert (event.event, event.handle, event.error.number) == ("ended", handle, ErrorNumber.INVALID_HANDLE)
+        assert event.error.cause == "maximum_life"
 
 
 async def test_a_usage_that_begins_is_waited_for(autojump_clock: MockClock) -> None:

@@ -8,13 +8,18 @@ from itertools import count, pairwise
 
 import pytest
 import trio
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cmserverd import reaper
+from cmserverd.core import history
 from cmserverd.core.terms import Session
+from cmserverd.engine import Record
 from cmserverd.reaper import Patience, Reaper
 from cmserverd.service import Detachment, Service
+from cmserverd.store import Entry
+from cmserverd.tracking import Tracking
 from protocol import messages as m
 from protocol import rpc
 from protocol.errors import ErrorNumber, LicenseError
@@ -95,6 +100,19 @@ async def test_an_attached_client_of_which_nothing_is_heard_is_told_goodbye(auto
         assert talk.inbox.farewell is not None
         assert talk.inbox.farewell.number == ErrorNumber.NETWORK_FAULT
         assert not service.engine.table.accesses
+
+
+async def test_license_tracking_says_that_nothing_was_heard(autojump_clock: MockClock) -> None:
+    """Of a client that was attached until then, too: it did not say goodbye."""
+    service = make_service(charts())
+    records: list[Record] = []
+    async with reaping(service):
+        greeted(service)
+        tracking = Tracking(history.shortest(service.engine.table))
+        service.engine.listen(records.append)
+        await gone_at(service)
+    entries = [Entry(record.position, record.at, record.session, record.changes) for record in records]
+    assert [line.reason for entry in entries for line in tracking.follow(entry)] == ["silent"]
 
 
 async def test_a_live_idle_client_keeps_its_seat_for_hours(autojump_clock: MockClock) -> None:
@@ -303,3 +321,79 @@ async def test_the_token_of_an_ended_session_is_worth_nothing(autojump_clock: Mo
         await trio.sleep(6)
         with pytest.raises(LicenseError, match="greet anew"):
             Talk(service, greeting=m.Resume((1, 1), talk.token))
+
+
+async def ended_after(service: Service, handle: int) -> float:
+    """Let time pass until an access is over; return how long that took."""
+    begun = trio.current_time()
+    with trio.fail_after(100_000):
+        while handle in service.engine.table.accesses:  # noqa: ASYNC110 - the reaper tells nobody, and time is a mock
+            await trio.sleep(0.25)
+    return trio.current_time() - begun
+
+
+@pytest.mark.parametrize("cut", [True, False])
+async def test_a_silent_client_s_accesses_end_each_after_its_cleanup_time(cut: bool, autojump_clock: MockClock) -> None:
+    """Shorter or longer than the timeout, counted from its last word; the session lives as long as the longest."""
+    service = make_service(charts(quantity=9, linger=3))
+    async with reaping(service):
+        talk = greeted(service)
+        plain, short, long = 1, *(talk.ask(replace(access(), cleanup_time=wanted)).handle for wanted in (80, 3_600))
+        if cut:
+            talk.cut(Detachment.SILENT)
+        assert await ended_after(service, short) == pytest.approx(80, abs=0.5)
+        assert await ended_after(service, plain) == pytest.approx(40, abs=0.5)
+        (session,) = service.engine.table.sessions.values()
+        assert (session.state.value, session.id in service.attached) == ("silent", False)
+        assert await ended_after(service, long) == pytest.approx(3_480, abs=0.5)
+        assert not service.engine.table.sessions
+
+
+async def test_who_comes_back_hears_which_accesses_ended(autojump_clock: MockClock) -> None:
+    """With 106 and why; the others are its own, with their full time again."""
+    service = make_service(charts(quantity=9))
+    async with reaping(service):
+        talk = Talk(service)
+        talk.conversation.heard = trio.current_time()
+        token = talk.ask(hello()).token
+        short = talk.ask(replace(access(), cleanup_time=70)).handle
+        long = talk.ask(replace(access(), cleanup_time=700)).handle
+        talk.cut(Detachment.SILENT)
+        await trio.sleep(600)
+        again = Talk(service)
+        again.conversation.heard = trio.current_time()
+        greeting = again.ask(m.Resume((1, 1), token))
+        assert greeting.handles == (long,)
+        assert [(one.handle, one.error.number, one.error.cause) for one in greeting.ended] == [
+            (short, ErrorNumber.INVALID_HANDLE, "silent")
+        ]
+        again.cut(Detachment.SILENT)
+        assert await ended_after(service, long) == pytest.approx(700, abs=0.5)
+
+
+async def test_a_short_cleanup_time_spares_who_gives_signs_of_life(autojump_clock: MockClock) -> None:
+    """As often as the greeting asks; a close is a close, whatever the cleanup time."""
+    service = make_service(charts(quantity=1))
+    async with reaping(service):
+        talk = Talk(service)
+        talk.conversation.heard = trio.current_time()
+        talk.ask(hello())
+        handle = talk.ask(replace(access(), cleanup_time=1)).handle
+        for _ in range(20):
+            await trio.sleep(40)
+            talk.conversation.heard = trio.current_time()
+        assert handle in service.engine.table.accesses
+        talk.conversation.heard = trio.current_time()
+        assert await ended_after(service, handle) == pytest.approx(60, abs=0.5)
+
+
+async def test_a_closed_connection_has_the_grace_whatever_the_cleanup_time(autojump_clock: MockClock) -> None:
+    """Who has crashed is back at once, or not at all."""
+    service = make_service(charts(quantity=1))
+    async with reaping(service):
+        talk = Talk(service)
+        talk.conversation.heard = trio.current_time()
+        talk.ask(hello())
+        handle = talk.ask(replace(access(), cleanup_time=3_600)).handle
+        talk.cut(Detachment.CLOSED)
+        assert await ended_after(service, handle) == pytest.approx(5, abs=0.5)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
@@ -11,12 +14,14 @@ from cmserverd.clock import LicenseClock
 from cmserverd.devices import OpenDevice
 from drivers import keys, request, update
 from drivers.container import FirmItem, ProductItem
+from drivers.driver import Device, NoAnswer
 from drivers.firm_item import Owner
 from drivers.trust import Trust
 from protocol import messages as m
+from protocol import proof
 from protocol.errors import ErrorNumber, LicenseError
-from tests.daemon.harness import CONTROL, FIRM, AsyncClient, number_of, rig
-from tests.daemon.plugs import Bench
+from tests.daemon.harness import CONTROL, FIRM, AsyncClient, number_of, rig, until
+from tests.daemon.plugs import POLL, Bench
 from tests.daemon.test_crypt import LICENSOR, PLAIN, PUBLIC, Stick, container, entry, plugged
 
 
@@ -149,3 +154,141 @@ async def test_a_certified_time_sets_the_license_time_back(mock_clock: MockClock
         assert abs((await operator.ask(m.Import(answer))).time - right) <= 5
         assert abs(clock.now() - right) <= 5
         assert await refused(operator, answer) == ErrorNumber.UPDATE_TOO_OLD
+
+
+async def test_what_passes_is_added_to_a_certified_time_to_the_second(mock_clock: MockClock) -> None:
+    """The container is told the time as it gives out the nonce, and before the answer: else it lags by an hour."""
+    asked_at = 1_800_000_000
+    now = {"system": float(asked_at), "boot": 0.0}
+    async with plugged(mock_clock, Stick()) as (bench, _), rig(bench.service) as connections:
+        bench.engine.clock = LicenseClock(lambda: now["system"], lambda: now["boot"])
+        operator = await connections.client(peer=CONTROL)
+        asked = request.decode((await operator.ask(m.Context("3-7", time=True))).request)
+        assert asked.image.state.asked == asked_at
+        for name in now:
+            now[name] += 3_000
+        answer = update.encode_time(asked.image.owner, asked.image.state.nonce, asked_at - 500, LICENSOR)
+        assert (await operator.ask(m.Import(answer))).time == asked_at - 500 + 3_000
+        assert bench.engine.clock.now() == asked_at - 500 + 3_000
+
+
+# --- what comes in between ----------------------------------------------------------------------------------------
+
+
+def read_fails(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the container be silent once when it is read."""
+    read = device.read
+    fails = iter([True])
+
+    def silent_once() -> bytes:
+        if next(fails, False):
+            raise NoAnswer("planted")
+        return read()
+
+    monkeypatch.setattr(device, "read", silent_once)
+
+
+def answer_is_lost(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the container apply an update, and its answer not come."""
+    apply = device.apply
+
+    def lost(octets: bytes) -> None:
+        apply(octets)
+        raise NoAnswer("planted")
+
+    monkeypatch.setattr(device, "apply", lost)
+
+
+def bug(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the driver have a bug, after the container has applied the update."""
+    monkeypatch.setattr(device, "time", lambda _: 1 // 0)
+
+
+@pytest.mark.parametrize("fault", [read_fails, answer_is_lost, bug])
+async def test_a_container_is_read_anew_if_an_import_ends_badly(
+    fault: Callable[[Device, pytest.MonkeyPatch], None], mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have the update, and then the licenses are those of the update; what fits goes on as it was."""
+    async with plugged(mock_clock, Stick()) as (bench, client), rig(bench.service) as connections:
+        operator = await connections.client(peer=CONTROL)
+        asked = entry(PLAIN)
+        handle = (await client.ask(asked)).handle
+        octets = update.encode_firm(owner(bench), firm_item(5, quantity=1), update.ANY, LICENSOR)
+        with monkeypatch.context() as patched:
+            fault(opened(bench)._device, patched)
+            await refused(operator, octets)
+            (counted,) = [one for one in bench.engine.table.licenses.values() if one.id.item == 1]
+            assert counted.item.quantity == 9
+        device = opened(bench)
+
+        def seen() -> bool:
+            mock_clock.jump(POLL)
+            return counted.item.quantity == 1
+
+        await until(seen)
+        assert opened(bench) is device
+        assert await refused(operator, octets) == ErrorNumber.UPDATE_TOO_OLD
+        assert not device.doubtful
+        question = proof.challenge(handle, 0, None, None)
+        assert proof.check(await client.ask(question), question, asked, PUBLIC).update_counter == 5
+
+
+async def test_a_container_that_cannot_be_read_anew_is_pulled_out(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it holds is not known, so it serves nothing new; it is back as soon as it can be read."""
+    async with plugged(mock_clock, Stick()) as (bench, client):
+        handle = (await client.ask(entry(PLAIN))).handle
+        device = opened(bench)
+        device.doubtful = True
+
+        def silent() -> bytes:
+            raise NoAnswer("planted")
+
+        monkeypatch.setattr(device._device, "read", silent)
+
+        def seen() -> bool:
+            mock_clock.jump(POLL)
+            return bench.containers() == {"3-7": True} and opened(bench) is not device
+
+        await until(seen)
+        await client.ask(m.Crypt(handle, b"n" * 16))
+
+
+async def test_a_container_that_is_pulled_out_during_an_import_is_not_there(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last answer may be in by then; it counts as here when it is plugged in again, with what it holds then."""
+    stick = Stick()
+    async with plugged(mock_clock, stick) as (bench, client), rig(bench.service) as connections:
+        operator = await connections.client(peer=CONTROL)
+        device = opened(bench)._device
+        time, answered, pulled = device.time, threading.Event(), threading.Event()
+
+        def last(now: int) -> int:
+            floor = time(now)
+            answered.set()
+            assert pulled.wait(30)
+            return floor
+
+        monkeypatch.setattr(device, "time", last)
+        octets = update.encode_firm(owner(bench), firm_item(5, quantity=1), update.ANY, LICENSOR)
+        asked = await operator.begin(m.Import(octets))
+        await until(answered.is_set)
+        stick.bus.unplug(stick.address)
+
+        def seen(*, present: bool) -> bool:
+            mock_clock.jump(POLL)
+            return bench.containers() == {"3-7": present}
+
+        await until(lambda: seen(present=False))
+        pulled.set()
+        await operator.until(lambda: asked in operator.inbox.replies)
+        assert bench.containers() == {"3-7": False}
+        with pytest.raises(LicenseError) as away:
+            await client.ask(entry(PLAIN))
+        assert number_of(away.value) == ErrorNumber.BOX_LOST
+        stick.bus.plug(stick.firmware)
+        await until(lambda: seen(present=True))
+        await client.ask(m.Crypt((await client.ask(entry(PLAIN))).handle, b"n" * 16))
+        assert [counted.item.quantity for counted in bench.engine.table.licenses.values()] == [1]

@@ -14,8 +14,9 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from cmserverd.clock import LicenseClock
 from cmserverd.watcher import Absences, Intervals
-from drivers import image
+from drivers import image, wire
 from drivers.chip.blank import Blank
 from drivers.chip.chip import Memory
 from drivers.chip.flash import MemoryFlash
@@ -28,6 +29,7 @@ from drivers.usb.firmware import Firmware
 from drivers.virtual import VirtualDriver, VirtualOptions
 from protocol import messages as m
 from protocol.errors import ErrorNumber, LicenseError
+from tests.daemon import test_crypt as signed
 from tests.daemon.harness import CHARTS, FIRM, TWO_CHARTS, Talk, access, charts, hello, make_service, number_of, until
 from tests.daemon.plugs import GRACE, POLL, FakeDriver, Hints, Stick, each_fault, watching
 from tests.drivers.samples import demo_container, replace_once
@@ -637,3 +639,26 @@ async def test_a_dongle_that_does_not_answer_is_given_up_and_the_next_one_used(m
             await until(lambda: "usb" in bench.looked)
             assert bench.containers() == {"3-5": True}
     assert [line["kind"] for line in said if line["log_level"] == "error"] == ["NoAnswer"]
+
+
+@pytest.mark.parametrize(("passed", "kept"), [(59, False), (60, True)])
+async def test_a_container_is_told_the_time_once_more_at_the_end(
+    passed: int, kept: bool, mock_clock: MockClock
+) -> None:
+    """Else a daemon that is stopped often enough stops the time; but not again within a minute: flash wears out."""
+    stick = signed.Stick()
+    async with signed.plugged(mock_clock, stick) as (bench, _):
+        started = bench.watchers[-1]._kept
+        bench.engine.clock = LicenseClock(lambda: started + passed, lambda: 0.0)
+    (_, answer) = stick.firmware._chip.answer(wire.Command.TIME, wire.encode_time(0))
+    assert (wire.decode_time(answer) == started + passed) == kept
+
+
+async def test_a_container_that_cannot_be_told_the_time_holds_nobody_up(mock_clock: MockClock) -> None:
+    """It is said, and the daemon ends."""
+    stick = signed.Stick()
+    with capture_logs() as said:
+        async with signed.plugged(mock_clock, stick) as (bench, _):
+            bench.engine.clock = LicenseClock(lambda: time.time() + 1_000, lambda: 0.0)
+            stick.bus.unplug(stick.address)
+    assert [line["event"] for line in said][-1] == "container could not be told the time"

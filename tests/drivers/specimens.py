@@ -367,6 +367,11 @@ class _SignsEverything(KeyedDevice):
         return super().sign(Purpose.PRESENCE, body[:32]) if purpose is Purpose.CRYPT else super().sign(purpose, body)
 
 
+class _SignsAnotherUse(KeyedDevice):
+    def sign(self, purpose: Purpose, body: bytes) -> Any:
+        return super().sign(purpose, body[:-16] + bytes(16) if purpose is Purpose.CRYPT else body)
+
+
 class _SaysFaulty(KeyedDevice):
     def sign(self, purpose: Purpose, body: bytes) -> Any:
         if purpose is Purpose.PRESENCE:
@@ -390,6 +395,11 @@ class _TakesTwice(KeyedDevice):
 class _TakesNothing(KeyedDevice):
     def consume(self, firm_code: int, reference: int, delta: int, key: bytes, now: int) -> Any:
         return super().consume(firm_code, reference, 0, key, now)
+
+
+class _CountsOnlyHere(KeyedDevice):
+    def consume(self, firm_code: int, reference: int, delta: int, key: bytes, now: int) -> Any:
+        return super().consume(firm_code, reference, delta, key[::-1], now)
 
 
 class _TakesTheRest(KeyedDevice):
@@ -503,6 +513,8 @@ KEYED_SPECIMENS: dict[str, tuple[type[SoundDriver], str]] = {
     "signs with another key": (with_device(_SignsWithAnother), "signature is not that of its key"),
     "gives the signature alone": (with_device(_SignsBare), "sign returned a bytes; it must return a Signed"),
     "signs for items that are not there": (with_device(_SignsEverything), "sign for an unknown item gave Signed"),
+    "signs what another use took": (with_device(_SignsAnotherUse), "signed something that it was not asked for"),
+    "signs another count": (with_device(_CountsOnlyHere), "sign for crypt says something else of units"),
     "calls signing a fault": (with_device(_SaysFaulty), "sign for presence raised Faulty"),
     "does not sign at all": (SoundDriver, "does not sign, and so cannot count"),
     "refuses without a number": (with_device(_RefusesWithoutNumber), "must raise Refused with the number 28"),

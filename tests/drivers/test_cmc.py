@@ -126,8 +126,8 @@ def test_a_cut_in_the_midst_of_a_write(path: Path) -> None:
     os.close(descriptor)
     device = make(path).open(only(make(path)))
     assert any(slot)
-    assert take(device, 1) == Used(9, 0)
-    assert take(device, 1) == Used(9, 0)
+    assert take(device, 1) == Used(9, 0, 1)
+    assert take(device, 1) == Used(9, 0, 1)
     device.close()
 
 
@@ -174,7 +174,7 @@ def test_a_disk_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         patched.setattr(os, "pwrite", full)
         with pytest.raises(Faulty, match="cannot be used: No space left on device"):
             take(device, 1)
-    assert take(device, 1) == Used(9, 0)
+    assert take(device, 1) == Used(9, 0, 1)
     device.close()
     with pytest.raises(DriverError, match="closed"):
         take(device, 2)

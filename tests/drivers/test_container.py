@@ -31,7 +31,18 @@ def test_a_text_that_would_upset_a_terminal_is_refused(wrong: str) -> None:
         check_text(wrong)
 
 
-@pytest.mark.parametrize("right", ["", "Chart Processing", "Gerät\u00a0№ 5", "ライセンス", "👩\u200d🔧", "x" * 255])
+@pytest.mark.parametrize(
+    "wrong", ["Chart\u200b Works", "\ufeffx", "\u00ad", "\u2060", "\u3164", "\U000e0041", "\u034f"]
+)
+def test_a_text_that_is_not_what_it_looks_like_is_refused(wrong: str) -> None:
+    """A character that nobody sees would make two texts of one."""
+    with pytest.raises(ValueError, match=r"the text has the invisible character U\+"):
+        check_text(wrong)
+
+
+@pytest.mark.parametrize(
+    "right", ["می\u200cشود", "", "Chart Processing", "Gerät\u00a0№ 5", "ライセンス", "👩\u200d🔧", "x" * 255]
+)
 def test_a_text_in_any_script_is_fine(right: str) -> None:
     """What people write is accepted, joined emoji and no-break spaces included."""
     check_text(right)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers import image, keys, statement, update, wire
-from drivers.container import ContainerKind
+from drivers.container import LATEST, ContainerKind
 from drivers.device import ChipDevice
 from drivers.driver import DriverError, Faulty, ImageError, Purpose, Refused, Signed, Unsupported, Used
 from drivers.firm_item import Owner, encode_owner
@@ -21,7 +21,7 @@ from tests.drivers.samples import CONTAINER_KEY, FIRM_CODE, OWNER, STRANGER_KEY
 
 NONCE = bytes(range(32))
 KEY = bytes(range(16))
-CRYPT = statement.crypt_body(NONCE, FIRM_CODE, 2, NOW, 77)
+CRYPT = statement.crypt_body(NONCE, FIRM_CODE, 2, NOW, 77, KEY)
 
 
 def tampered(change: Callable[[Command, bytes], bytes]) -> ChipDevice:
@@ -39,19 +39,25 @@ def tampered(change: Callable[[Command, bytes], bytes]) -> ChipDevice:
 def test_a_right_answer_is_given_on() -> None:
     """Statement and signature, of each purpose; whoever has the public key can verify them."""
     device = device_of(chip_on(flash_of()))
-    for purpose, body in ((Purpose.PRESENCE, NONCE), (Purpose.REQUEST, NONCE), (Purpose.CRYPT, CRYPT)):
+    device.consume(FIRM_CODE, 2, 3, KEY, NOW)
+    for purpose, version, body in (
+        (Purpose.PRESENCE, 1, NONCE),
+        (Purpose.REQUEST, 1, NONCE),
+        (Purpose.CRYPT, 2, CRYPT),
+    ):
         signed = device.sign(purpose, body)
         assert keys.verify(OWNER.key, signed.signature, signed.message)
-        assert signed.message.startswith(b"cmsign\0\1" + bytes([purpose]) + encode_owner(OWNER))
+        assert signed.message.startswith(b"cmsign\0" + bytes([version, purpose]) + encode_owner(OWNER))
         assert NONCE in signed.message
-    assert signed.message.endswith(struct.pack("<IIIIqQ", FIRM_CODE, 15, 2, 7, NOW, 77))
+    assert signed.message.endswith(struct.pack("<IIIIqQ16sIIq", FIRM_CODE, 15, 2, 7, NOW, 77, KEY, 3, 7, 0))
+    assert statement.counts(signed) == statement.Counts(3, 7, 0)
 
 
 def test_a_time_floor_that_is_later_is_signed_instead() -> None:
     """The container knows of a later time than this host: that is an answer."""
     device = device_of(chip_on(flash_of()))
     device.time(NOW + 5)
-    assert device.sign(Purpose.CRYPT, CRYPT).message.endswith(struct.pack("<qQ", NOW + 5, 77))
+    assert struct.pack("<qQ16s", NOW + 5, 77, KEY) in device.sign(Purpose.CRYPT, CRYPT).message
 
 
 def changed(at: int, octets: bytes) -> Callable[[bytes], bytes]:
@@ -66,14 +72,17 @@ def changed(at: int, octets: bytes) -> Callable[[bytes], bytes]:
 
 LIES: dict[str, Callable[[bytes], bytes]] = {
     "another prefix": changed(0, b"cmfirm"),
+    "another version": changed(7, b"\1"),
     "another purpose": changed(8, b"\3"),
     "another container": changed(11, b"\1"),
     "another key": changed(20, b"\1"),
     "another nonce": changed(60, b"\xff"),
-    "another firm code": changed(-32, b"\1"),
-    "another item": changed(-24, b"\1"),
-    "another handle": changed(-8, b"\1"),
-    "an earlier time": changed(-16, struct.pack("<q", NOW - 1)),
+    "another firm code": changed(-64, b"\1"),
+    "another item": changed(-56, b"\1"),
+    "an earlier time": changed(-48, struct.pack("<q", NOW - 1)),
+    "another handle": changed(-40, b"\1"),
+    "another use": changed(-32, b"\1"),
+    "a usage before all times": changed(-8, struct.pack("<q", -1)),
     "a byte more": lambda message: message + b"\0",
     "a byte less": lambda message: message[:-1],
     "nothing but a prefix": lambda message: message[:49],
@@ -217,12 +226,35 @@ def test_an_answer_of_the_wrong_length(command: Command, length: int) -> None:
         questions[command]()
 
 
+@pytest.mark.parametrize("instant", [-1, LATEST + 1, 2**63 - 1, -(2**63)])
+def test_a_time_that_cannot_be(instant: int) -> None:
+    """Anybody can make a dongle that says it is after the year 9999: nobody else's time may stop for that."""
+
+    def change(command: Command, answer: bytes) -> bytes:
+        said = struct.pack("<q", instant)
+        return {
+            Command.CONSUME: answer[:4] + said + answer[12:],
+            Command.TIME: said,
+            Command.NONCE: answer[:32] + said,
+        }.get(command, answer)
+
+    device = tampered(change)
+    questions: tuple[Callable[[], object], ...] = (
+        lambda: device.time(0),
+        device.nonce,
+        lambda: device.consume(FIRM_CODE, 2, 1, KEY, NOW),
+    )
+    for question in questions:
+        with pytest.raises(Faulty, match="which no license time can be"):
+            question()
+
+
 def test_uses_and_refusals() -> None:
     """Units as a number or None, and each refusal with its number."""
     device = device_of(chip_on(flash_of()))
-    assert device.consume(FIRM_CODE, 1, 0, KEY, NOW) == Used(None, 0)
-    assert device.consume(FIRM_CODE, 2, 3, bytes([1] * 16), NOW) == Used(7, 0)
-    assert device.consume(FIRM_CODE, 3, 1, bytes([2] * 16), NOW) == Used(4, NOW)
+    assert device.consume(FIRM_CODE, 1, 0, KEY, NOW) == Used(None, 0, 0)
+    assert device.consume(FIRM_CODE, 2, 3, bytes([1] * 16), NOW) == Used(7, 0, 3)
+    assert device.consume(FIRM_CODE, 3, 1, bytes([2] * 16), NOW) == Used(4, NOW, 1)
     for reference, delta, number in ((9, 0, 28), (1, 1, 31), (2, 8, 33)):
         with pytest.raises(Refused) as refused:
             device.consume(FIRM_CODE, reference, delta, bytes([3] * 16), NOW)

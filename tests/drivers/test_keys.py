@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,25 @@ def test_a_file_without_a_key(tmp_path: Path) -> None:
     for path in (tmp_path / "none.key", tmp_path):
         with pytest.raises(Faulty, match=r"cannot be read: .*put the key there"):
             keys.read(path)
+
+
+def test_a_pipe_is_no_key_and_holds_nobody_up(tmp_path: Path) -> None:
+    """Opening a FIFO waits for a writer, who may never come."""
+    path = tmp_path / "pipe.key"
+    os.mkfifo(path, 0o600)
+    said: list[str] = []
+
+    def read() -> None:
+        try:
+            keys.read(path)
+        except Faulty as error:
+            said.append(str(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    reader.join(10)
+    waits = reader.is_alive()
+    os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))  # a writer, so that the test ends in any case
+    reader.join()
+    assert not waits
+    assert "has no Ed25519 key" in said[0]

@@ -256,9 +256,31 @@ def test_what_was_used_counts_on_within_a_generation() -> None:
     assert applied(chip, update.encode_firm(OWNER, FirmItem(FIRM_CODE, "", 9, anew), 8, LICENSOR_KEY)) == OK
     assert parsed(chip).state.items == ()
     assert parsed(chip).state.time_floor == NOW
-    assert len(parsed(chip).state.receipts) == 2
-    assert chip.answer(17, struct.pack("<16sIIIq", bytes([1] * 16), FIRM_CODE, 2, 2, NOW))[0] == OK
-    assert item(chip, 2).units_used == 0, "its receipt is still there"
+
+
+def test_a_receipt_is_of_one_generation() -> None:
+    """A key is known as long as the same units and usage are counted; an old one says nothing of new ones."""
+    chip = chip_on(flash_of())
+
+    def use(key: int, reference: int) -> tuple[int, int]:
+        """Return units left and units used, once two were taken under a key, or had been."""
+        use = struct.pack("<16sIIIq", bytes([key] * 16), FIRM_CODE, reference, 2, NOW)
+        status, reply = chip.answer(17, use)
+        assert status == OK
+        left, _, used = struct.unpack("<IqI", reply)
+        return left, used
+
+    assert (use(1, 2), use(2, 2), use(3, 3)) == ((8, 2), (6, 4), (3, 2))
+    more = replace(COUNTED, units=Allowance(100, 1))
+    assert applied(chip, update.encode_firm(OWNER, replace(NEXT, products=(more, TIMED)), 7, LICENSOR_KEY)) == OK
+    assert (use(1, 2), use(3, 3)) == ((8, 4), (3, 2)), "both are known"
+    anew = (replace(COUNTED, units=Allowance(100, 2)), replace(TIMED, usage=Allowance(3600, 2)))
+    assert applied(chip, update.encode_firm(OWNER, FirmItem(FIRM_CODE, "", 9, anew), 8, LICENSOR_KEY)) == OK
+    assert parsed(chip).state.receipts == ()
+    assert (use(1, 2), use(3, 3)) == ((98, 2), (1, 4)), "both are uses of what was given anew"
+    other = FirmItem(OTHER_CODE, "", 2, (COUNTED,))
+    assert applied(chip, update.encode_firm(OWNER, other, update.ANY, STRANGER_KEY)) == OK
+    assert len(parsed(chip).state.receipts) == 2, "it is another licensor's"
 
 
 def test_an_option_that_goes_and_comes_back_begins_anew() -> None:

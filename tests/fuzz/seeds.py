@@ -53,12 +53,12 @@ _USED = State(
     NOW,
     (ItemState(FIRM_CODE, 1, 3, NOW),),
     (Loan(bytes(range(16)), FIRM_CODE, 2, 1, NOW, bytes(32)),),
-    (Receipt(b"k" * 16, FIRM_CODE, 1, 7, NOW),),
+    (Receipt(b"k" * 16, FIRM_CODE, 1, 3, 7),),
     b"n" * 32,
     NOW,
 )
 _SLOT = 320
-_MESSAGE = b"cmsign\x00\x01"
+_MESSAGE = b"cmsign\x00"
 
 
 def _container(*firms: FirmItem) -> Container:
@@ -70,7 +70,8 @@ def _image(signing: SigningKeys | None, *firms: FirmItem) -> bytes:
 
 
 def _statement(purpose: Purpose, rest: bytes) -> bytes:
-    return _MESSAGE + bytes([purpose]) + firm_item.encode_owner(OWNER) + rest
+    version = 2 if purpose is Purpose.CRYPT else 1
+    return _MESSAGE + bytes([version, purpose]) + firm_item.encode_owner(OWNER) + rest
 
 
 def _request(octets: bytes) -> bytes:
@@ -86,7 +87,8 @@ def _asked(number: int, body: bytes, message: bytes) -> bytes:
 def seeds() -> dict[str, list[bytes]]:
     """Return inputs for each target, by its name; each is accepted by its parser."""
     signed = _image(SIGNING, _FIRM, _OTHER)
-    body, crypt = crypt_body(b"n" * 16, FIRM_CODE, 1, NOW, 7), struct.pack("<IIIIqQ", FIRM_CODE, 14, 1, 8, NOW, 7)
+    body = crypt_body(b"n" * 16, FIRM_CODE, 1, NOW, 7, b"k" * 16)
+    crypt = struct.pack("<IIIIqQ16sIIq", FIRM_CODE, 14, 1, 8, NOW, 7, b"k" * 16, 3, 7, NOW)
     nonce = b"n" * 32
     return {
         "firm_item": [firm_item.encode(firm, OWNER) for firm in (_FIRM, _OTHER, _PLAIN_ITEM)],

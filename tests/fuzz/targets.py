@@ -243,16 +243,19 @@ def statement_target(octets: bytes) -> bool:
         statement.check(purpose, body, OWNER, Signed(message, keys.sign(CONTAINER_KEY, message)))
     except Faulty:
         return False
-    beginning = b"cmsign\x00\x01" + bytes([purpose]) + _OWNER
+    beginning = b"cmsign\x00" + bytes([2 if purpose is Purpose.CRYPT else 1, purpose]) + _OWNER
     assert message.startswith(beginning)
     said = message[len(beginning) :]
     if purpose is Purpose.CRYPT:
-        nonce, asked = body[1:-24], struct.unpack("<IIqQ", body[-24:])
-        firm_code, _, reference, _, time, handle = struct.unpack("<IIIIqQ", said[-32:])
+        nonce, asked = body[1:-40], struct.unpack("<IIqQ16s", body[-40:])
+        firm_code, _, reference, _, time, handle, key, units, left, start = struct.unpack("<IIIIqQ16sIIq", said[-64:])
         assert body == statement.crypt_body(nonce, *asked)
-        assert said[:-32] == bytes([len(nonce)]) + nonce
-        assert (firm_code, reference, handle) == (asked[0], asked[1], asked[3])
+        assert said[:-64] == bytes([len(nonce)]) + nonce
+        assert (firm_code, reference, handle, key) == (asked[0], asked[1], *asked[3:])
         assert time >= asked[2]
+        counts = statement.counts(Signed(message, b""))
+        assert counts == statement.Counts(units, None if left == 2**32 - 1 else left, start)
+        assert start >= 0
     else:
         assert said[:32] == body
         assert len(said) == {Purpose.PRESENCE: 40, Purpose.REQUEST: 80}[purpose]

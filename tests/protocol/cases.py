@@ -11,6 +11,8 @@ from msgspec import Struct
 from protocol import messages as m
 from protocol import rpc
 from protocol.terms import AccessMode, Client, HandleKind, Station
+from protocol.tracking import TrackedFrom, TrackingLine
+from protocol.usage import UsageRow, UsedFrom
 
 KEY = bytes(range(16))
 TOKEN = "0123456789abcdef" * 4
@@ -150,12 +152,18 @@ REQUESTS: list[tuple[m.Params, dict[str, object]]] = [
             "item": 2,
         },
     ),
+    (
+        m.Access(m.AccessKey(KEY), maximum_life=2**32 - 1, cleanup_time=86_400),
+        {"key": KEY, "maximum_life": 2**32 - 1, "cleanup_time": 86_400},
+    ),
     (m.Release(1), {"handle": 1}),
     (m.Release(2**53 - 1), {"handle": 2**53 - 1}),
     (m.Info(9), {"handle": 9}),
     (m.Context("3-1"), {"container": "3-1"}),
     (m.Context("3-1", time=True), {"container": "3-1", "time": True}),
     (m.Import(b"update"), {"update": b"update"}),
+    (m.Deallocate(9), {"handle": 9}),
+    (m.Deallocate(9, "session", (8, 9), 60), {"handle": 9, "what": "session", "seen": [8, 9], "hold_off": 60}),
     (m.Crypt(9, b"n" * 16), {"handle": 9, "nonce": b"n" * 16}),
     (
         m.Crypt(9, b"n" * 64, 3, m.AccessKey(KEY), AccessMode.STATION_SHARE),
@@ -181,6 +189,22 @@ REQUESTS: list[tuple[m.Params, dict[str, object]]] = [
         },
     ),
     (m.ServerInfoRequest(), {}),
+    (m.TrackingRequest(), {}),
+    (
+        m.TrackingRequest(5, 9, TrackedFrom(3, 17)),
+        {"since": 5, "until": 9, "cursor": {"segment": 3, "lines": 17}},
+    ),
+    (m.VerifyTracking(), {}),
+    (m.Deallocate(9), {"handle": 9}),
+    (
+        m.Deallocate(9, "session", (9, 10), 60),
+        {"handle": 9, "what": "session", "seen": [9, 10], "hold_off": 60},
+    ),
+    (m.UsageRequest(), {}),
+    (
+        m.UsageRequest("hour", 5, 9, UsedFrom(7, 2)),
+        {"by": "hour", "since": 5, "until": 9, "cursor": {"start": 7, "rows": 2}},
+    ),
     (m.Events(), {}),
     (m.Events(60), {"wait": 60}),
 ]
@@ -213,8 +237,80 @@ RESULTS: list[tuple[Struct, dict[str, object]]] = [
         {"handle": 9, "kind": "subsystem", "first_access": 1_790_000_000, "last_access": 1_790_000_060},
     ),
     (m.ContextFile(b"request"), {"request": b"request"}),
+    (
+        m.Deallocated((m.DeallocatedAccess(9, "::1(WIBU \\ fs)", 7, "chart"),), 1),
+        {
+            "accesses": [{"handle": 9, "client": "::1(WIBU \\ fs)", "pid": 7, "application": "chart"}],
+            "licenses": 1,
+        },
+    ),
+    (
+        m.TrackingPage(
+            9, 5, (TrackingLine(9, 5, "release", "3-1", 10, 14, 1, 7, 8, 1, reason="silent"),), TrackedFrom(3, 17)
+        ),
+        {
+            "position": 9,
+            "time": 5,
+            "lines": [
+                {
+                    "position": 9,
+                    "time": 5,
+                    "event": "release",
+                    "container": "3-1",
+                    "firm_code": 10,
+                    "product_code": 14,
+                    "item": 1,
+                    "allocation": 7,
+                    "handle": 8,
+                    "units": 1,
+                    "reason": "silent",
+                }
+            ],
+            "next": {"segment": 3, "lines": 17},
+        },
+    ),
+    (
+        m.UsagePage(9, 5, (UsageRow(3_600, 900, "3-1", 10, 14, 1, 2, 1_000),), UsedFrom(3_600, 1)),
+        {
+            "position": 9,
+            "time": 5,
+            "rows": [
+                {
+                    "start": 3_600,
+                    "seconds": 900,
+                    "container": "3-1",
+                    "firm_code": 10,
+                    "product_code": 14,
+                    "item": 1,
+                    "peak": 2,
+                    "unit_seconds": 1_000,
+                }
+            ],
+            "next": {"start": 3_600, "rows": 1},
+        },
+    ),
+    (
+        m.TrackingProof(False, 0, 9, 5, 2, 8, 30, "damaged"),
+        {
+            "sound": False,
+            "first": 0,
+            "position": 9,
+            "time": 5,
+            "segments": 2,
+            "entries": 8,
+            "lines": 30,
+            "text": "damaged",
+        },
+    ),
     (m.Imported("3-1", 600010, 5), {"container": "3-1", "firm_code": 600010, "update_counter": 5}),
     (m.Imported("3-1", time=9), {"container": "3-1", "time": 9}),
+    (
+        m.Deallocated((m.DeallocatedAccess(9, "::1(pc \\ fs)", 7, "cad"),), 1),
+        {
+            "accesses": [{"handle": 9, "client": "::1(pc \\ fs)", "pid": 7, "application": "cad"}],
+            "licenses": 1,
+        },
+    ),
     (
         m.CryptAnswer(b"message", b"s" * 64, b"firm item", b"t" * 64, 97, 1_790_000_000),
         {

@@ -45,8 +45,9 @@ class FakeSession:
 class FakeServer:
     """The server: what was asked lies in `seen`, in order. Everything under one lock, which threads need."""
 
-    def __init__(self, *, keep_alive: float = 40.0, requests: int = 64) -> None:
+    def __init__(self, *, keep_alive: float = 40.0, timeout: float = 120.0, requests: int = 64) -> None:
         self.keep_alive = keep_alive
+        self.timeout = timeout
         self.requests = requests
         self.sessions: dict[str, FakeSession] = {}
         self.seen: list[m.Params] = []
@@ -183,7 +184,7 @@ class FakeServer:
             token=session.token,
             server=SERVER,
             keep_alive=self.keep_alive,
-            timeout=3 * self.keep_alive,
+            timeout=self.timeout,
             time=1,
             limits=m.Limits(self.requests, 16_384, 1_024),
             handles=tuple(session.handles),

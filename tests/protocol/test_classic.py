@@ -272,7 +272,8 @@ def test_a_flag_that_is_not_obeyed_is_refused_by_name(flags: int, number: int, s
         ({"minimum_firmware_major": 1}, 306, "minimum_firmware_major"),
         ({"minimum_firmware_minor": 1}, 306, "minimum_firmware_minor"),
         ({"borrow_data": b"x"}, 306, "borrow_data"),
-        ({"credential": cm.CMCREDENTIAL(cleanup_time=5)}, 306, "cleanup_time"),
+        ({"credential": cm.CMCREDENTIAL(cleanup_time=86_401)}, 105, "cleanup_time"),
+        ({"credential": cm.CMCREDENTIAL(pid=5)}, 306, "pid"),
         ({"credential": cm.CMCREDENTIAL(user_name="fs")}, 306, "user_name"),
         ({"serial_number": 99, "box_mask": 3}, 201, "container"),
         ({"product_item_reference": 2}, 200, "license"),
@@ -303,6 +304,10 @@ def test_what_the_flags_grant() -> None:
         assert cm.CmRelease(handle)
     assert of(UNITS, cm.CM_ACCESS_FORCE, release_date=RELEASES.end)
     assert HANDLES.get(of(CHARTS, cm.CM_ACCESS_IGNORE_LINGERTIME)).access.request.ignore_linger
+    wanted = cm.CMCREDENTIAL(max_life_time=600, cleanup_time=900)
+    bounded = cm.CmGetInfo(of(CHARTS, credential=wanted), cm.CM_GEI_CREDENTIAL)
+    assert isinstance(bounded, cm.CMCREDENTIAL)
+    assert (bounded.max_life_time, bounded.cleanup_time) == (600, 900)
     firm = of(0, cm.CM_ACCESS_FIRMITEM)
     assert cm.CmGetInfo(firm, cm.CM_GEI_ENTRYINFO) == cm.CMENTRYINFO(FIRM, "Chart Works", 4, None, None, None, None)
     assert cm.CmGetInfo(firm, cm.CM_GEI_ENTRYDATA) is None

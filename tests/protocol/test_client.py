@@ -349,6 +349,22 @@ async def test_a_server_without_a_sign_of_life(host: TrioHost, client: Client, a
     assert host.server.asked(m.Resume) == 1
 
 
+async def test_nobody_claims_what_the_server_may_have_given_away(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """However long its calls may take: half the server's timeout after the last word no access claims to stand."""
+    host = TrioHost(FakeServer(keep_alive=1.0, timeout=3.0), nursery)
+    async with connected(host) as client:
+        access = await client.access(600010, 14)
+        client._session.backoff.random = lambda: 1.0
+        host.server.kept_back = {m.KeepAlive}
+        await trio.sleep(1.4)
+        access.check()
+        await trio.sleep(0.2)
+        with pytest.raises(LicenseError, match=r"no sign of life, Error 100\.$"):
+            access.check()
+
+
 async def test_a_cut_is_not_noticed(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
     """A call that waits gets its answer all the same, as does one that is asked meanwhile; the access stands again."""
     access = await client.access(600010, 14)

@@ -232,6 +232,19 @@ def test_who_is_not_patient_does_not_wait(wire: Wire) -> None:
     assert wire.held() == set()
 
 
+def test_what_was_let_go_of_is_given_back_before_anything_else_is_asked() -> None:
+    """The only license: whoever leaves one block and enters the next is not refused for want of his own."""
+    wire = Wire(make_service(charts(quantity=1)))
+    held = wire.hold()
+    left = Asked(m.Release(held.handle), held)
+    left.call.patient = False
+    wire.session.release(left.call, held)
+    wire.cut()
+    _, asked = wire.access()
+    wire.come_back()
+    assert isinstance(asked.outcome, m.Granted), asked.outcome
+
+
 # --- a server that has forgotten ----------------------------------------------------------------------------------
 
 

@@ -160,6 +160,8 @@ def onlookers(recorder: Recorder) -> None:
         recorder.ask(door, m.ServerInfoRequest())
         if door == "monitor":
             look(recorder, door)
+        else:
+            recorder.ask(door, m.Deallocate(999))
         recorder.ask(door, m.KeepAlive())
         recorder.ask(door, m.Goodbye())
         recorder.happen("cut", door)

@@ -30,16 +30,20 @@ def chip() -> Chip:
 
 
 def use(chip: Chip, key: int, reference: int, delta: int, now: int = NOW, firm: int = FIRM_CODE) -> tuple[int, ...]:
-    """Consume; return status, units left and usage start."""
+    """Consume; return status, units left and usage start, once it is checked that it says what is used by now."""
     status, reply = chip.answer(CONSUME, struct.pack("<16sIIIq", key.to_bytes(16, "big"), firm, reference, delta, now))
-    return (status, *(struct.unpack("<Iq", reply) if status == OK else ()))
+    if status != OK:
+        return (status,)
+    left, start, used = struct.unpack("<IqI", reply)
+    assert (used, start) == (item(chip, reference).units_used, item(chip, reference).usage_start)
+    return status, left, start
 
 
 def verified(reply: bytes) -> bytes:
     """Return what was signed, past prefix and owner, once it is verified."""
     signature, statement = reply[:64], reply[64:]
     assert keys.verify(OWNER.key, signature, statement)
-    assert statement.startswith(b"cmsign\0\1")
+    assert statement.startswith(b"cmsign\0" + (b"\2" if statement[8] == 2 else b"\1"))
     assert statement[9:49] == encode_owner(OWNER)
     return statement[8:9] + statement[49:]
 
@@ -91,16 +95,38 @@ def test_presence(chip: Chip) -> None:
 def test_crypt(chip: Chip, length: int) -> None:
     """Product code and update counter are the image's, whatever anybody says."""
     nonce = bytes([length]) + bytes(range(length))
-    status, reply = chip.answer(SIGN, b"\2" + nonce + struct.pack("<IIqQ", FIRM_CODE, 2, NOW, 2**40))
-    expected = b"\2" + nonce + struct.pack("<IIIIqQ", FIRM_CODE, 15, 2, 7, NOW, 2**40)
+    status, reply = chip.answer(SIGN, b"\2" + nonce + struct.pack("<IIqQ16s", FIRM_CODE, 2, NOW, 2**40, b"k" * 16))
+    expected = b"\2" + nonce + struct.pack("<IIIIqQ16sIIq", FIRM_CODE, 15, 2, 7, NOW, 2**40, b"k" * 16, 0, 10, 0)
     assert (status, verified(reply)) == (OK, expected)
+
+
+def counts(chip: Chip, key: int, reference: int) -> tuple[int, ...]:
+    """Return what a statement says of a use: what was taken, the units that were left then, the usage start."""
+    asked = struct.pack("<IIqQ16s", FIRM_CODE, reference, 0, 1, key.to_bytes(16, "big"))
+    return struct.unpack("<IIq", verified(chip.answer(SIGN, b"\2\x10" + bytes(16) + asked)[1])[-16:])
+
+
+def test_crypt_tells_what_a_use_took() -> None:
+    """By its key, as it was then, also after the power was gone; of no other key, and of no other item."""
+    flash = flash_of()
+    chip = chip_on(flash)
+    use(chip, 1, 2, 3)
+    use(chip, 2, 2, 4)
+    use(chip, 3, 3, 1)
+    use(chip, 0, 3, 0)
+    for again in (chip, chip_on(flash)):
+        assert counts(again, 1, 2) == (3, 7, 0)
+        assert counts(again, 2, 2) == (4, 3, 0)
+        assert counts(again, 9, 2) == counts(again, 0, 2) == counts(again, 3, 2) == (0, 3, 0)
+        assert counts(again, 3, 3) == (1, 4, NOW)
+        assert counts(again, 9, 1) == (0, 2**32 - 1, 0)
 
 
 def test_crypt_never_signs_a_time_before_the_floor(chip: Chip) -> None:
     """Whoever turns the host's clock back does not get an expired license signed as valid."""
     chip.answer(TIME, struct.pack("<q", NOW))
-    _, reply = chip.answer(SIGN, b"\2\x10" + bytes(16) + struct.pack("<IIqQ", FIRM_CODE, 2, NOW - 1, 1))
-    assert struct.unpack("<IIIIqQ", verified(reply)[18:])[4] == NOW
+    _, reply = chip.answer(SIGN, b"\2\x10" + bytes(16) + struct.pack("<IIqQ16s", FIRM_CODE, 2, NOW - 1, 1, b""))
+    assert struct.unpack("<IIIIqQ16sIIq", verified(reply)[18:])[4] == NOW
 
 
 def test_request(chip: Chip) -> None:
@@ -111,6 +137,11 @@ def test_request(chip: Chip) -> None:
     assert (status, verified(reply)) == (OK, expected)
 
 
+def asked(firm: int, reference: int, now: int) -> bytes:
+    """Return what is asked for crypt, after the nonce."""
+    return struct.pack("<IIqQ16s", firm, reference, now, 1, bytes(16))
+
+
 @pytest.mark.parametrize(
     ("payload", "status"),
     [
@@ -118,12 +149,12 @@ def test_request(chip: Chip) -> None:
         (b"\1" + bytes(31), BAD_REQUEST),
         (b"\1" + bytes(33), BAD_REQUEST),
         (b"\2", BAD_REQUEST),
-        (b"\2\x0f" + bytes(15) + struct.pack("<IIqQ", FIRM_CODE, 2, NOW, 1), BAD_REQUEST),
-        (b"\2\x41" + bytes(65) + struct.pack("<IIqQ", FIRM_CODE, 2, NOW, 1), BAD_REQUEST),
-        (b"\2\x10" + bytes(16) + struct.pack("<IIqQ", FIRM_CODE, 2, NOW, 1) + b"x", BAD_REQUEST),
-        (b"\2\x10" + bytes(16) + struct.pack("<IIqQ", FIRM_CODE, 2, -1, 1), BAD_REQUEST),
-        (b"\2\x10" + bytes(16) + struct.pack("<IIqQ", FIRM_CODE, 9, NOW, 1), NO_ITEM),
-        (b"\2\x10" + bytes(16) + struct.pack("<IIqQ", 5, 2, NOW, 1), NO_ITEM),
+        (b"\2\x0f" + bytes(15) + asked(FIRM_CODE, 2, NOW), BAD_REQUEST),
+        (b"\2\x41" + bytes(65) + asked(FIRM_CODE, 2, NOW), BAD_REQUEST),
+        (b"\2\x10" + bytes(16) + asked(FIRM_CODE, 2, NOW) + b"x", BAD_REQUEST),
+        (b"\2\x10" + bytes(16) + asked(FIRM_CODE, 2, -1), BAD_REQUEST),
+        (b"\2\x10" + bytes(16) + asked(FIRM_CODE, 9, NOW), NO_ITEM),
+        (b"\2\x10" + bytes(16) + asked(5, 2, NOW), NO_ITEM),
         (b"\3" + bytes(31), BAD_REQUEST),
         (b"\4" + bytes(32), UNSUPPORTED),
         (b"\5" + bytes(32), UNSUPPORTED),
@@ -221,13 +252,13 @@ def test_a_key_of_zeros_is_none(chip: Chip) -> None:
 
 def test_no_room_for_another_counter() -> None:
     """With a slot full of counters the next one is refused, and those that are there count on."""
-    products = tuple(type(TIMED)(n, n, usage=TIMED.usage, units=TIMED.units) for n in range(1, 90))
+    products = tuple(type(TIMED)(n, n, usage=TIMED.usage, units=TIMED.units) for n in range(1, 103))
     container = Container(CONTAINER.id, CONTAINER.kind, "", (FirmItem(FIRM_CODE, "", 7, products),))
     chip = chip_on(flash_of(container))
-    answers = [use(chip, n, n, 1)[0] for n in range(1, 90)]
-    assert answers == [OK] * 82 + [NO_ROOM] * 7
+    answers = [use(chip, n, n, 1)[0] for n in range(1, 103)]
+    assert answers == [OK] * 95 + [NO_ROOM] * 7
     assert use(chip, 200, 5, 1) == (OK, 3, NOW)
-    assert len(parsed(chip).state.items) == 82
+    assert len(parsed(chip).state.items) == 95
     assert item(chip, 5).units_used == 2
 
 

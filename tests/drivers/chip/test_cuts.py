@@ -100,7 +100,7 @@ def test_an_unanswered_use_is_taken_at_most_once_and_a_repeated_key_never_twice(
     chip = chip_on(flash.copy())
     assert item(chip, 2).units_used in {1, 4}
     for _ in range(3):
-        assert chip.answer(CONSUME, use(9, 3)) == (OK, struct.pack("<Iq", 6, 0))
+        assert chip.answer(CONSUME, use(9, 3)) == (OK, struct.pack("<IqI", 6, 0, 4))
         assert item(chip, 2).units_used == 4
 
 

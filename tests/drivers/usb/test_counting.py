@@ -103,8 +103,8 @@ def test_pulled_after_it_counted_and_before_it_answered(bus: Counting, flash: Fl
     device.close()
     bus.plug(Firmware(chip_on(flash)))
     device = driver.open(only(driver))
-    assert take(device) == take(device) == Used(7, 0)
-    assert take(device, ANOTHER) == Used(4, 0)
+    assert take(device) == take(device) == Used(7, 0, 3)
+    assert take(device, ANOTHER) == Used(4, 0, 6)
     device.close()
     assert used(flash) == 6
 
@@ -141,7 +141,7 @@ def test_a_stall_after_it_counted(bus: Counting, flash: Flash) -> None:
     bus.plug(StallsOnce(chip_on(flash), CONSUME_REPLY))
     driver = driver_on(bus)
     device = driver.open(only(driver))
-    assert take(device) == Used(7, 0)
+    assert take(device) == Used(7, 0, 3)
     device.close()
     assert used(flash) == 3
 
@@ -178,7 +178,7 @@ def test_an_answer_that_comes_late(bus: Counting, flash: Flash, kind: int) -> No
         ask(KEY)
     with pytest.raises(Faulty, match="something that it was not asked"):
         ask(ANOTHER)
-    assert take(device, ANOTHER) == Used(4 if kind == CONSUME_REPLY else 7, 0)
+    assert take(device, ANOTHER) == Used(*((4, 0, 6) if kind == CONSUME_REPLY else (7, 0, 3)))
     assert bytes(32) in device.sign(Purpose.PRESENCE, bytes(32)).message
     device.close()
     assert used(flash) == (6 if kind == CONSUME_REPLY else 3)
@@ -196,7 +196,7 @@ def test_a_cancelled_use_is_taken_at_most_once(bus: Counting, flash: Flash, pass
     with pytest.raises(Cancelled):
         take(device)
     assert used(flash) == 3 * passing, "before it is sent, or after"
-    assert take(device) == Used(7, 0)
+    assert take(device) == Used(7, 0, 3)
     device.close()
     assert used(flash) == 3
 
@@ -257,7 +257,7 @@ def test_the_embedded_dongle_signs_and_counts(tmp_path: Path) -> None:
     """As a real one; its firm items are the demo licensor's, and believed where he is listed."""
     driver = embedded(tmp_path / "own.toml")
     device = driver.open(only(driver))
-    assert device.consume(5, 1, 4, KEY, NOW) == Used(6, 0)
+    assert device.consume(5, 1, 4, KEY, NOW) == Used(6, 0, 4)
     trust = Trust({5: demo_licensor.PUBLIC})
     parsed = image.parse(device.read(), trust)
     (firm,) = parsed.container.firm_items

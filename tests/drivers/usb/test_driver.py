@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from drivers import image, update, wire
 from drivers.checks import check_driver, check_empty
 from drivers.chip.blank import Blank
 from drivers.chip.flash import MemoryFlash
-from drivers.container import ContainerId, ContainerKind
+from drivers.container import Container, ContainerId, ContainerKind
 from drivers.driver import (
     Busy,
     Dongle,
@@ -30,10 +31,11 @@ from drivers.driver import (
     never_cancelled,
 )
 from drivers.firm_item import Owner
+from drivers.image import SigningKeys
 from drivers.usb.backend import InProcessBackend
 from drivers.usb.driver import UsbDriver, UsbOptions
 from drivers.usb.firmware import Firmware
-from tests.drivers.samples import EVERYBODY, LICENSOR_KEY, OWNER, demo_container
+from tests.drivers.samples import CONTAINER_KEY, EVERYBODY, LICENSOR_KEY, OWNER, demo_container
 from tests.drivers.usb.dongles import (
     ACCESS_DENIED,
     IN_A_SANDBOX,
@@ -113,9 +115,19 @@ def test_an_empty_dongle_is_made_a_container_once(bus: Counting) -> None:
     device.close()
 
 
-@pytest.mark.parametrize("wrong", ["id", "text", "key", "kind"])
-def test_a_dongle_that_becomes_another_container_is_refused(wrong: str, bus: Counting) -> None:
-    """Nobody would notice before it is at a customer's."""
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ("id", "made another container"),
+        ("text", "made another container"),
+        ("key", "made another container"),
+        ("kind", "says that it is embedded, but it is hardware"),
+    ],
+)
+def test_a_dongle_that_becomes_another_container_is_refused(wrong: str, sentence: str, bus: Counting) -> None:
+    """Nobody would notice before it is at a customer's. Each is sound, and signed with the key that it made."""
+    embedded = Container(ContainerId("3-7"), ContainerKind.EMBEDDED, "Demo")
+    of_another_kind = image.encode(embedded, signing=SigningKeys(CONTAINER_KEY))
 
     class Wilful(Blank):
         def answer(self, command: int, payload: bytes) -> tuple[int, bytes]:
@@ -125,13 +137,14 @@ def test_a_dongle_that_becomes_another_container_is_refused(wrong: str, bus: Cou
             if command == wire.Command.INIT and wrong == "key":
                 reply = bytes(32)
             if command == wire.Command.READ_IMAGE and wrong == "kind":
-                reply = image.encode(demo_container(ContainerKind.EMBEDDED))[: len(reply)]
+                offset, length = struct.unpack("<IH", payload)
+                reply = of_another_kind[offset : offset + length]
             return status, reply
 
-    bus.plug(Firmware(Wilful(MemoryFlash())))
+    bus.plug(Firmware(Wilful(MemoryFlash(), lambda length: CONTAINER_KEY[:length])))
     driver = driver_on(bus)
     device = driver.open(only(driver))
-    with pytest.raises(Faulty):
+    with pytest.raises(Faulty, match=sentence):
         device.init(ContainerId("3-7"), "Demo")
     device.close()
 

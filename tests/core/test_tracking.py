@@ -1,0 +1,189 @@
+"""License tracking by examples written by hand: which lines a history gives. The model checks them by thousands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from cmserverd.core.terms import Access as Held
+from cmserverd.store import Entry
+from cmserverd.tracking import Occupancy, Tracking, occupied
+from drivers.container import ContainerId
+from protocol.errors import ErrorNumber
+from protocol.messages import Access
+from protocol.terms import HandleKind
+from protocol.tracking import TrackingLine
+from tests.core import tracked
+from tests.core.scene import NO_USER_LIMIT, PRODUCT, STATION_SHARE, Scene, container, item
+from tests.core.test_laws import eventful
+
+
+def entries(scene: Scene) -> list[Entry]:
+    """Return what a journal keeps of all that has happened."""
+    kept = []
+    for record in scene.records:
+        denied = record.request if record.refusal and record.refusal.number is ErrorNumber.NO_MORE_LICENSES else None
+        assert denied is None or isinstance(denied, Access)
+        kept.append(Entry(record.position, record.at, record.session, record.changes, denied))
+    return kept
+
+
+def lines(scene: Scene) -> list[TrackingLine]:
+    """Return the lines of all that has happened, once they are known to be sound."""
+    tracked.check(entries(scene), scene.table)
+    tracking = Tracking()
+    return [line for entry in entries(scene) for line in tracking.follow(entry)]
+
+
+def shown(told: list[TrackingLine]) -> list[str]:
+    """Return lines in short: what, units, reason."""
+    return [" ".join(filter(None, (line.event, str(line.units or ""), line.reason))) for line in told]
+
+
+def since(scene: Scene, act: Callable[[], object]) -> list[str]:
+    """Return the lines of what an act does."""
+    before = len(lines(scene))
+    act()
+    return shown(lines(scene)[before:])
+
+
+def test_everything_that_can_happen_is_tracked() -> None:
+    """The lines of the eventful history add up, also by our own adding up."""
+    scene = eventful()
+    adding = Occupancy()
+    for line in lines(scene):
+        adding.take(line)
+    assert adding.used == occupied(scene.table) == tracked.counted(scene.table)
+
+
+def test_who_it_is_stands_in_the_line() -> None:
+    """License, allocation, handle, client and station."""
+    scene = Scene(container(item(quantity=2, feature_map=3)))
+    held = scene.access(scene.session("pc", seat=2), STATION_SHARE)
+    listed, taken = lines(scene)[-2:]
+    assert listed == TrackingLine(1, scene.now, "license", "3-1", 600_010, 14, 1, quantity=2, feature_map=3)
+    assert taken == TrackingLine(
+        4,
+        scene.now,
+        "access",
+        "3-1",
+        600_010,
+        14,
+        1,
+        allocation=1,
+        handle=held.handle,
+        units=1,
+        mode="station_share",
+        address="192.0.2.1",
+        host="PC",
+        user="fs",
+        pid=1,
+        application="cad",
+        station="pc/2",
+    )
+
+
+def test_a_share_is_one_unit() -> None:
+    """It comes with the first access, and goes with the last."""
+    scene = Scene(container(item(quantity=2)))
+    pc = scene.session("pc")
+    held: list[Held] = []
+    assert since(scene, lambda: held.extend(scene.access(pc, STATION_SHARE) for _ in range(2))) == [
+        "access 1",
+        "access",
+    ]
+    assert since(scene, lambda: scene.release(held[0])) == ["release released"]
+    assert since(scene, lambda: scene.release(held[1])) == ["release 1 released"]
+
+
+def test_what_counts_nothing_is_told_without_units() -> None:
+    """And what allocates nothing, or is of quantity 0, is not told at all."""
+    scene = Scene(container(item(), item(2, quantity=0, product=15)))
+    pc = scene.session("pc", local=True)
+    assert since(scene, lambda: scene.access(pc, NO_USER_LIMIT)) == ["access"]
+    assert since(scene, lambda: scene.access(pc, product=15)) == []
+    assert since(scene, lambda: scene.refer(pc, HandleKind.CONTAINER)) == []
+    assert [line.item for line in lines(scene) if line.event == "license"] == [1]
+    assert since(scene, lambda: scene.engine.close(pc)) == ["release goodbye"]
+
+
+@pytest.mark.parametrize(("closed", "reason"), [(True, "closed"), (False, "silent")])
+def test_how_a_client_went_is_the_reason(closed: bool, reason: str) -> None:
+    """Its connection was closed, or nothing was heard of it, until its time was over."""
+    scene = Scene(container(item()))
+    pc = scene.session("pc")
+    scene.access(pc)
+    assert since(scene, lambda: scene.engine.detach(pc, closed=closed)) == []
+    assert since(scene, lambda: scene.engine.close(pc)) == [f"release 1 {reason}"]
+
+
+def test_a_ghost_is_superseded() -> None:
+    """Its license is released before the newcomer has it."""
+    scene = Scene(container(item()))
+    ghost = scene.session("pc")
+    scene.access(ghost)
+    scene.engine.detach(ghost, closed=True)
+    again = scene.session("pc")
+    assert since(scene, lambda: scene.access(again)) == ["release 1 superseded", "access 1"]
+
+
+def test_what_lingers_is_occupied() -> None:
+    """Until it lapses, or its station has it back."""
+    scene = Scene(container(item(linger=30)))
+    pc = scene.session("pc")
+    held = scene.access(pc)
+    assert since(scene, lambda: scene.release(held)) == ["release released"]
+    assert since(scene, lambda: scene.release(scene.access(pc))) == ["access", "release released"]
+    assert since(scene, lambda: scene.pass_time(30)) == ["release 1 linger_over"]
+
+
+def test_an_end_of_time_and_a_move() -> None:
+    """Who can goes to another license, the others end."""
+    scene = Scene(container(item(1, 2, expiration=1_800_000_050), item(2, 1)))
+    scene.access(scene.session("a"), item=1)
+    scene.access(scene.session("b"))
+    assert since(scene, lambda: scene.pass_time(50)) == ["release 1 expired", "release 1 moved", "access 1"]
+
+
+def test_a_denial_names_who_and_what() -> None:
+    """Only 212 is one."""
+    scene = Scene(container(item()))
+    scene.access(scene.session("a"))
+    other = scene.session("b")
+    scene.refused(other)
+    scene.refused(other, product=99)
+    scene.access(scene.session("c"), NO_USER_LIMIT)  # a record that is told, behind the refusals
+    last = entries(scene)[-1]
+    denied = Entry(last.position + 1, last.at, other.id, (), scene.request())
+    tracking = Tracking()
+    told = [line for entry in [*entries(scene), denied] for line in tracking.follow(entry)]
+    assert [(line.event, line.product_code, line.host, line.container) for line in told[-1:]] == [
+        ("denial", PRODUCT, "B", "")
+    ]
+
+
+def test_a_new_list_is_told_while_nothing_stands() -> None:
+    """All is released, for its own reason where it has one, and what stands then is told again."""
+    scene = Scene(container(item(1, 3)))
+    for name in ("a", "b", "c"):
+        scene.access(scene.session(name))
+    assert since(scene, lambda: scene.engine.plug(container(item(1, 2)))) == [
+        "release 1 relisted",
+        "release 1 relisted",
+        "release 1 reprogrammed",
+        "licenses",
+        "license",
+        "access 1",
+        "access 1",
+    ]
+    assert since(scene, lambda: scene.engine.unplug(ContainerId("3-1"))) == []
+    assert since(scene, lambda: scene.engine.plug(container(item(1, 2)))) == [], "nothing has changed"
+
+
+def test_a_start_is_a_release_of_all() -> None:
+    """What was not released before a crash is told again if it stands, and is free if it does not."""
+    scene = Scene(container(item(quantity=2)))
+    scene.access(scene.session("a"))
+    assert since(scene, scene.engine.restart) == ["started", "licenses", "license", "access 1"]
+    assert since(scene, scene.engine.stop) == ["stopped"], "nobody has let go for that"
