@@ -30,8 +30,7 @@ class Deadlines:
         self._engine = engine
         self._wake = trio.Event()
         self._planned: float = inf
-        engine.listen(self._changed, c.Plugged, c.Reprogrammed, c.Consumed, c.Lingering, c.TimeSet)
-        engine.listen(self._changed, c.Allocated, c.Joined, c.Referred)  # whose life may be bounded
+        engine.listen(self._changed, c.Plugged, c.Reprogrammed, c.Consumed, c.Bounded, c.Lingering, c.TimeSet)
         engine.listen(self._say, c.Expired)
 
     def _changed(self, _: Record) -> None:

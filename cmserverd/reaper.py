@@ -65,7 +65,7 @@ class Reaper:
         self._wake = trio.Event()
         self._losses = Seldom(service.engine.clock.now)
         service.watch = self.watch
-        service.engine.listen(self._granted, c.Allocated, c.Joined, c.Referred)
+        service.engine.listen(self._granted, c.Bounded)
         for session in service.engine.table.sessions.values():  # those of a journal have their full time to come back
             if session.state is not SessionState.ATTACHED:
                 self.watch(session)
@@ -81,7 +81,7 @@ class Reaper:
     def _granted(self, record: Record) -> None:
         """An access with a short cleanup time has to be looked at sooner than its session."""
         for change in record.changes:
-            if isinstance(change, c.Allocated | c.Joined | c.Referred) and change.want.cleanup_time:
+            if isinstance(change, c.Bounded):
                 session = self._service.engine.table.sessions[change.session]
                 if session.state is not SessionState.CLOSED:
                     self._plan(session.id, self._due(session))

@@ -145,6 +145,13 @@ class Referred(Struct, frozen=True, gc=False, tag=True, array_like=True):
     want: Want = ANYTHING
 
 
+class Bounded(Struct, frozen=True, gc=False, tag=True, array_like=True):
+    """An access was granted that has a life or a cleanup time of its own: a change by itself, since few have."""
+
+    handle: int
+    session: int
+
+
 class Used(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """An access was used."""
 
@@ -274,6 +281,7 @@ Change = (
     | Allocated
     | Joined
     | Referred
+    | Bounded
     | Used
     | Moved
     | Left

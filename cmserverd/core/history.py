@@ -30,6 +30,8 @@ def shortest(table: Table) -> Iterator[c.Change]:
             yield c.Stands(counted.id, allocation.id, allocation.station, allocation.mode)
     for held in table.accesses.values():
         yield from _access(held)
+        if held.want.bounded:
+            yield c.Bounded(held.handle, held.session.id)
     for product in table.products.values():
         for holding in product.holdings.values():
             for left in holding.lingering or ():

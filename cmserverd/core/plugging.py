@@ -106,6 +106,9 @@ def _reprogram(table: Table, container: ContainerId, new: Mapping[LicenseId, Pro
     leaving: dict[License, None] = {}
     for counted in changed:
         if _serves_all(counted, new.get(counted.id), now):
+            if _goes(counted, new.get(counted.id)):
+                for allocation in list(counted.allocations.values()):
+                    yield c.Lapsed(counted.id, allocation.id)
             yield c.Reprogrammed(counted.id, new.get(counted.id))
         else:
             leaving[counted] = None
@@ -129,7 +132,7 @@ def _goes(counted: License, item: ProductItem | None) -> bool:
 def _serves_all(counted: License, item: ProductItem | None, now: int) -> bool:
     allocations = counted.allocations.values()
     if item is None or _goes(counted, item):
-        return not counted.allocations
+        return all(allocation.until for allocation in allocations)  # what lingers is nobody's who would have to leave
     return _room_lacks(counted, item) <= 0 and all(
         _serves(item, held, allocation, now) for allocation in allocations for held in allocation.accesses.values()
     )

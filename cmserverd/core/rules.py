@@ -80,6 +80,8 @@ def access(table: Table, session: Session, request: AccessRequest, now: int, lim
         if step is None:
             raise no_license(table, session, request.firm_code, request.product_code, want, request.mode, now)
     yield step
+    if want is not ANYTHING and want.bounded:
+        yield c.Bounded(step.handle, session.id)
     return table.accesses[step.handle]
 
 
@@ -178,7 +180,10 @@ def _refer(table: Table, session: Session, request: AccessRequest, now: int) -> 
     else:
         reference = Reference(request.kind, _container_for(table, request), request.firm_code)
     handle = table.next_handle
-    yield c.Referred(handle, session.id, request.key, reference, now, _want_of(request))
+    want = _want_of(request)
+    yield c.Referred(handle, session.id, request.key, reference, now, want)
+    if want.bounded:
+        yield c.Bounded(handle, session.id)
     return table.accesses[handle]
 
 

@@ -191,6 +191,11 @@ class Table(Stock):
             self.containers[change.reference.container].references[access.handle] = access
         self._register(access)
 
+    def _bounded(self, change: c.Bounded) -> None:
+        access = self.accesses[change.handle]
+        if access.want.maximum_life:
+            insort(self.lives, _life(access))
+
     def _used(self, change: c.Used) -> None:
         self.accesses[change.handle].last = change.at
 
@@ -284,8 +289,6 @@ class Table(Stock):
     def _register(self, access: Access) -> None:
         access.session.accesses[access.key] = access
         self.accesses.add(access.handle, access)
-        if access.want.maximum_life:
-            insort(self.lives, _life(access))
         self.next_handle = access.handle + 1
 
     def _end(self, access: Access, cause: EndCause | None) -> None:
@@ -390,6 +393,7 @@ class Table(Stock):
         c.Allocated: _allocated,
         c.Joined: _joined,
         c.Referred: _referred,
+        c.Bounded: _bounded,
         c.Used: _used,
         c.Moved: _moved,
         c.Left: _left,

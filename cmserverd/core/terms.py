@@ -52,6 +52,11 @@ class Want(Struct, frozen=True, gc=False, array_like=True):
     maximum_life: int = 0
     cleanup_time: int = 0
 
+    @property
+    def bounded(self) -> bool:
+        """Whether the access may end by itself, or before its session."""
+        return bool(self.maximum_life or self.cleanup_time)
+
 
 ANYTHING = Want()
 """The usual want, shared by all accesses that have no special one."""

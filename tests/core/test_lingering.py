@@ -261,3 +261,16 @@ def test_a_shorter_linger_is_free_first_whichever_began_first() -> None:
     assert [until for until, _, _ in scene.table.lingers] == [START + 7, START + 100]
     scene.pass_time(7)
     scene.access(scene.session("other"))
+
+
+def test_an_item_that_becomes_another_product_takes_in_who_must_leave_though_something_lingered_on_it() -> None:
+    """In its turn, before other containers: what lingered there was nobody's who would have to leave first."""
+    scene = Scene(
+        container(item(1, 1), item(2, 1, product=15, linger=30), id="3-1"),
+        container(item(1, 1), id="3-2"),
+    )
+    pc = scene.session()
+    scene.lingered(scene.access(pc, product=15))
+    held = scene.access(scene.session("other"))
+    scene.engine.plug(container(item(2, 1), id="3-1"))
+    assert place(held) == ("3-1", 2)

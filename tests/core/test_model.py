@@ -294,7 +294,7 @@ class Server(RuleBasedStateMachine):
             assert len(self.changes) == changes
             return
         assert self.last is not None
-        *endings, _ = self.last.changes
+        endings = self.last.changes
         ended = [change.handle for change in endings if isinstance(change, c.Left | c.Freed | c.Lingering)]
         self.model.superseded(client, request, ended)
         assert held.handle > self.handles, "no handle is given twice"

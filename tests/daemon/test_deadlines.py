@@ -126,7 +126,8 @@ async def test_a_maximum_life_is_over_at_its_instant_and_this_is_told(linger: in
         await trio.sleep(1_000)
         handle = talk.ask(replace(access(), maximum_life=7)).handle
         assert talk.ask(m.Info(handle)).maximum_life == 7
-        assert await seconds_until(lambda: bool(talk.inbox.events)) == pytest.approx(7, abs=0.1)
+        with trio.fail_after(100):
+            assert await seconds_until(lambda: bool(talk.inbox.events)) == pytest.approx(7, abs=0.1)
         (event,) = talk.inbox.events
         assert event.error is not None
         assert (event.event, event.handle, event.error.number) == ("ended", handle, ErrorNumber.INVALID_HANDLE)

@@ -81,7 +81,7 @@ def test_the_lines_lead_to_the_live_table(daemon: Daemon) -> None:
             again.serve()
             again.said("container plugged in")
             assert tracked.read(lines(again)).used() == used(again) == {("3-1", FIRM, 1): 2}
-            kept.check()  # the client is back, and can say goodbye
+            kept.info()  # a call waits until the client is back, which can say goodbye then
             client.close()
             told = lines(again)
             assert tracked.read(told).used() == used(again) == {}

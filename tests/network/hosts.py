@@ -87,10 +87,14 @@ class Host:
     def lose(self, percent: int) -> None:
         """Lose so many of the packets that arrive here, by chance."""
         self.run("nft", "add table inet loss; add chain inet loss in { type filter hook input priority 0; }")
-        self.run("nft", f"add rule inet loss in meta l4proto tcp numgen random mod 100 < {percent} drop")
+        self.run("nft", f"add rule inet loss in meta l4proto tcp numgen random mod 100 < {percent} counter drop")
 
-    def lost(self) -> bool:
-        """Return whether a packet was resent that has not arrived yet."""
+    def has_lost(self) -> bool:
+        """Return whether a packet that arrived here was lost by chance."""
+        return "counter packets 0 " not in self.run("nft", "list", "table", "inet", "loss")
+
+    def resends(self) -> bool:
+        """Return whether a packet was sent again that has not arrived yet."""
         lines = Path(f"/proc/{self._holder.pid}/net/tcp").read_text().splitlines()[1:]
         return any(int(line.split()[6], 16) > 0 for line in lines)
 
