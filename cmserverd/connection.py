@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import socket
 import struct
 import termios
@@ -18,7 +19,7 @@ import trio
 from msgspec import Struct
 from trio.lowlevel import wait_readable, wait_writable
 
-from cmserverd.answers import Later
+from cmserverd.answers import Door, Later
 from cmserverd.conversation import Conversation, Waiting
 from cmserverd.core.refusal import Refused
 from cmserverd.service import Detachment
@@ -105,7 +106,7 @@ class Connection:
             if sent < len(data):
                 self._rest = memoryview(data)[sent:]
                 self._drained = trio.Event()
-                self._nursery.start_soon(self._drain)
+                self._nursery.start_soon(self._drain, self._drained)
         if conversation.over:
             self._scope.cancel()
         if self._kept is not None and not conversation.held:
@@ -148,16 +149,43 @@ class Connection:
             self._kept = None
 
     async def _answer_later(self, later: Later) -> None:
-        """Wait for an answer that takes time. A bug in it ends this session and no other."""
-        outcome: Struct | Refused
+        """Wait for an answer that takes time, in which no sign of life of the peer is read.
+
+        Who only looks is not worked for once he is gone; what operators and applications ask is done to its end.
+        """
+        self._scope.deadline = math.inf
+        outcome: Struct | Refused | None = None
+        if self._conversation.peer.door is Door.MONITOR:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._give_up_when_gone, nursery.cancel_scope)
+                outcome = await self._outcome(later)
+                nursery.cancel_scope.cancel()
+        else:
+            outcome = await self._outcome(later)
+        self._conversation.heard = trio.current_time()
+        if outcome is not None:
+            self._conversation.answered(outcome)
+
+    async def _outcome(self, later: Later) -> Struct | Refused | None:
+        """Return what an answer says; None after a bug in it, which ends this session and no other."""
         try:
-            outcome = await later.run()
+            return await later.run()
         except Refused as refusal:
-            outcome = refusal
+            return refusal
         except Exception:
             self._conversation.failed()
-            return
-        self._conversation.answered(outcome)
+            return None
+
+    async def _give_up_when_gone(self, answering: trio.CancelScope) -> None:
+        """Wait for the peer's end, or its next question, which waits as long as this one is being answered."""
+        await wait_readable(self._sock)
+        try:
+            gone = not self._sock.recv(1, socket.MSG_PEEK)
+        except OSError:
+            gone = True
+        if gone:
+            self._conversation.over = True
+            answering.cancel()
 
     def _work(self) -> bool:
         """Answer what has come. A bug in answering ends this session and no other."""
@@ -192,10 +220,8 @@ class Connection:
             self._conversation.waited()
             self.flush()
 
-    async def _drain(self) -> None:
+    async def _drain(self, drained: trio.Event) -> None:
         """Send what the socket did not take at once; a peer that does not read, or for too long, is given up."""
-        drained = self._drained
-        assert drained is not None
         latest = self._latest()
         while self._rest:
             queued = self._queued()
@@ -219,7 +245,8 @@ class Connection:
                 self._rest = memoryview(self._conversation.take())
                 latest = self._latest()
         drained.set()
-        self._drained = None
+        if self._drained is drained:  # else the connection broke meanwhile
+            self._drained = None
 
     def _latest(self) -> float:
         """Return until when an outbox that begins to wait now must have been read."""
@@ -229,16 +256,15 @@ class Connection:
         """Let the peer read the goodbye: closing at once, with bytes of its unread, would throw it away."""
         if self._how is Detachment.SILENT:
             return
-        with trio.move_on_after(self._pace.stalled):
-            await self._wait_until_kept()
-        if not self._conversation.over:
+        # A peer that reads a little now and then could make this last for ever.
+        with trio.move_on_after(self._pace.stalled) as patience:
+            while self._drained is not None or self._conversation.held:
+                if self._drained is not None:
+                    await self._drained.wait()
+                else:
+                    await self._wait_until_kept()
+        if patience.cancelled_caught or not self._conversation.over:
             return
-        if self._drained is not None:
-            # A peer that reads a little now and then could make this last for ever.
-            with trio.move_on_after(self._pace.stalled) as patience:
-                await self._drained.wait()
-            if patience.cancelled_caught:
-                return
         with trio.move_on_after(_FAREWELL):
             try:
                 self._sock.shutdown(socket.SHUT_WR)

@@ -61,7 +61,7 @@ class Engine:
     """Holds the table. `position` counts the passages that changed something or were refused.
 
     `sealed` is why nobody gets anything new just now, if so: what is held stands, and can be let go of (decision 19).
-    `full`: nor may anybody come back, for the records of what happens meanwhile take memory.
+    `full`: nor may anybody come back, nor is a use noted, for the records of what happens meanwhile take memory.
     A listener that raises is taken off and reported to `on_fault`: watching never hurts a grant.
     """
 
@@ -107,13 +107,18 @@ class Engine:
         now = self.clock.now()
         self._pass(now, session.id, request, rules.release(self.table, session, request.handle, now))
 
-    def revoke(self, held: Access) -> None:
-        """Take a handle back that its client was never told of; asking again with its key asks anew."""
+    def revoke(self, held: Access, *, lingers: bool) -> None:
+        """Take a handle back that its client was never told of; asking again with its key asks anew.
+
+        With `lingers`, its license may linger: it did so before the access took it up, or others had it too.
+        """
         now = self.clock.now()
-        self._pass(now, held.session.id, None, rules.revoke(held, now))
+        self._pass(now, held.session.id, None, rules.revoke(held, now, lingers))
 
     def use(self, session: Session, request: messages.Info) -> Access:
-        """Note a use of a handle and return what it refers to. Raises Refused."""
+        """Note a use of a handle, unless records are `full`, and return what it refers to. Raises Refused."""
+        if self.full:
+            return rules.held_by(self.table, session, request.handle)
         now = self.clock.now()
         return self._pass(now, session.id, request, rules.use(self.table, session, request.handle, now))
 

@@ -25,6 +25,7 @@ from msgspec import Struct
 
 from cmserverd.core import changes as c
 from cmserverd.core.refusal import Refused
+from cmserverd.core.terms import Allocation
 from cmserverd.engine import Record
 from cmserverd.service import Service
 from cmserverd.store import Entry, Store, StoreBusy, StoreFault
@@ -160,8 +161,12 @@ class Journal:
         with trio.CancelScope(shield=True):
             if self._time_due:
                 clock = self._engine.clock
-                await self._write(partial(self._store.keep_time, clock.now(), clock.ahead))
-                self._time_due = False
+                self._time_due = False  # before it is written: meanwhile it may become due again
+                try:
+                    await self._write(partial(self._store.keep_time, clock.now(), clock.ahead))
+                except StoreFault:
+                    self._time_due = True
+                    raise
             if batch:
                 written = await self._write(partial(self._store.append, batch))
                 self._since_checkpoint += written
@@ -170,7 +175,7 @@ class Journal:
                     self._growth.set()
 
     async def _write(self, write: Callable[[float], T]) -> T:
-        if not self._power:
+        if not self._power and not self._engine.sealed:  # after a fault there may be much to write
             with suppress(StoreBusy):
                 return write(0.0)
         return await trio.to_thread.run_sync(write, self._patience)
@@ -206,11 +211,13 @@ class Journal:
         table = self._engine.table
         changes = [change for entry in self._pending for change in entry.changes]
         grants = {change.handle for change in changes if isinstance(change, _GRANTS)}
+        fresh = {change.allocation for change in changes if isinstance(change, c.Allocated)}
         self._service.retract(grants, Refused(ErrorNumber.INTERNAL, self._engine.sealed))
         for handle in sorted(grants):
             held = table.accesses.find(handle)
             if held is not None:
-                self._engine.revoke(held)
+                target = held.target
+                self._engine.revoke(held, lingers=isinstance(target, Allocation) and target.id not in fresh)
 
     async def _keep_time(self) -> None:
         while True:

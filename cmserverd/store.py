@@ -281,6 +281,8 @@ class Store:
             self._db.set_busy_timeout(round(patience * 1_000))
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+            # Whoever writes first to a log that begins anew waits for the disk: let that be us, not the daemon's loop.
+            self._db.pragma("user_version", database.FORMAT)
 
     # the parts of the above
 

@@ -238,9 +238,9 @@ def release(table: Table, session: Session, handle: int, now: int) -> Rule[None]
     yield let_go(held_by(table, session, handle), None, now)
 
 
-def revoke(held: Access, now: int) -> Rule[None]:
-    """Take a handle back that its client was never told of: its key is free again."""
-    yield let_go(held, None, now)
+def revoke(held: Access, now: int, lingers: bool) -> Rule[None]:
+    """Take a handle back that its client was never told of: its key is free again. Nothing lingers that nobody had."""
+    yield let_go(held, None, now) if lingers else end(held, None)
 
 
 def use(table: Table, session: Session, handle: int, now: int) -> Rule[Access]:

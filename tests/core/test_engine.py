@@ -71,3 +71,28 @@ def test_a_listener_that_raises_is_taken_off_and_reported() -> None:
         engine.open(bytes(31) + bytes([number]), Client("pc", "fs", 1), Station("pc"), "::1", local=True)
     assert faults == [(faulty, bug)]
     assert len(heard) == len(engine.table.sessions) == 2
+
+
+def test_while_records_are_full_a_use_is_answered_and_not_noted() -> None:
+    """Nothing that a client can do at will takes memory then."""
+    scene = Scene(container(item()))
+    session = scene.session()
+    held = scene.access(session)
+    scene.engine.full = True
+    scene.now += 9
+    before = scene.engine.position
+    assert scene.use(session, held.handle) is held
+    assert (scene.engine.position, held.last) == (before, held.first)
+    with pytest.raises(Refused):
+        scene.use(session, 99)
+
+
+def test_what_nobody_was_told_of_does_not_linger() -> None:
+    """A grant that is taken back was never anybody's; what lingered before it does so again."""
+    scene = Scene(container(item(quantity=2, linger=60)))
+    session = scene.session()
+    scene.engine.revoke(scene.access(session), lingers=False)
+    assert scene.used() == 0
+    scene.lingered(scene.access(session))
+    scene.engine.revoke(scene.access(session), lingers=True)
+    assert scene.used() == 1

@@ -11,22 +11,22 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cmserverd import conversation
-from cmserverd.answers import Asker, Door, Later, Offer
+from cmserverd.answers import Asker, Door, Later, Offer, Peer
 from cmserverd.core.refusal import Refused
 from protocol import messages as m
 from protocol import rpc
 from protocol.errors import ErrorNumber
-from tests.daemon.harness import access, charts, hello, make_service, rig
+from tests.daemon.harness import CONTROL, MONITOR, access, charts, hello, make_service, rig
 
 
-def offer(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Awaitable[Struct]]) -> None:
+def offer(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Awaitable[Struct]], door: Door = Door.CLIENT) -> None:
     """Have `server_info` be an answer that takes as long as `run`."""
 
     def ask(_asker: Asker, _: m.ServerInfoRequest) -> Later:
         return Later(run)
 
-    offers = conversation._OFFERS[Door.CLIENT]
-    monkeypatch.setitem(offers, m.ServerInfoRequest.method, Offer(m.ServerInfoRequest, ask, frozenset({Door.CLIENT})))
+    offers = conversation._OFFERS[door]
+    monkeypatch.setitem(offers, m.ServerInfoRequest.method, Offer(m.ServerInfoRequest, ask, frozenset({door})))
 
 
 async def test_replies_leave_in_the_order_of_the_requests(
@@ -116,3 +116,52 @@ async def test_who_goes_meanwhile_is_not_answered(monkeypatch: pytest.MonkeyPatc
         assert ended
         assert 10 not in client.inbox.replies
         await again.ask(m.KeepAlive())
+
+
+async def test_what_takes_longer_than_a_client_may_be_silent_is_answered_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """At a local socket, where nobody else judges silence: the signs of life are read afterwards."""
+
+    async def run() -> Struct:
+        await trio.sleep(1_000)
+        return m.Time(7)
+
+    offer(monkeypatch, run, Door.MONITOR)
+    async with rig(make_service(charts())) as server:
+        client = await server.client(peer=MONITOR)
+        await client.send(rpc.encode_request(10, m.ServerInfoRequest()) + rpc.encode_request(11, m.KeepAlive()))
+        with trio.fail_after(2_000):
+            await client.until(lambda: 11 in client.inbox.replies)
+        assert client.inbox.farewell is None
+
+
+@pytest.mark.parametrize(("peer", "cancelled"), [(MONITOR, True), (CONTROL, False)])
+async def test_who_only_looks_is_not_worked_for_once_he_is_gone(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, peer: Peer, cancelled: bool
+) -> None:
+    """What an operator began to change goes on to its end."""
+    ended: list[bool] = []
+    finished = trio.Event()
+
+    async def run() -> Struct:
+        try:
+            await trio.sleep(1_000)
+        except trio.Cancelled:
+            ended.append(True)
+            raise
+        else:
+            ended.append(False)
+        finally:
+            finished.set()
+        return m.Time(7)
+
+    offer(monkeypatch, run, peer.door)
+    async with rig(make_service(charts())) as server:
+        client = await server.client(peer=peer)
+        await client.send(rpc.encode_request(10, m.ServerInfoRequest()))
+        await wait_all_tasks_blocked()
+        client.close()
+        with trio.fail_after(2_000):
+            await finished.wait()
+    assert ended == [cancelled]

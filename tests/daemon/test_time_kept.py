@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from cmserverd.clock import LicenseClock
 from cmserverd.engine import Engine, Listener
@@ -13,6 +16,7 @@ from cmserverd.journal import Journal
 from cmserverd.service import Introduction, Service
 from cmserverd.store import Store
 from protocol import messages as m
+from tests.daemon.harness import LIMIT
 
 NOON = 1_800_000_000
 YEAR = 365 * 86_400
@@ -45,6 +49,49 @@ class Machine:
             now = engine.clock.now()
             nursery.cancel_scope.cancel()
         return now
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds; trio's clock jumps meanwhile."""
+    with trio.fail_after(1_000 * LIMIT):
+        while not condition():  # noqa: ASYNC110 - its clock jumps only while everybody sleeps
+            await trio.sleep(1)
+
+
+class Interrupted(Store):
+    """A store during whose first keeping of the time something else happens."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def keep_time(self, now: int, ahead: int, patience: float) -> None:
+        """Keep it, and have that happen before this is told."""
+        super().keep_time(now, ahead, patience)
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            trio.from_thread.run_sync(meanwhile)
+
+
+async def test_a_time_that_is_set_while_another_one_is_being_kept_is_kept_too(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """As soon as it is acknowledged: a crash at that moment must not bring the wrong time back."""
+    system = float(NOON + YEAR)
+    engine = Engine(LicenseClock(lambda: system, lambda: 100.0), _raise)
+    store = Interrupted(tmp_path / "journal.db", power=True)
+    engine.restore(store)
+    service = Service(engine, Introduction(m.Server("s", "cmserverd", "0"), "m", 120.0))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Journal(service, store, power=True).run)
+        engine.restart()
+        store.meanwhile = lambda: engine.set_time(NOON)
+        await until(lambda: store.meanwhile is None and service.reached == engine.position)
+        crashed = shutil.copytree(tmp_path, tmp_path / "crashed")
+        nursery.cancel_scope.cancel()
+    again = Engine(LicenseClock(lambda: system, lambda: 5.0), _raise)
+    found = Store(crashed / "journal.db", power=False)
+    again.restore(found)
+    found.close()
+    assert again.clock.now() == NOON
 
 
 def _raise(_: Listener, error: Exception) -> None:
