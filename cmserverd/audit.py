@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from cmserverd.store import Segment, Store, StoreFault
+from cmserverd.store import Segment, Store, StoreBusy, StoreFault
 from cmserverd.tracking import Occupancy, Tracking, occupied
 from cmserverd.usage import Usage, begin_of
 from protocol.tracking import TrackedFrom, TrackingLine, TrackingPage, TrackingProof, TrackingRequest, VerifyTracking
@@ -161,6 +161,8 @@ def verify(store: Store) -> TrackingProof:
     try:
         with store.unchanging():
             state.run()
+    except StoreBusy:
+        raise  # says nothing about what was written
     except StoreFault as fault:
         return state.proof(str(fault))
     except (AssertionError, LookupError) as error:

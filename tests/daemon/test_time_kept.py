@@ -67,8 +67,8 @@ class Interrupted(Store):
         """Keep it, and have that happen before this is told."""
         super().keep_time(now, ahead, patience)
         if self.meanwhile is not None:
-            meanwhile, self.meanwhile = self.meanwhile, None
-            trio.from_thread.run_sync(meanwhile)
+            trio.from_thread.run_sync(self.meanwhile)
+            self.meanwhile = None  # after it: who waits for this must not look before
 
 
 async def test_a_time_that_is_set_while_another_one_is_being_kept_is_kept_too(
