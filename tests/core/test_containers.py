@@ -542,3 +542,10 @@ def test_an_item_that_becomes_another_product_s_keeps_its_turn() -> None:
         held = scene.access(scene.session())
         assert place(held) == (first, 1)
         scene.release(held)
+
+
+def test_items_are_drawn_on_in_the_order_in_which_they_lie_now() -> None:
+    """A container that comes back with its items in another order is drawn on in that."""
+    scene = Scene(container(item(1), item(2)))
+    scene.engine.plug(container(item(2), item(1)))
+    assert place(scene.access(scene.session())) == ("3-1", 2)
