@@ -27,7 +27,7 @@ def daemon_on(host: Host, directory: Path, quantity: int, timeout: int) -> Daemo
         directory,
         listen=f"{host.address}:22350",
         dongle=TWO_CHARTS.replace("quantity = 2", f"quantity = {quantity}"),
-        config=f"[sessions]\ntimeout = {timeout}\nsweep = {timeout}\n",
+        config=f"[sessions]\ntimeout = {timeout}\nsweep = {timeout}\nhello_timeout = 60\n",
         within=host.within,
     )
 
@@ -160,14 +160,14 @@ def test_three_packets_of_ten_are_lost(hosts: Sequence[Host], tmp_path: Path) ->
     """Everything is granted and given back, once each."""
     need(LOSS_PACKAGES)
     server, here, there = hosts
-    for host in hosts:
-        host.lose(30)
     with (
         serving(server, tmp_path, 3, LONG) as daemon,
         desk(here, 1, at(server)) as one,
         desk(there, 2, at(server)) as two,
         desk(there, 3, at(server)) as three,
     ):
+        for host in hosts:  # once all are in: who never was is not one who comes back
+            host.lose(30)
         for program in (one, two, three):
             program.begin("often", 2)
         for program in (one, two, three):
