@@ -19,6 +19,7 @@ from tests.network.desk import Desk, desk, until
 from tests.network.hosts import LOSS_PACKAGES, Host, need, network
 
 LONG, SHORT = 60, 2
+PATIENT = 300.0
 
 
 def daemon_on(host: Host, directory: Path, quantity: int, timeout: int) -> Daemon:
@@ -162,9 +163,9 @@ def test_three_packets_of_ten_are_lost(hosts: Sequence[Host], tmp_path: Path) ->
     server, here, there = hosts
     with (
         serving(server, tmp_path, 3, LONG) as daemon,
-        desk(here, 1, at(server)) as one,
-        desk(there, 2, at(server)) as two,
-        desk(there, 3, at(server)) as three,
+        desk(here, 1, at(server), PATIENT) as one,
+        desk(there, 2, at(server), PATIENT) as two,
+        desk(there, 3, at(server), PATIENT) as three,
     ):
         for host in hosts:  # once all are in: who never was is not one who comes back
             host.lose(30)
