@@ -22,6 +22,7 @@ import structlog
 import trio
 
 import cmserverd
+from cmserverd.absences import Absences
 from cmserverd.answers import Door
 from cmserverd.auditor import Auditor
 from cmserverd.clock import LicenseClock
@@ -38,7 +39,7 @@ from cmserverd.server import CannotListen, Rooms, accept, listen_tcp, listen_uni
 from cmserverd.service import Introduction, Service
 from cmserverd.store import Store
 from cmserverd.trace import trace
-from cmserverd.watcher import Absences, Intervals, Site, Watcher
+from cmserverd.watcher import Intervals, Site, Watcher
 from drivers.driver import Driver
 from protocol import messages, station
 

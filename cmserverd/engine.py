@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from cmserverd.clock import LicenseClock
 from cmserverd.core import deallocation, passing, plugging, rules
-from cmserverd.core.changes import Change
+from cmserverd.core.changes import Change, Freed, Left, Lingering
 from cmserverd.core.refusal import Refused
 from cmserverd.core.table import Table
 from cmserverd.core.terms import Access, LicenseId, Session
@@ -72,19 +72,22 @@ class Engine:
         self.limits = limits or rules.Limits()
         self.sealed = ""
         self.full = False
-        self._listeners: tuple[tuple[Listener, frozenset[type[Change]] | None], ...] = ()
+        self._listeners: tuple[tuple[Listener, frozenset[type[Change]] | None, bool], ...] = ()
         self._heard: frozenset[type[Change]] = frozenset()
         self._all_heard = False
+        self._endings_heard = False
         self._on_fault = on_fault
 
-    def listen(self, listener: Listener, *kinds: type[Change]) -> None:
+    def listen(self, listener: Listener, *kinds: type[Change], endings: bool = False) -> None:
         """Tell this listener of each record from now on, or of those that have a change of one of these kinds.
 
-        A passage that nobody listens to costs no record.
+        With `endings`, also of those in which an access ends that its client did not let go of. A passage that nobody
+        listens to costs no record: half of all are of clients that give back what they had.
         """
-        self._listeners = (*self._listeners, (listener, frozenset(kinds) if kinds else None))
+        self._listeners = (*self._listeners, (listener, frozenset(kinds) if kinds else None, endings))
         self._heard = self._heard.union(kinds)
         self._all_heard = self._all_heard or not kinds
+        self._endings_heard = self._endings_heard or endings
 
     def restore(self, kept: Kept) -> None:
         """Before anything else, and before anybody listens: have happened what a journal tells."""
@@ -228,13 +231,14 @@ class Engine:
         apply = self.table.apply
         heard = self._heard
         told = self._all_heard
+        endings_heard = self._endings_heard
         refusal: Refused | None = None
         try:
             while True:
                 change = next(rule)
                 apply(change)
                 changes.append(change)
-                if type(change) in heard:
+                if type(change) in heard or (endings_heard and _is_ending(change)):
                     told = True
         except StopIteration as stop:
             answer: T = stop.value
@@ -251,11 +255,20 @@ class Engine:
 
     def _tell(self, record: Record) -> None:
         for entry in self._listeners:
-            listener, kinds = entry
-            if kinds is not None and kinds.isdisjoint(map(type, record.changes)):
+            listener, kinds, endings = entry
+            if (
+                kinds is not None
+                and kinds.isdisjoint(map(type, record.changes))
+                and not (endings and any(map(_is_ending, record.changes)))
+            ):
                 continue
             try:
                 listener(record)
             except Exception as error:
                 self._listeners = tuple(other for other in self._listeners if other is not entry)
                 self._on_fault(listener, error)
+
+
+def _is_ending(change: Change) -> bool:
+    """Whether by this change an access ends that its client did not let go of."""
+    return (type(change) is Freed or type(change) is Left or type(change) is Lingering) and change.cause is not None

@@ -99,7 +99,7 @@ class Service:
         self._started = engine.clock.now()
         self._complaints = Seldom(engine.clock.now)
         self._bugs = Seldom(engine.clock.now)
-        engine.listen(self._carry, c.Left, c.Freed, c.Lingering, c.Moved)
+        engine.listen(self._carry, c.Moved, endings=True)
 
     # sessions
 

@@ -1,10 +1,9 @@
 """Watches one driver: what is plugged in is read and given to the engine, what is pulled out is missed.
 
 The policy is here, so that a driver need only scan, open and read: when to look (a hot-plug hint, else at intervals),
-what to do about a device that cannot be read, or is still empty (say once why, try again at the next look), and how
-long a container may be away (decision 6). Every call into the driver that may block is made in a thread of the driver's
-own limiter. A driver is somebody's plug-in: whatever it raises hurts its own containers, and neither the others nor the
-clients.
+what to do about a device that cannot be read, or is still empty (say once why, try again at the next look). Every call
+into the driver that may block is made in a thread of the driver's own limiter. A driver is somebody's plug-in: whatever
+it raises hurts its own containers, and neither the others nor the clients.
 """
 
 from __future__ import annotations
@@ -19,10 +18,11 @@ import structlog
 import trio
 from msgspec import Struct
 
+from cmserverd.absences import Absences
 from cmserverd.devices import Devices, OpenDevice, is_believed
 from cmserverd.engine import Engine
 from drivers import image, statement
-from drivers.container import Container, ContainerId
+from drivers.container import Container
 from drivers.driver import Device, Dongle, Driver, DriverError, Empty, Faulty, Hotplug, Purpose, Vanished
 from drivers.image import Image
 from drivers.trust import Trust
@@ -37,9 +37,6 @@ _THREADS = 8
 _LINES = 16
 """How many lines of the log tell what of one container cannot be used: anybody's stick could have hundreds."""
 
-_SLICE = 256
-"""How many allocations of a container that is gone are moved or ended before others have their turn: some 10 ms."""
-
 
 class Intervals(Struct, frozen=True):
     """Seconds: `poll` between two looks, `settle` from a hot-plug hint to the look, `check` between two proofs.
@@ -53,58 +50,6 @@ class Intervals(Struct, frozen=True):
     check: float = 45.0
     keep_time: int = 3_600
     keep_at_stop: int = 60
-
-
-class _Absence(Struct, frozen=True):
-    """The grace of one container. `key` is its public key, None if it was not here since the start."""
-
-    key: bytes | None
-    grace: trio.CancelScope
-
-
-class Absences:
-    """The containers that are missing, each with its grace; shared by all watchers: containers change places."""
-
-    def __init__(self, engine: Engine, grace: float, nursery: trio.Nursery) -> None:
-        self._engine = engine
-        self._grace = grace
-        self._nursery = nursery
-        self._running: dict[ContainerId, _Absence] = {}
-
-    def begin(self, container: ContainerId, key: bytes | None = None) -> None:
-        """A container was pulled out; `key` is its public key."""
-        self._engine.unplug(container)
-        absence = self._running[container] = _Absence(key, trio.CancelScope())
-        self._nursery.start_soon(self._wait, container, absence.grace)
-
-    def key(self, container: ContainerId) -> bytes | None:
-        """Return the public key of a container that is missing; None if it is not known."""
-        absence = self._running.get(container)
-        return None if absence is None else absence.key
-
-    def begin_all(self) -> None:
-        """Every driver has looked: what the server knows from before and nobody has found is missing."""
-        for container in [name for name, known in self._engine.table.containers.items() if not known.present]:
-            if container not in self._running:
-                _log.warning("container is missing since the start", container=container)
-                self.begin(container)
-
-    def end(self, container: ContainerId) -> None:
-        """A container is back."""
-        absence = self._running.pop(container, None)
-        if absence is not None:
-            absence.grace.cancel()
-
-    async def _wait(self, container: ContainerId, scope: trio.CancelScope) -> None:
-        with scope:
-            await trio.sleep(self._grace)
-            if not scope.cancel_called:  # it may come back at the very end
-                _log.warning("container is gone for good; its accesses are moved or ended", container=container)
-            while not scope.cancel_called and self._engine.vacate(container, _SLICE):
-                await trio.lowlevel.checkpoint()
-        if not scope.cancel_called:
-            del self._running[container]
-            self._engine.remove(container)
 
 
 class Site(Struct, frozen=True):

@@ -19,6 +19,7 @@ PACKAGES = ("cmserverd", "protocol", "drivers")
 
 WITH_TRIO = frozenset(
     {
+        "cmserverd.absences",
         "cmserverd.auditor",
         "cmserverd.connection",
         "cmserverd.crypt",

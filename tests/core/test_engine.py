@@ -96,3 +96,20 @@ def test_what_nobody_was_told_of_does_not_linger() -> None:
     scene.lingered(scene.access(session))
     scene.engine.revoke(scene.access(session), lingers=True)
     assert scene.used() == 1
+
+
+def test_who_listens_to_endings_hears_of_those_that_the_client_did_not_ask_for() -> None:
+    """Its own releases are half of all that happens, and nobody has to be told of them."""
+    scene = Scene(container(item(quantity=3, linger=9)))
+    session = scene.session()
+    heard: list[Record] = []
+    scene.engine.listen(heard.append, c.Moved, endings=True)
+    first, second = scene.access(session), scene.access(session)
+    scene.release(first)
+    assert heard == []
+    scene.engine.deallocate(second.handle, alone=False, seen=frozenset(), hold_off=0)
+    assert heard == [scene.records[-1]]
+    scene.access(session, maximum_life=5)
+    scene.now += 5
+    scene.engine.advance(9)
+    assert heard[1:] == [scene.records[-1]], "one that lingers is told too"

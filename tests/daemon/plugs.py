@@ -12,9 +12,10 @@ import trio
 from msgspec import Struct
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from cmserverd.absences import Absences
 from cmserverd.engine import Engine
 from cmserverd.service import Service
-from cmserverd.watcher import Absences, Intervals, Site, Watcher
+from cmserverd.watcher import Intervals, Site, Watcher
 from drivers import image
 from drivers.container import Container
 from drivers.driver import (

@@ -16,7 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cmserverd import views
 from cmserverd.answers import Peer
-from cmserverd.connection import Pace
+from cmserverd.connection import Connection, Pace
 from cmserverd.conversation import OUTBOX, Conversation
 from cmserverd.core.terms import SessionState
 from cmserverd.reaper import Patience, Reaper
@@ -25,7 +25,19 @@ from protocol import messages as m
 from protocol import rpc
 from protocol.errors import ErrorNumber, LicenseError
 from protocol.terms import HandleKind
-from tests.daemon.harness import CONTROL, MONITOR, AsyncClient, Rig, access, charts, hello, make_service, number_of, rig
+from tests.daemon.harness import (
+    CONTROL,
+    MONITOR,
+    REMOTE,
+    AsyncClient,
+    Rig,
+    access,
+    charts,
+    hello,
+    make_service,
+    number_of,
+    rig,
+)
 
 PACE = Pace(hello=10, stalled=10)
 
@@ -281,7 +293,7 @@ async def test_a_peer_that_cannot_be_reached_is_a_silent_one(autojump_clock: Moc
         sock = Unreachable(fileno=theirs.detach())
         sock.number = number
         server.adopt(sock)
-        ours.sendall(rpc.encode_request(1, hello()))
+        ours.sendall(rpc.encode_request(1, hello(events="push")))
         await wait_all_tasks_blocked()
         assert states(server) == [SessionState.ATTACHED]
         sock.broken = True
@@ -295,7 +307,7 @@ async def test_a_client_that_is_gone_before_its_greeting_leaves_no_session_for_e
     """The hello arrives, its answer cannot: the session is detached at once, and so it ends."""
     async with rig(make_service()) as server:
         ours, theirs = socket.socketpair()
-        ours.sendall(rpc.encode_request(1, hello()))
+        ours.sendall(rpc.encode_request(1, hello(events="push")))
         ours.close()
         server.adopt(theirs)
         await wait_all_tasks_blocked()
@@ -507,3 +519,48 @@ async def test_a_bug_in_one_session_does_not_hurt_the_others(
         assert [line["session"] for line in said if line["log_level"] == "error"] == [2]
         await other.ask(access())
         assert [session.id for session in service.engine.table.sessions.values()] == [1]
+
+
+async def test_the_last_words_arrive_though_the_socket_is_full_and_they_are_not_kept_yet(
+    autojump_clock: MockClock,
+) -> None:
+    """First what waits for the peer leaves, then what waits for the journal, and only then is the socket closed."""
+    service = make_service(charts())
+    async with rig(service, PACE) as server:
+        client = small_socket(server)
+        await client.ask(hello())
+        conversation = service.attached[1]
+        assert isinstance(conversation, Conversation)
+        service.reached = service.engine.position
+        for number in range(100, 200):
+            await client.send(rpc.encode_request(number, m.ServerInfoRequest()))
+            await wait_all_tasks_blocked()
+        assert conversation.pending, "the socket is full"
+        last = rpc.encode_request(300, access()) + rpc.encode_request(301, m.Goodbye())
+        await client.send(last)
+        await wait_all_tasks_blocked()
+        await client.until(lambda: 199 in client.inbox.replies)
+        await wait_all_tasks_blocked()
+        assert not client.inbox.replies.keys() & {300, 301}
+        service.release(service.engine.position)
+        await client.until_closed()
+        assert client.inbox.replies.keys() >= {300, 301}
+
+
+async def test_a_connection_may_break_in_the_turn_in_which_its_socket_is_full(autojump_clock: MockClock) -> None:
+    """The task that would have sent the rest, and has not begun yet, finds nothing to do."""
+    service = make_service(charts())
+    ours, theirs = socket.socketpair()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2_048)
+    theirs.setblocking(False)
+    conversation = Conversation(service, REMOTE)
+    connection = Connection(theirs, conversation, PACE)
+    with ours:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.run)
+            ours.sendall(rpc.encode_request(1, hello(events="push")))
+            await wait_all_tasks_blocked()
+            while connection._drained is None:
+                conversation.tell(m.Event("ended", 1, 1))
+            connection._break(ConnectionResetError(errno.ECONNRESET, "reset"))
+    assert not service.conversations

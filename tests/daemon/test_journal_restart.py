@@ -10,8 +10,8 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from cmserverd.absences import Absences
 from cmserverd.core.terms import Session, SessionState
-from cmserverd.watcher import Absences
 from protocol import messages as m
 from protocol.errors import ErrorNumber, LicenseError
 from protocol.terms import AccessMode

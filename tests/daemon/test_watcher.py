@@ -14,8 +14,9 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from cmserverd.absences import Absences
 from cmserverd.clock import LicenseClock
-from cmserverd.watcher import Absences, Intervals
+from cmserverd.watcher import Intervals
 from drivers import image, wire
 from drivers.chip.blank import Blank
 from drivers.chip.chip import Memory
@@ -110,7 +111,7 @@ async def test_the_accesses_of_a_gone_container_do_not_hold_the_loop(
     mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others have their turn while they are ended, and if the container comes back then, the rest stands."""
-    monkeypatch.setattr("cmserverd.watcher._SLICE", 1)
+    monkeypatch.setattr("cmserverd.absences._SLICE", 1)
     service = make_service()
     engine = service.engine
     container = charts().id
