@@ -14,13 +14,16 @@ from typing import Any, Final, Protocol
 from msgspec import Struct
 
 from cmserverd import crypt as challenge
-from cmserverd import updating, views
+from cmserverd import lending, updating, views
 from cmserverd.auditor import Auditor
 from cmserverd.core.refusal import Refused
 from cmserverd.core.terms import Allocation, Session
-from cmserverd.service import Service
+from cmserverd.service import Service, Settings
+from cmserverd.turns import OWN
+from cmserverd.verification import Verification
 from protocol import messages as m
 from protocol.errors import ErrorNumber
+from protocol.terms import printable
 
 
 class Door(Enum):
@@ -76,6 +79,7 @@ def access(asker: Asker, request: m.Access) -> m.Granted:
     held = asker.service.engine.access(_session(asker), request)
     target = held.target
     if isinstance(target, Allocation):
+        asker.service.statistics.granted(target.license)
         entry = target.license.id
         return m.Granted(held.handle, entry.container, entry.item, target.id)
     return m.Granted(held.handle, target.container or "")
@@ -99,6 +103,25 @@ def crypt(asker: Asker, request: m.Crypt) -> Later:
     held = service.engine.use(_session(asker), m.Info(request.handle))
     challenge.check(held, request, service.engine.clock.now())
     return Later(partial(challenge.answer, service.engine, service.devices, held, request))
+
+
+def borrow(asker: Asker, request: m.Borrow) -> Later:
+    """Lend a license that is taken along. Raises Refused."""
+    service = asker.service
+    return Later(partial(lending.borrow, service.engine, service.devices, _session(asker), request))
+
+
+def lend(asker: Asker, request: m.Lend) -> Later:
+    """Lend a license to somebody who asked in a file. Raises Refused."""
+    service = asker.service
+    return Later(partial(lending.lend, service.engine, service.devices, request, _by(asker, request.by)))
+
+
+def give_back(asker: Asker, request: m.GiveBack) -> Later:
+    """Take a borrowed license back. Raises Refused."""
+    service = asker.service
+    turn = asker.peer.address if asker.peer.door is Door.CLIENT else OWN
+    return Later(partial(lending.give_back, service.engine, service.devices, request, turn, _by(asker, request.by)))
 
 
 def containers(asker: Asker, _: m.Containers) -> m.ContainerList:
@@ -131,18 +154,18 @@ def net_users(asker: Asker, request: m.NetUsers) -> m.AccessPage:
 def context(asker: Asker, request: m.Context) -> Later:
     """Make a container's request file for its licensor. Raises Refused."""
     service = asker.service
-    return Later(partial(updating.context, service.engine, service.devices, request, asker.peer.address))
+    return Later(partial(updating.context, service.engine, service.devices, request, _by(asker, request.by)))
 
 
 def import_update(asker: Asker, request: m.Import) -> Later:
     """Apply a licensor's update. Raises Refused."""
     service = asker.service
-    return Later(partial(updating.apply, service.engine, service.devices, request.update, asker.peer.address))
+    return Later(partial(updating.apply, service.engine, service.devices, request.update, _by(asker, request.by)))
 
 
 def deallocate(asker: Asker, request: m.Deallocate) -> m.Deallocated:
     """Take a license from who holds it. Raises Refused."""
-    return asker.service.deallocate(request, asker.peer.address)
+    return asker.service.deallocate(request, _by(asker, request.by))
 
 
 def server_info(asker: Asker, _: m.ServerInfoRequest) -> m.ServerInfo:
@@ -160,9 +183,48 @@ def usage(asker: Asker, request: m.UsageRequest) -> Later:
     return Later(partial(_auditor(asker).ask, request, m.UsagePage))
 
 
-def verify_tracking(asker: Asker, request: m.VerifyTracking) -> Later:
+def verify_tracking(asker: Asker, _: m.VerifyTracking) -> Later:
     """Tell up to where license tracking is as it was written. Raises Refused."""
-    return Later(partial(_auditor(asker).ask, request, m.TrackingProof))
+    asked = Verification(asker.service.devices.keys())
+    return Later(partial(_auditor(asker).ask, asked, m.TrackingProof))
+
+
+def happened(asker: Asker, request: m.Happened) -> Later:
+    """Tell what happened after a position."""
+    return Later(partial(asker.service.happenings.answer, request))
+
+
+def log(asker: Asker, request: m.LogRequest) -> Later:
+    """Tell the last lines of the log."""
+    return Later(partial(asker.service.logbook.answer, request))
+
+
+def configuration(asker: Asker, _: m.ConfigurationRequest) -> m.Configuration:
+    """Tell the settings that are in force. Raises Refused."""
+    return _settings(asker).told()
+
+
+def reload(asker: Asker, request: m.Reload) -> m.Reloaded:
+    """Read the settings anew. Raises Refused."""
+    return _settings(asker).reload(_by(asker, request.by))
+
+
+def statistics(asker: Asker, _: m.StatisticsRequest) -> m.Statistics:
+    """Tell the figures since the start."""
+    return asker.service.statistics.answer()
+
+
+def _by(asker: Asker, named: str) -> str:
+    """Return who acts, for the log: what the system says comes first, whatever name is behind it (decision 23)."""
+    address = asker.peer.address
+    return f"{address} for {printable(named)}" if named and asker.peer.door is Door.CONTROL else address
+
+
+def _settings(asker: Asker) -> Settings:
+    settings = asker.service.settings
+    if settings is None:
+        raise Refused(ErrorNumber.NOT_SUPPORTED, "this server has no settings")
+    return settings
 
 
 def _auditor(asker: Asker) -> Auditor:
@@ -193,6 +255,8 @@ OFFERS: Final = (
     Offer(m.Release, release, _CLIENTS),
     Offer(m.Info, info, _CLIENTS),
     Offer(m.Crypt, crypt, _CLIENTS),
+    Offer(m.Borrow, borrow, _CLIENTS),
+    Offer(m.GiveBack, give_back, _CLIENTS | _OPERATORS),
     Offer(m.Containers, containers, _READERS, listing=True),
     Offer(m.Contents, contents, _READERS, listing=True),
     Offer(m.NetCluster, net_cluster, _READERS, listing=True),
@@ -201,7 +265,13 @@ OFFERS: Final = (
     Offer(m.TrackingRequest, tracking, _LOOKERS),
     Offer(m.UsageRequest, usage, _LOOKERS),
     Offer(m.VerifyTracking, verify_tracking, _LOOKERS),
+    Offer(m.Happened, happened, _LOOKERS, listing=True),
+    Offer(m.LogRequest, log, _LOOKERS, listing=True),
+    Offer(m.ConfigurationRequest, configuration, _LOOKERS, listing=True),
+    Offer(m.StatisticsRequest, statistics, _LOOKERS, listing=True),
+    Offer(m.Reload, reload, _OPERATORS, listing=True),
     Offer(m.Context, context, _OPERATORS),
     Offer(m.Import, import_update, _OPERATORS),
+    Offer(m.Lend, lend, _OPERATORS),
     Offer(m.Deallocate, deallocate, _OPERATORS, listing=True),
 )

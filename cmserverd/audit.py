@@ -21,10 +21,11 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from cmserverd.store import Segment, Store, StoreBusy, StoreFault
-from cmserverd.tracking import Occupancy, Tracking, occupied
+from cmserverd.store import Store, StoreFault
+from cmserverd.tracking import Tracking
 from cmserverd.usage import Usage, begin_of
-from protocol.tracking import TrackedFrom, TrackingLine, TrackingPage, TrackingProof, TrackingRequest, VerifyTracking
+from cmserverd.verification import Verification, verify
+from protocol.tracking import TrackedFrom, TrackingLine, TrackingPage, TrackingRequest, VerifyTracking
 from protocol.usage import UsagePage, UsageRequest, UsageRow, UsedFrom
 
 LINES: Final = 2_000
@@ -32,8 +33,6 @@ LINES: Final = 2_000
 
 PAGE_BYTES: Final = 2 * 1024 * 1024
 """About how many bytes it may have whatever clients call themselves: what clients read, they bound."""
-
-_UNLIKE: Final = "the lines up to position {} do not add up to what was counted then"
 
 _PATIENCE: Final = 10.0
 """How many seconds it waits to be asked for the next page. So long the database's log may not begin anew."""
@@ -59,7 +58,7 @@ def pages(store: Store, asked: TrackingRequest) -> Iterator[TrackingPage]:
                 lines.clear()
                 size = 0
             lines.append(line)
-            size += 400 + 4 * len(line.host + line.user + line.application + line.text)
+            size += 480 + 4 * len(line.host + line.user + line.application + line.text)
             reached = reader.reached
         yield TrackingPage(store.position, store.time, tuple(lines))
 
@@ -151,86 +150,6 @@ def _until_now(store: Store, adding: Usage) -> Iterator[UsageRow]:
     yield from adding.reach(store.time)
 
 
-def verify(store: Store) -> TrackingProof:
-    """Return up to where the history is as it was written, and what is wrong then. Raises StoreBusy.
-
-    Sound is what the chain of hashes vouches for from the first to the last row, with each segment's own beginning, and
-    what replays: the lines add up to what the table counts, at each beginning of a segment and at the end.
-    """
-    state = _Verification(store)
-    try:
-        with store.unchanging():
-            state.run()
-    except StoreBusy:
-        raise  # says nothing about what was written
-    except StoreFault as fault:
-        return state.proof(str(fault))
-    except (AssertionError, LookupError) as error:
-        return state.proof(f"what happened after position {state.position} cannot have happened: {error!r}")
-    return state.proof(state.wrong)
-
-
-class _Verification:
-    def __init__(self, store: Store) -> None:
-        self.position = 0
-        self.wrong = ""
-        self._store = store
-        self._time = 0
-        self._first = 0
-        self._entries = 0
-        self._lines = 0
-        self._segments: list[Segment] = []
-
-    def run(self) -> None:
-        """Read it all; stop where something is wrong."""
-        store = self._store
-        self._segments = store.segments()
-        first, *coming = self._segments
-        tracking = Tracking(store.base(first))
-        adding = Occupancy()
-        self._first = self.position = first.position
-        self._time = first.time
-        for line in tracking.opening(first.position, first.time):
-            adding.take(line)
-        for entry in store.entries(first):
-            while coming and entry.position > coming[0].position:
-                self._check(coming.pop(0), tracking, adding)
-            if self.wrong:
-                return
-            for line in tracking.follow(entry):
-                adding.take(line)
-                self._lines += 1
-            self.position, self._time = entry.position, entry.at
-            self._entries += 1
-        for segment in coming:
-            self._check(segment, tracking, adding)
-        if adding.used != occupied(tracking.table):
-            self.wrong = _UNLIKE.format(self.position)
-        for _ in store.changes():  # which also finds rows missing at the end
-            pass
-
-    def _check(self, segment: Segment, before: Tracking, adding: Occupancy) -> None:
-        """Check that a segment begins with what there was at its position, and that the lines add up to that."""
-        begins = Tracking(self._store.base(segment))
-        if not self._store.joins(segment) or occupied(begins.table) != occupied(before.table):
-            self.wrong = f"what begins after position {segment.position} does not go on from what was before it"
-        elif adding.used != occupied(before.table):
-            self.wrong = _UNLIKE.format(segment.position)
-
-    def proof(self, wrong: str) -> TrackingProof:
-        """Say how far it came."""
-        return TrackingProof(
-            sound=not wrong,
-            first=self._first,
-            position=self.position,
-            time=self._time,
-            segments=len(self._segments),
-            entries=self._entries,
-            lines=self._lines,
-            text=wrong,
-        )
-
-
 def main(arguments: list[str]) -> int:
     """Answer; return the exit code. What went wrong is one line on standard error.
 
@@ -260,7 +179,7 @@ def main(arguments: list[str]) -> int:
 
 def _answers(store: Store, method: str, request: str) -> Iterator[Struct]:
     if method == VerifyTracking.method:
-        return iter((verify(store),))
+        return iter((verify(store, msgspec.json.decode(request, type=Verification).keys),))
     if method == UsageRequest.method:
         return usage_pages(store, msgspec.json.decode(request, type=UsageRequest))
     return pages(store, msgspec.json.decode(request, type=TrackingRequest))

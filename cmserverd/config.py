@@ -92,12 +92,24 @@ def _check_licensor(text: str) -> None:
         keys.from_text(text)
 
 
+def _check_host(text: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?", text, re.ASCII):
+        raise ValueError(text)
+
+
+def _check_file(text: str) -> None:
+    if text and (not text.startswith("/") or "\0" in text):
+        raise ValueError(text)
+
+
 UNSIGNED: Final = "unsigned"
 """In the place of a licensor's public key: his firm items are believed without a signature."""
 
 Licensor = Annotated[str, checked('a public key, 44 characters of base64, or "unsigned"', _check_licensor)]
 Address = Annotated[str, checked('an address as "host:port" or "[v6]:port"', split_address)]
 Directory = Annotated[str, checked("an absolute path of at most 94 bytes", _check_run_directory)]
+Host = Annotated[str, checked("the name of a host", _check_host)]
+File = Annotated[str, checked("an absolute path, or an empty text", _check_file)]
 
 
 # --- the settings -------------------------------------------------------------------------------------------------
@@ -180,6 +192,24 @@ class Journal(Struct, frozen=True):
     ] = 1_000
 
 
+class Borrowing(Struct, frozen=True):
+    """What clients may take along, within what each license's own licensor allows."""
+
+    allowed: Annotated[bool, Meta(description="Whether anything may be borrowed, or for longer than it is.")] = True
+    maximum: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**32 - 1,
+            description="For how long at most; `0` is as long as the licensor allows, and nothing is longer.",
+            extra={"unit": "seconds"},
+        ),
+    ] = 0
+    keep: Annotated[
+        int, count(0, 1_000_000, "How many licenses of each entry are never lent, for those who are connected.")
+    ] = 0
+
+
 class Containers(Struct, frozen=True):
     """How plugging in and out is noticed."""
 
@@ -206,6 +236,37 @@ class Log(Struct, frozen=True):
     ] = "auto"
 
 
+class WebAdmin(Struct, frozen=True):
+    """The pages for people, which `cmserverd-webadmin` serves."""
+
+    listen: Annotated[
+        tuple[Address, ...],
+        checked('a list of one address or several different ones, each "host:port" or "[v6]:port"', _check_listen),
+        Meta(description="Where browsers connect: by HTTP on this machine, elsewhere always by HTTPS."),
+    ] = ("127.0.0.1:22352",)
+    certificate: Annotated[
+        File, Meta(description="Its own certificate (PEM, with the chain), used everywhere; else one is made.")
+    ] = ""
+    key: Annotated[File, Meta(description="The private key of `certificate` (PEM, without a passphrase).")] = ""
+    hosts: Annotated[
+        tuple[Host, ...],
+        checked("a list of names of hosts", tuple),
+        Meta(description="Names, beside the machine's own, by which browsers may call it."),
+    ] = ()
+    anonymous: Annotated[
+        Literal["none", "viewer"], Meta(description="What may be done without a log-in: nothing, or seeing everything.")
+    ] = "none"
+
+    def __post_init__(self) -> None:
+        if bool(self.certificate) != bool(self.key):
+            raise tables.Explained("certificate and key belong together; name both, or neither")
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """`listen` as (host, port). Raises ValueError."""
+        return tuple(split_address(text) for text in self.listen)
+
+
 class Config(Struct, frozen=True):
     """All settings.
 
@@ -217,7 +278,9 @@ class Config(Struct, frozen=True):
     sessions: Sessions = Sessions()
     journal: Journal = Journal()
     containers: Containers = Containers()
+    borrowing: Borrowing = Borrowing()
     log: Log = Log()
+    webadmin: WebAdmin = WebAdmin()
     licensors: dict[str, Licensor] = field(default_factory=dict)
     drivers: dict[str, dict[str, object]] = field(default_factory=lambda: {"usb": {}})
 
@@ -239,6 +302,11 @@ def load(path: Path, driver_options: DriverOptions | None = None) -> Config:
     Each `[drivers.<name>]` is checked against the class that `driver_options` gives for its name; without it, these
     tables are taken as they are.
     """
+    return read(path, driver_options)[0]
+
+
+def read(path: Path, driver_options: DriverOptions | None = None) -> tuple[Config, str]:
+    """Return the settings of a file, and its text. Raises ConfigError."""
     try:
         text, raw = toml.read(_read(path))
     except toml.Unreadable as error:
@@ -253,7 +321,7 @@ def load(path: Path, driver_options: DriverOptions | None = None) -> Config:
                 tables.convert(options, _driver_options(name, driver_options), ("drivers", name))
     except tables.Fault as fault:
         raise ConfigError(f"{path}:{toml.line_of(text, fault.key)}: {fault}") from None
-    return config
+    return config, text
 
 
 def _read(path: Path) -> bytes:

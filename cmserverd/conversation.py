@@ -66,6 +66,7 @@ class Conversation:
     """
 
     __slots__ = (
+        "_began",
         "_events",
         "_has_more",
         "_later_msgid",
@@ -100,6 +101,7 @@ class Conversation:
         self._events: deque[m.Event] | None = None
         self._polls = False
         self._pushed = 0
+        self._began = 0.0  # when a turn began whose latency is taken
         self._turn = 0
         self._has_more = False
         self.peer = peer
@@ -130,7 +132,8 @@ class Conversation:
         Call again once the outbox has room; if there is a `later`, once its outcome was given to `answered`.
         """
         self._turn = TURN
-        ends = perf_counter() + ROUND / (self.service.busy or 1)
+        ends = (began := perf_counter()) + ROUND / (self.service.busy or 1)
+        self._began = began if began >= self.service.statistics.due else 0.0
         while not self.over:
             if self.pending >= OUTBOX:
                 self._has(more=False)  # it takes no turn until its peer has read
@@ -168,11 +171,18 @@ class Conversation:
         """
         if self._marks and self._marks[-1] > self.service.reached:
             return self._take_what_is_kept()
+        if self._began:
+            self._take_latency()
         data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         self._out.clear()
         self._marks.clear()
         self.pending = self._pushed = 0
         return data
+
+    def _take_latency(self) -> None:
+        if self._out and self.later is None and self.peer.door is Door.CLIENT:
+            self.service.statistics.took(self._began, perf_counter())
+        self._began = 0.0
 
     def _take_what_is_kept(self) -> bytes:
         self.service.held.add(self)
@@ -279,6 +289,7 @@ class Conversation:
         for place, data in enumerate(self._out):
             grant = rpc.granted(data)
             if grant is not None and grant[1] in handles:
+                self.service.statistics.refused(refusal.number)
                 self._out[place] = rpc.encode_error(grant[0], refusal.body())
                 self.pending += len(self._out[place]) - len(data)
 
@@ -296,9 +307,12 @@ class Conversation:
             return
         if offer.listing:
             self._turn = 0
+        asked = rpc.parameters(request, offer.params)
         try:
-            result = offer.answer(self, rpc.parameters(request, offer.params))
+            result = offer.answer(self, asked)
         except Refused as refusal:
+            if isinstance(asked, m.Access):
+                self.service.statistics.denied(asked.firm_code, asked.product_code, refusal.number)
             self._refuse(request.msgid, refusal.body())
         else:
             if type(result) is _Wait:
@@ -354,6 +368,7 @@ class Conversation:
         local = self._is_local(hello.station)
         session = self.service.engine.open(_hash(token), hello.client, hello.station, self.peer.address, local)
         self.session = session
+        self.service.statistics.opened()
         self.service.attach(self, session)
         return self._greeting(version, session.id, token)
 
@@ -432,6 +447,8 @@ class Conversation:
         self.end(ErrorNumber.INVALID_PARAMETER, why)
 
     def _refuse(self, msgid: int, error: m.ErrorBody) -> None:
+        if self.peer.door is Door.CLIENT:
+            self.service.statistics.refused(error.number)
         self._put(rpc.encode_error(msgid, error))
 
     def _put(self, data: bytes) -> None:

@@ -14,14 +14,17 @@ import signal
 import socket
 import stat
 from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import structlog
 import trio
+from msgspec.structs import replace
 
 import cmserverd
+from cmserverd import lending
 from cmserverd.absences import Absences
 from cmserverd.answers import Door
 from cmserverd.auditor import Auditor
@@ -29,23 +32,28 @@ from cmserverd.clock import LicenseClock
 from cmserverd.clones import Clones
 from cmserverd.config import Config
 from cmserverd.connection import Pace
+from cmserverd.core.refusal import Refused
 from cmserverd.core.rules import Limits
 from cmserverd.deadlines import Deadlines
 from cmserverd.engine import Engine, Listener
 from cmserverd.journal import Journal, Upkeep
+from cmserverd.logs import Log, Threshold
 from cmserverd.notify import Notifier
 from cmserverd.reaper import Patience, Reaper
 from cmserverd.server import CannotListen, Rooms, accept, listen_tcp, listen_unix, shown_address
 from cmserverd.service import Introduction, Service
+from cmserverd.settings import Settings
 from cmserverd.store import Store
 from cmserverd.trace import trace
 from cmserverd.watcher import Intervals, Site, Watcher
+from cmserverd.witness import Witness
 from drivers.driver import Driver
 from protocol import messages, station
 
 _log = structlog.get_logger("daemon")
 
-_STOPPING = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Two that stop the daemon, and one that has it read its settings anew."""
 
 _PARTING = 1.0
 """How many seconds clients have at a stop to read the goodbye."""
@@ -54,39 +62,48 @@ _FILES = 1_048_576
 """As many open files as the kernel allows a process unless it is told otherwise; more than clients there can be."""
 
 
-async def run(config: Config, drivers: Mapping[str, Driver]) -> None:
+async def run(settings: Settings, drivers: Mapping[str, Driver], log: Log) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises CannotListen, SettingError, StoreFault."""
+    config = settings.config
     with ExitStack() as stack:
         signals = _receive_signals(stack)
         listeners = _listen(config, stack)
-        limits = Limits(config.sessions.handles, config.sessions.per_address)
+        limits = _limits(config)
         engine = Engine(LicenseClock(), _listener_failed, limits)
-        if config.log.level == "debug":
-            engine.listen(trace)
         store = _recover(config, engine, stack)
         service = Service(engine, _introduction(config), config.trust)
         service.listening = tuple(shown_address(listener) for listener, door in listeners if door is Door.CLIENT)
+        service.settings, service.logbook = settings, log.book
         Clones(engine)
+        lending.tell(engine)
         rooms = Rooms(allow_files(), limits)
+        settings.apply = partial(_take_over, service, rooms, log.threshold)
+        if config.log.level == "debug":
+            engine.listen(trace)
         _settle_memory()
+        witness = None
         async with trio.open_nursery() as records:
             if store is not None:
-                records.start_soon(_journal(config, service, store).run)
-            await _serve(config, drivers, service, listeners, rooms, signals)
+                journal = _journal(config, service, store)
+                witness = Witness(engine, service.devices, journal)
+                records.start_soon(journal.run)
+            await _serve(settings, drivers, service, listeners, rooms, witness, signals)
             engine.stop()
             records.cancel_scope.cancel()  # it keeps first what has happened until now
     _log.info("stopped")
 
 
 async def _serve(
-    config: Config,
+    settings: Settings,
     drivers: Mapping[str, Driver],
     service: Service,
     listeners: list[tuple[socket.socket, Door]],
     rooms: Rooms,
+    witness: Witness | None,
     signals: AsyncIterator[int],
 ) -> None:
-    """Serve until a signal comes."""
+    """Serve until a signal comes that says to stop."""
+    config = settings.config
     notifier = Notifier()
     async with trio.open_nursery() as connections, trio.open_nursery() as parts:
         async with trio.open_nursery() as doors:
@@ -97,31 +114,37 @@ async def _serve(
             parts.start_soon(Deadlines(service.engine).run)
             parts.start_soon(_watch, config, drivers, service)
             parts.start_soon(_stay_alive, notifier)
+            if witness is not None:
+                parts.start_soon(witness.run)
             notifier.ready()
             notifier.status(f"serving on {', '.join(service.listening)}")
             _log.info("serving", listening=service.listening, version=cmserverd.__version__)
-            received = await anext(signals)
+            while (received := await anext(signals)) == signal.SIGHUP:
+                with suppress(Refused):  # the log says it
+                    settings.reload("SIGHUP")
             notifier.stopping()
             _log.info("stopping", signal=signal.Signals(received).name)
             doors.cancel_scope.cancel()
         # Nobody comes in any more: who is in is told, and has time to hear it while the parts end.
         service.stop()
         connections.cancel_scope.deadline = trio.current_time() + _PARTING
+        if witness is not None:
+            await witness.sign_last()
         parts.cancel_scope.cancel()
 
 
 def _receive_signals(stack: ExitStack) -> AsyncIterator[int]:
-    """From here on a signal to stop is a value that is received, and Ctrl-C cannot land in the middle of a grant.
+    """From here on a signal is a value that is received, and Ctrl-C cannot land in the middle of a grant.
 
     The receiver gives back to the former handlers what it was sent and nobody took, and a second signal must not break
     the stop: so those do nothing. Signals are held back meanwhile; none is lost between one handler and the next.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-    for number in _STOPPING:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    for number in _SIGNALS:
         signal.signal(number, _ignore)  # not SIG_IGN: setting that throws away what is held back
         stack.callback(signal.signal, number, signal.SIG_IGN)
-    signals = stack.enter_context(trio.open_signal_receiver(*_STOPPING))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     return signals
 
 
@@ -199,7 +222,33 @@ def _journal(config: Config, service: Service, store: Store) -> Journal:
     journal = Journal(service, store, power=config.journal.durability == "power", upkeep=upkeep)
     service.engine.restart()
     service.auditor = Auditor(store.path)
+    service.statistics.keeping = journal
     return journal
+
+
+def _limits(config: Config) -> Limits:
+    borrowing = config.borrowing
+    longest = borrowing.maximum or Limits().borrow_maximum
+    return Limits(
+        config.sessions.handles,
+        config.sessions.per_address,
+        borrow_maximum=longest if borrowing.allowed else 0,
+        borrow_keep=borrowing.keep,
+    )
+
+
+def _take_over(service: Service, rooms: Rooms, threshold: Threshold, config: Config) -> None:
+    """Have settings hold that were changed while the daemon runs."""
+    engine = service.engine
+    engine.limits = _limits(config)
+    rooms.limit(engine.limits)
+    service.introduction = replace(service.introduction, net_info=config.server.net_info)
+    if config.trust != service.devices.trust:
+        service.devices.believe(config.trust)
+    threshold.set(config.log.level)
+    engine.leave(trace)
+    if config.log.level == "debug":
+        engine.listen(trace)
 
 
 def _patience(config: Config) -> Patience:

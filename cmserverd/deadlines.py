@@ -1,4 +1,4 @@
-"""Brings license time to the table: wakes when the next license expires or lingers no longer, or an access's life ends.
+"""Brings license time to the table: wakes when a license expires or lingers no longer, or an access or a loan ends.
 
 License time is not trio's clock: whoever sets the system clock forward raises it. So as long as something is to come,
 it is looked at once a second at least, and at the very instant when that is nearer.
@@ -30,7 +30,8 @@ class Deadlines:
         self._engine = engine
         self._wake = trio.Event()
         self._planned: float = inf
-        engine.listen(self._changed, c.Plugged, c.Reprogrammed, c.Consumed, c.Bounded, c.Lingering, c.TimeSet)
+        soonest = c.Plugged, c.Reprogrammed, c.Consumed, c.Bounded, c.Lingering, c.Borrowed, c.TimeSet
+        engine.listen(self._changed, *soonest)
         engine.listen(self._say, c.Expired)
 
     def _changed(self, _: Record) -> None:

@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 from cmserverd.core.refusal import Refused
 from cmserverd.turns import OWN, Turns
 from drivers import driver
-from drivers.container import Container, ContainerId
+from drivers.container import Container, ContainerId, Loan, mask_and_serial
 from drivers.driver import Device, Vanished
 from drivers.firm_item import SealedItem
 from drivers.image import Image
@@ -37,7 +37,7 @@ class OpenDevice:
     """A device that was read, and what it held then.
 
     `floor` is the license time that it is known to know of. `doubtful`: it may hold something else by now, and is to
-    be read anew.
+    be read anew. `writing` are the loans that are counted already, and on their way into its ledger.
     """
 
     def __init__(self, device: Device, image: Image, floor: int, call: Call) -> None:
@@ -45,6 +45,7 @@ class OpenDevice:
         self.image = image
         self.floor = floor
         self.doubtful = False
+        self.writing: list[Loan] = []
         self._device = device
         self._call = call
         self._turns = Turns()
@@ -54,6 +55,18 @@ class OpenDevice:
     def believed(self) -> bool:
         """Whether any licensor who is believed here has a part in the container: else it is anybody's own making."""
         return is_believed(self.image.container)
+
+    @property
+    def loans(self) -> tuple[Loan, ...]:
+        """What is lent of it: its ledger as it was read just now, and what was on its way into that meanwhile."""
+        ledger = self.image.state.loans
+        known = {loan.id for loan in ledger}
+        return (*ledger, *(loan for loan in self.writing if loan.id not in known))
+
+    @property
+    def has_key(self) -> bool:
+        """Whether it can sign."""
+        return bool(self.image.owner.key_algorithm)
 
     @property
     def waiting(self) -> int:
@@ -86,6 +99,12 @@ class Devices:
         self.trust = trust
         self._open: dict[ContainerId, OpenDevice] = {}
 
+    def believe(self, trust: Trust) -> None:
+        """Believe others from now on: every container is read anew at its driver's next look."""
+        self.trust = trust
+        for opened in self._open.values():
+            opened.doubtful = True
+
     def add(self, opened: OpenDevice) -> None:
         """A container is there. It takes the place of another one with its id."""
         self._open[opened.container] = opened
@@ -102,6 +121,15 @@ class Devices:
     def floor(self) -> int:
         """Return the latest license time that a believed container knows of; 0 if there is none."""
         return max((opened.floor for opened in self._open.values() if opened.believed), default=0)
+
+    def witnesses(self) -> list[ContainerId]:
+        """Return the containers whose signatures count: believed, and with a key. The first is drawn on first."""
+        able = (opened.image.container.id for opened in self._open.values() if opened.believed and opened.has_key)
+        return sorted(able, key=mask_and_serial)
+
+    def keys(self) -> tuple[bytes, ...]:
+        """Return the public keys of those."""
+        return tuple(self.find(container).image.owner.key for container in self.witnesses())
 
     def find(self, container: ContainerId) -> OpenDevice:
         """Return a container's device. Raises Refused: 70 if it is not there."""

@@ -13,12 +13,13 @@ from typing import Protocol, TypeVar
 from msgspec import Struct
 
 from cmserverd.clock import LicenseClock
-from cmserverd.core import deallocation, passing, plugging, rules
+from cmserverd.core import borrowing, deallocation, passing, plugging, rules
+from cmserverd.core.borrowing import Asker, Lending
 from cmserverd.core.changes import Change, Freed, Left, Lingering
 from cmserverd.core.refusal import Refused
 from cmserverd.core.table import Table
-from cmserverd.core.terms import Access, LicenseId, Session
-from drivers.container import Container, ContainerId
+from cmserverd.core.terms import Access, Lent, LicenseId, Session
+from drivers.container import Container, ContainerId, Loan
 from protocol import messages
 from protocol.errors import ErrorNumber
 from protocol.terms import Client, Station
@@ -54,6 +55,7 @@ class Kept(Protocol):
 
 
 Listener = Callable[[Record], None]
+_Heard = tuple[Listener, frozenset[type[Change]] | None, bool, Callable[[Change], None] | None]
 FaultHandler = Callable[[Listener, Exception], None]
 
 
@@ -67,27 +69,56 @@ class Engine:
 
     def __init__(self, clock: LicenseClock, on_fault: FaultHandler, limits: rules.Limits | None = None) -> None:
         self.table = Table()
+        self._apply: Callable[[Change], None] = self.table.apply
         self.clock = clock
         self.position = 0
         self.limits = limits or rules.Limits()
         self.sealed = ""
         self.full = False
-        self._listeners: tuple[tuple[Listener, frozenset[type[Change]] | None, bool], ...] = ()
+        self._listeners: tuple[_Heard, ...] = ()
+        self._befores: tuple[tuple[Listener, Callable[[Change], None]], ...] = ()
         self._heard: frozenset[type[Change]] = frozenset()
         self._all_heard = False
         self._endings_heard = False
         self._on_fault = on_fault
 
-    def listen(self, listener: Listener, *kinds: type[Change], endings: bool = False) -> None:
+    def listen(
+        self,
+        listener: Listener,
+        *kinds: type[Change],
+        endings: bool = False,
+        before: Callable[[Change], None] | None = None,
+    ) -> None:
         """Tell this listener of each record from now on, or of those that have a change of one of these kinds.
 
         With `endings`, also of those in which an access ends that its client did not let go of. A passage that nobody
-        listens to costs no record: half of all are of clients that give back what they had.
+        listens to costs no record: half of all are of clients that give back what they had. `before` is told of every
+        change while the table is still as it was.
         """
-        self._listeners = (*self._listeners, (listener, frozenset(kinds) if kinds else None, endings))
-        self._heard = self._heard.union(kinds)
-        self._all_heard = self._all_heard or not kinds
-        self._endings_heard = self._endings_heard or endings
+        self._heed((*self._listeners, (listener, frozenset(kinds) if kinds else None, endings, before)))
+
+    def leave(self, listener: Listener) -> None:
+        """Tell this listener no more."""
+        self._heed(tuple(heard for heard in self._listeners if heard[0] != listener))
+
+    def _heed(self, listeners: tuple[_Heard, ...]) -> None:
+        """Have these listeners and no others."""
+        self._listeners = listeners
+        self._heard = frozenset[type[Change]]().union(*(kinds or () for _, kinds, _, _ in listeners))
+        self._all_heard = any(kinds is None for _, kinds, _, _ in listeners)
+        self._endings_heard = any(endings for _, _, endings, _ in listeners)
+        self._befores = tuple((listener, before) for listener, _, _, before in listeners if before is not None)
+        self._apply = self._apply_told if self._befores else self.table.apply
+
+    def _apply_told(self, change: Change) -> None:
+        """Make a change that somebody is told of before."""
+        for listener, before in self._befores:
+            try:
+                before(change)
+            except Exception as error:
+                self.leave(listener)
+                self._on_fault(listener, error)
+        self.table.apply(change)
 
     def restore(self, kept: Kept) -> None:
         """Before anything else, and before anybody listens: have happened what a journal tells."""
@@ -124,6 +155,43 @@ class Engine:
             return rules.held_by(self.table, session, request.handle)
         now = self.clock.now()
         return self._pass(now, session.id, request, rules.use(self.table, session, request.handle, now))
+
+    # borrowing
+
+    def borrow(self, session: Session, request: messages.Borrow) -> Lending:
+        """Decide on a loan for a client, or on more time for it. Raises Refused.
+
+        It is to be written into the container's ledger next; then comes `lent`, or `not_lent`.
+        """
+        return self._borrow(Asker(session.station, session.client, session.address, session), request)
+
+    def lend(self, request: messages.Lend, by: str) -> Lending:
+        """Decide on a loan for somebody who asked an operator, whose address is `by`. Raises Refused."""
+        return self._borrow(Asker(request.station, request.client, by), request)
+
+    def lent(self, lending: Lending, end: int) -> Lent:
+        """The container has a loan in its ledger; it ends then (Unix seconds)."""
+        now = self.clock.now()
+        return self._pass(now, _session_of(lending.asker), None, borrowing.lent(self.table, lending, end, now))
+
+    def not_lent(self, lending: Lending) -> None:
+        """The container does not have a loan in its ledger that was decided on."""
+        self._pass(self.clock.now(), _session_of(lending.asker), None, borrowing.not_lent(self.table, lending))
+
+    def given_back(self, container: ContainerId, loan: bytes) -> bool:
+        """A container struck the loan with this id off its ledger. Return whether it counted until now."""
+        return self._pass(self.clock.now(), 0, None, borrowing.given_back(self.table, container, loan))
+
+    def _borrow(self, asker: Asker, request: messages.Borrow | messages.Lend) -> Lending:
+        if self.sealed:
+            raise Refused(ErrorNumber.INTERNAL, self.sealed)
+        now = self.clock.now()
+        return self._pass(
+            now,
+            _session_of(asker),
+            borrowing.as_access(self.table, request),
+            borrowing.borrow(self.table, asker, request, now, self.limits),
+        )
 
     # operators
 
@@ -184,10 +252,17 @@ class Engine:
         """The server stops as it was told to. Nothing may happen after that."""
         self._pass(self.clock.now(), 0, None, plugging.stop())
 
-    def plug(self, contents: Container) -> None:
-        """A container is here, new, again, or with other contents."""
+    def witness(self, container: ContainerId, message: bytes, signature: bytes) -> None:
+        """A container signed up to which position the history is kept, and its hash."""
+        self._pass(self.clock.now(), 0, None, plugging.witness(container, message, signature))
+
+    def plug(self, contents: Container, loans: Iterable[Loan] = ()) -> None:
+        """A container is here, new, again, or with other contents.
+
+        `loans` are those in its ledger, and those that are being written into it just now: they decide what is lent.
+        """
         now = self.clock.now()
-        self._pass(now, 0, None, plugging.plug(self.table, contents, now))
+        self._pass(now, 0, None, plugging.plug(self.table, contents, now, loans))
 
     def unplug(self, container: ContainerId) -> None:
         """A container was unplugged; its grace begins."""
@@ -228,7 +303,7 @@ class Engine:
 
     def _pass(self, now: int, session: int, request: messages.Params | None, rule: rules.Rule[T]) -> T:
         changes: list[Change] = []
-        apply = self.table.apply
+        apply = self._apply
         heard = self._heard
         told = self._all_heard
         endings_heard = self._endings_heard
@@ -254,19 +329,20 @@ class Engine:
             refusal = None  # it has this frame in its traceback: together they would be a cycle
 
     def _tell(self, record: Record) -> None:
-        for entry in self._listeners:
-            listener, kinds, endings = entry
-            if (
-                kinds is not None
-                and kinds.isdisjoint(map(type, record.changes))
-                and not (endings and any(map(_is_ending, record.changes)))
-            ):
+        changed = frozenset(map(type, record.changes))
+        ends = self._endings_heard and any(map(_is_ending, record.changes))
+        for listener, kinds, endings, _ in self._listeners:
+            if kinds is not None and kinds.isdisjoint(changed) and not (endings and ends):
                 continue
             try:
                 listener(record)
             except Exception as error:
-                self._listeners = tuple(other for other in self._listeners if other is not entry)
+                self.leave(listener)
                 self._on_fault(listener, error)
+
+
+def _session_of(asker: Asker) -> int:
+    return asker.session.id if asker.session is not None else 0
 
 
 def _is_ending(change: Change) -> bool:

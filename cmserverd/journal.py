@@ -84,6 +84,9 @@ class Journal:
         self._service = service
         self._engine = service.engine
         self._store = store
+        self.setting = "power" if power else "process"
+        self.commit = 0.0
+        self.kept = store.head
         self._power = power
         self._upkeep = upkeep or Upkeep()
         self._pending: list[Entry] = []
@@ -97,6 +100,14 @@ class Journal:
         service.reached = self._engine.position
         self._engine.listen(self._note)
         self._engine.listen(self._time_is_due, c.TimeSet)
+
+    def size(self) -> int:
+        """Return how many bytes the file has, with what is not moved into it yet."""
+        size = 0
+        for file in (self._store.path, self._store.path.with_name(f"{self._store.path.name}-wal")):
+            with suppress(OSError):
+                size += file.stat().st_size
+        return size
 
     def _note(self, record: Record) -> None:
         denied = record.request if _is_denial(record) else None
@@ -168,7 +179,10 @@ class Journal:
                     self._time_due = True
                     raise
             if batch:
+                began = perf_counter()
                 written = await self._write(partial(self._store.append, batch))
+                self.commit = perf_counter() - began
+                self.kept = self._store.head
                 self._since_checkpoint += written
                 self._since_base += written
                 if self._since_checkpoint >= self._upkeep.checkpoint or self._since_base >= self._most:

@@ -16,17 +16,21 @@ import re
 import select
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Literal, Protocol, Self
+from typing import Final, Literal, Protocol, Self, get_args
 
 import structlog
+from msgspec import Struct
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from cmserverd.logbook import Logbook
 from protocol.terms import printable
 
 Level = Literal["debug", "info", "warning", "error"]
+LEVELS: Final = get_args(Level)
 Format = Literal["auto", "text", "json"]
 
 COLOURS: Final = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
@@ -59,40 +63,95 @@ class Stream(Protocol):
         ...
 
 
-def configure(level: Level, form: Format, stream: Stream) -> None:
+class Threshold:
+    """Drops the lines that are less serious than a level, which may be changed at any time.
+
+    What nobody wants costs next to nothing: its method is an empty one. With a book that is what is below `info` too.
+    """
+
+    def __init__(self, level: Level, *, kept: bool) -> None:
+        self.logger = type("Logger", (structlog.make_filtering_bound_logger("debug"),), {})
+        self._kept = kept
+        self.set(level)
+
+    def set(self, level: Level) -> None:
+        """Drop what is less serious than this, also of what other libraries log."""
+        self._least = logging.getLevelNamesMapping()[level.upper()]
+        logging.getLogger().setLevel(self._least)
+        # Loggers keep their class, so it is the class that is changed.
+        made = structlog.make_filtering_bound_logger(min(self._least, logging.INFO) if self._kept else self._least)
+        for name in LEVELS:
+            setattr(self.logger, name, getattr(made, name))
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        """Return an event that is serious enough. Raises DropEvent."""
+        if _seriousness(event) < self._least:
+            raise structlog.DropEvent
+        return event
+
+
+class Keeper:
+    """Keeps what is at least `info` in a book, whatever the level is of what is written out."""
+
+    def __init__(self, book: Logbook) -> None:
+        self._book = book
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        """Keep an event, and return it."""
+        if _seriousness(event) >= logging.INFO:
+            fields = " ".join(f"{printable(key)}={quoted(event[key])}" for key in event if key not in _HEAD)
+            self._book.add(int(time.time()), event["level"], printable(str(event["event"])), fields)
+        return event
+
+
+_HEAD: Final = ("level", "event", "_record", "_from_structlog")
+
+
+def _seriousness(event: EventDict) -> int:
+    return logging.getLevelNamesMapping()[event["level"].upper()]
+
+
+class Log(Struct, frozen=True):
+    """How the log of this process can be changed while it runs, and its last lines."""
+
+    threshold: Threshold
+    book: Logbook
+
+
+def configure(level: Level, form: Format, stream: Stream, book: Logbook | None = None) -> Threshold:
     """Send all logging of this process to a stream; `auto` is `text` on a terminal, else `json`.
 
-    What is below the level costs next to nothing: its method is an empty one. To be called before the first line, since
-    loggers keep what they find at their first.
+    Return what has the level. To be called before the first line, since loggers keep what they find at their first.
     """
+    threshold = Threshold(level, kept=book is not None)
     terminal = stream.isatty()
     if form == "text" or (form == "auto" and terminal):
         render: Processor = TextRenderer(colours=terminal and "NO_COLOR" not in os.environ)
     else:
         render = render_json
-    steps: list[Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-        structlog.processors.format_exc_info,
-    ]
+    seen: list[Processor] = [structlog.processors.add_log_level, structlog.processors.format_exc_info]
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
     if isinstance(stream, Outlet):
-        stream.render_gap = structlog.wrap_logger(structlog.ReturnLogger(), [*steps, render]).error
+        stream.render_gap = structlog.wrap_logger(structlog.ReturnLogger(), [*seen, stamp, render]).error
+    if book is not None:
+        seen.append(Keeper(book))
     lines = Lines(stream)
     structlog.configure(
-        processors=[*steps, render],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[*seen, threshold, stamp, render],
+        wrapper_class=threshold.logger,
         logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *steps],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *seen, stamp],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
+    return threshold
 
 
 class Lines:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -15,8 +16,10 @@ import trio
 
 import cmserverd
 from cmserverd import daemon, logs
-from cmserverd.config import Config, ConfigError, load
+from cmserverd.config import ConfigError
+from cmserverd.logbook import Logbook
 from cmserverd.server import CannotListen
+from cmserverd.settings import Settings
 from cmserverd.store import StoreFault
 from drivers import image, registry
 from drivers.driver import Busy, Checkable, CheckCancelled, Driver, DriverError, Vanished, never_cancelled
@@ -56,20 +59,22 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     with logs.Outlet(_standard_error()) as outlet:
         try:
-            config = _configuration(given.config)
+            settings = Settings(partial(_file, given.config), lambda name: registry.load(name).Options)
+            config = settings.config
             check_cancelled = never_cancelled if given.check_config else trio.from_thread.check_cancelled
             drivers = {name: _driver(name, options, check_cancelled) for name, options in config.drivers.items()}
         except (ConfigError, DriverError) as error:
             return _fail(outlet, os.EX_CONFIG, error)
         if given.check_config:
             return _check(outlet, given.config, drivers, config.trust)
-        logs.configure(config.log.level, config.log.format, outlet)
+        book = Logbook()
+        log = logs.Log(logs.configure(config.log.level, config.log.format, outlet, book), book)
         for name, fault in _faults(drivers):
             if isinstance(fault, Vanished):  # the others are told when the driver looks
                 _log.warning("no such file yet", driver=name, reason=str(fault))
         code = os.EX_OK
         try:
-            trio.run(daemon.run, config, drivers, restrict_keyboard_interrupt_to_checkpoints=True)
+            trio.run(daemon.run, settings, drivers, log, restrict_keyboard_interrupt_to_checkpoints=True)
         except* (CannotListen, SettingError, StoreFault) as group:
             code = _fail(outlet, os.EX_UNAVAILABLE, group.exceptions[0])
         return code
@@ -80,11 +85,9 @@ def _standard_error() -> int:
     return os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else _STANDARD_ERROR
 
 
-def _configuration(path: Path | None) -> Config:
-    """Read the named file, or the default one; without that, the defaults hold."""
-    if path is None and not DEFAULT_CONFIG.exists():
-        return Config()
-    return load(path or DEFAULT_CONFIG, lambda name: registry.load(name).Options)
+def _file(named: Path | None) -> Path | None:
+    """Return the file to read: the named one, or the default one; None if there is none, and the defaults hold."""
+    return DEFAULT_CONFIG if named is None and DEFAULT_CONFIG.exists() else named
 
 
 def _driver(name: str, options: dict[str, object], check_cancelled: CheckCancelled) -> Driver:

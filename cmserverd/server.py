@@ -142,11 +142,16 @@ class Rooms:
             Door.MONITOR: trio.Semaphore(local),
             Door.CONTROL: trio.Semaphore(local),
         }
-        self.host_limit, self.host_setting = min(
-            (2 * (limits or Limits()).sessions_per_address, "[sessions] per_address"),
-            (clients // 2, "the limit of open files"),
-        )
+        self._clients = clients
+        self.limit(limits or Limits())
         self.hosts: dict[str, int] = {}  # how many each has, if any
+
+    def limit(self, limits: Limits) -> None:
+        """From now on these limits hold; whoever is in stays."""
+        self.host_limit, self.host_setting = min(
+            (2 * limits.sessions_per_address, "[sessions] per_address"),
+            (self._clients // 2, "the limit of open files"),
+        )
 
     def of(self, door: Door) -> trio.Semaphore:
         """Return what each connection at a door takes one of."""

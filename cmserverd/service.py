@@ -20,7 +20,10 @@ from cmserverd.core.refusal import Refused, ended
 from cmserverd.core.terms import Session
 from cmserverd.devices import Devices
 from cmserverd.engine import Engine, Record
+from cmserverd.happenings import Happenings
+from cmserverd.logbook import Logbook
 from cmserverd.seldom import Seldom
+from cmserverd.statistics import Statistics
 from drivers.container import ContainerId
 from drivers.trust import NOBODY, Trust
 from protocol import messages as m
@@ -66,6 +69,18 @@ class Attached(Protocol):
         ...
 
 
+class Settings(Protocol):
+    """The settings that the server runs with."""
+
+    def told(self) -> m.Configuration:
+        """Return them as an operator is told them."""
+        ...
+
+    def reload(self, by: str) -> m.Reloaded:
+        """Read them anew and take over what can be changed now. Raises Refused; then everything is as it was."""
+        ...
+
+
 class Introduction(Struct, frozen=True):
     """How the server presents itself. `machine` is its own station's machine id, `timeout` that of silent clients."""
 
@@ -81,7 +96,8 @@ class Service:
     `watch` is told of each session whose connection came or went; `listening` are the addresses clients can use;
     `busy` is how many conversations had more to do at the end of their last turn. What the engine decided up to the
     position `reached` is kept, and replies may tell of it; `held` are the conversations with replies that wait.
-    `auditor` reads what is kept; None: nothing is.
+    `auditor` reads what is kept; None: nothing is. What looks on is told by `happenings`, `statistics`, `logbook` and
+    `settings`.
     """
 
     def __init__(self, engine: Engine, introduction: Introduction, trust: Trust = NOBODY) -> None:
@@ -90,6 +106,10 @@ class Service:
         self.listening: tuple[str, ...] = ()
         self.auditor: Auditor | None = None
         self.devices = Devices(trust)
+        self.happenings = Happenings(engine)
+        self.statistics = Statistics(engine)
+        self.logbook = Logbook()
+        self.settings: Settings | None = None
         self.conversations: set[Attached] = set()
         self.attached: dict[int, Attached] = {}
         self.busy = 0

@@ -216,6 +216,20 @@ class Store:
                 chain = link
             yield from entries
 
+    @property
+    def head(self) -> tuple[int, bytes]:
+        """Up to which position it is kept, and the hash of all until then."""
+        return self.position, self._chain
+
+    def link(self, position: int) -> bytes | None:
+        """Return the hash of all up to this position; None if no row ends there, nor a segment begins."""
+        with self._telling(position):
+            row = self._db.execute(
+                "SELECT chain FROM history WHERE position = ?1 UNION SELECT chain FROM segment WHERE position = ?1",
+                (position,),
+            ).fetchone()
+        return None if row is None else bytes(row[0])
+
     def joins(self, segment: Segment) -> bool:
         """Whether a segment goes on from the row that is before it."""
         with self._telling(segment.position):

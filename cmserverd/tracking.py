@@ -18,8 +18,9 @@ from msgspec import Struct
 from cmserverd.core import changes as c
 from cmserverd.core.changes import Change
 from cmserverd.core.table import Table
-from cmserverd.core.terms import Access, Allocation, License, LicenseId, SessionState
+from cmserverd.core.terms import Access, Allocation, Lent, License, LicenseId, LoanName, SessionState
 from cmserverd.store import Entry
+from protocol.listings import BORROWED
 from protocol.messages import Access as Request
 from protocol.terms import Station
 from protocol.tracking import ReleaseReason, TrackingEvent, TrackingLine
@@ -29,6 +30,8 @@ _OVER: Final = {
     SessionState.CLOSED: ReleaseReason.CLOSED,
     SessionState.SILENT: ReleaseReason.SILENT,
 }
+
+_TAKING: Final = (TrackingEvent.ACCESS, TrackingEvent.BORROW)
 
 _Ending = c.Left | c.Freed | c.Lingering
 
@@ -59,7 +62,7 @@ class Tracking:
             for counted in self._tracked()
             for allocation in counted.allocations.values()
         )
-        return 1 + sum(1 for _ in self._tracked()) + sum(accesses)
+        return 1 + sum(1 for _ in self._tracked()) + sum(accesses) + sum(1 for _ in self._loans())
 
     def follow(self, entry: Entry) -> Iterator[TrackingLine]:
         """Go one entry further, and yield what it tells; all of it must be taken."""
@@ -107,6 +110,15 @@ class Tracking:
                 if left.license.item.quantity:
                     yield _line(now, TrackingEvent.RELEASE, left, None, left.weight, ReleaseReason.LINGER_OVER)
                 table.apply(change)
+            case c.Borrowed():
+                name = (change.license.container, change.id)
+                begins = name not in table.lent
+                table.apply(change)
+                yield from self._out(now, table.lent[name], TrackingEvent.BORROW, counts=begins)
+            case c.Returned():
+                loan = table.lent[change.container, change.id]
+                yield from self._out(now, loan, TrackingEvent.RETURN, counts=True, reason=_returned(change))
+                table.apply(change)
             case c.Stopped():
                 yield TrackingLine(now.position, now.time, TrackingEvent.STOPPED)
             case _:
@@ -122,6 +134,13 @@ class Tracking:
         target = held.target
         if isinstance(target, Allocation) and target.license.item.quantity:
             yield _line(now, TrackingEvent.RELEASE, target, held, target.weight if frees else 0, reason)
+
+    def _out(
+        self, now: _Now, loan: Lent, event: TrackingEvent, *, counts: bool, reason: str = ""
+    ) -> Iterator[TrackingLine]:
+        counted = self.table.licenses.get(loan.license)
+        if counted is not None and counted.item.quantity:
+            yield _loan(now, event, counted, loan, loan.quantity if counts else 0, reason)
 
     def _denial(self, now: _Now, session: int, asked: Request) -> Iterator[TrackingLine]:
         known = self.table.sessions.find(session)
@@ -160,10 +179,18 @@ class Tracking:
     def _tracked(self) -> Iterator[License]:
         return (counted for counted in self.table.licenses.values() if counted.item.quantity)
 
+    def _loans(self) -> Iterator[tuple[License, Lent]]:
+        """Yield the loans of the licenses that are tracked."""
+        for loan in self.table.lent.values():
+            counted = self.table.licenses.get(loan.license)
+            if counted is not None and counted.item.quantity:
+                yield counted, loan
+
     def _all_released(self, now: _Now, changes: Iterable[Change]) -> Iterator[TrackingLine]:
         """Yield the release of all that stands: for what these changes say of it, else since the list changes."""
         reasons: dict[int, str] = {}
         lapsed: set[int] = set()
+        returned: dict[LoanName, str] = {}
         for change in changes:
             if isinstance(change, _Ending):
                 reasons[change.handle] = change.cause or ReleaseReason.RELEASED
@@ -171,6 +198,8 @@ class Tracking:
                 reasons[change.handle] = ReleaseReason.MOVED
             elif isinstance(change, c.Lapsed):
                 lapsed.add(change.allocation)
+            elif isinstance(change, c.Returned):
+                returned[change.container, change.id] = _returned(change)
         for counted in self._tracked():
             for allocation in counted.allocations.values():
                 left = len(allocation.accesses)
@@ -181,6 +210,9 @@ class Tracking:
                 if not allocation.accesses:
                     reason = ReleaseReason.LINGER_OVER if allocation.id in lapsed else ReleaseReason.RELISTED
                     yield _line(now, TrackingEvent.RELEASE, allocation, None, allocation.weight, reason)
+        for counted, loan in self._loans():
+            reason = returned.get(loan.name, ReleaseReason.RELISTED)
+            yield _loan(now, TrackingEvent.RETURN, counted, loan, loan.quantity, reason)
 
     def _standing(self, now: _Now) -> Iterator[TrackingLine]:
         yield TrackingLine(now.position, now.time, TrackingEvent.LICENSES)
@@ -194,6 +226,8 @@ class Tracking:
                     units = 0
                 if not allocation.accesses:
                     yield _line(now, TrackingEvent.ACCESS, allocation, None, units)
+        for counted, loan in self._loans():
+            yield _loan(now, TrackingEvent.BORROW, counted, loan, loan.quantity)
 
 
 class Occupancy:
@@ -208,7 +242,7 @@ class Occupancy:
             self.used.clear()
         elif line.units:
             where = line.container, line.firm_code, line.item
-            units = self.used.pop(where, 0) + (line.units if line.event == TrackingEvent.ACCESS else -line.units)
+            units = self.used.pop(where, 0) + (line.units if line.event in _TAKING else -line.units)
             if units:
                 self.used[where] = units
 
@@ -218,7 +252,7 @@ def occupied(table: Table) -> dict[tuple[str, int, int], int]:
     return {
         (str(counted.id.container), counted.id.firm_code, counted.id.item): counted.used
         for counted in table.licenses.values()
-        if counted.used
+        if counted.used and counted.item.quantity
     }
 
 
@@ -226,6 +260,10 @@ def _reason(held: Access, change: _Ending, closing: set[int]) -> str:
     if change.cause is not None:
         return change.cause.value
     return _OVER[held.session.state] if held.session.id in closing else ReleaseReason.RELEASED
+
+
+def _returned(change: c.Returned) -> str:
+    return ReleaseReason.RELEASED if change.cause is None else change.cause
 
 
 def _is_last(held: Access) -> bool:
@@ -273,6 +311,32 @@ def _line(
         user=held.session.client.user if held else "",
         pid=held.session.client.pid if held else 0,
         application=held.session.client.application if held else "",
+    )
+
+
+def _loan(now: _Now, event: TrackingEvent, counted: License, loan: Lent, units: int, reason: str = "") -> TrackingLine:
+    """Return the line of what is borrowed, or comes back; who it is may be unknown."""
+    client = loan.client
+    return TrackingLine(
+        now.position,
+        now.time,
+        event.value,
+        container=counted.id.container,
+        firm_code=counted.id.firm_code,
+        product_code=counted.item.product_code,
+        item=counted.id.item,
+        handle=loan.number,
+        units=units,
+        mode=BORROWED,
+        reason=str(reason),
+        address=loan.address,
+        host=client.host if client else "",
+        user=client.user if client else "",
+        pid=client.pid if client else 0,
+        application=client.application if client else "",
+        station=_station(loan.station) if loan.station else "",
+        holder=loan.holder.hex(),
+        expires=loan.end,
     )
 
 

@@ -67,11 +67,11 @@ class Usage:
                 for cell in self._cells.values():
                     cell.reach(self._now)
                     cell.units = 0
-            case TrackingEvent.ACCESS if line.units:
+            case TrackingEvent.ACCESS | TrackingEvent.BORROW if line.units:
                 cell = self._cell(key)
                 cell.units += line.units
                 cell.peak = max(cell.peak, cell.units)
-            case TrackingEvent.RELEASE if line.units:
+            case TrackingEvent.RELEASE | TrackingEvent.RETURN if line.units:
                 self._cell(key).units -= line.units
             case TrackingEvent.DENIAL:
                 self._cell(key).denials += 1

@@ -8,17 +8,19 @@ A client that is not `local` is shown no entry that does not exist for it: licen
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from heapq import merge
 from itertools import islice
 from typing import Final
 
 from cmserverd.core.fitting import visible
 from cmserverd.core.table import Table
-from cmserverd.core.terms import ANYTHING, Access, Allocation, KnownContainer, License, Session, SessionState
+from cmserverd.core.terms import ANYTHING, Access, Allocation, KnownContainer, Lent, License, Session, SessionState
 from cmserverd.core.validity import invalid, valid_until
-from drivers.container import FirmItem, ProductItem, QuantityFlag
+from drivers.container import EVERY_LICENSE, FirmItem, ProductItem, QuantityFlag
 from protocol import messages as m
 from protocol.errors import ErrorNumber
-from protocol.listings import EntryState
+from protocol.listings import BORROWED, EntryState
 from protocol.terms import AccessMode, Client, HandleKind, Station, shown_client
 
 ROWS_LOOKED_AT: Final = 20_000
@@ -42,6 +44,10 @@ _STATES: Final = {
     ErrorNumber.UNIT_COUNTER_ZERO: EntryState.EXHAUSTED,
     ErrorNumber.RUNTIME_TOO_OLD: EntryState.NEEDS_NEWER_SERVER,
 }
+
+
+_NOBODY: Final = Client("", "", 0)
+"""Whose a loan is of which the container alone tells."""
 
 
 def containers(table: Table, position: int) -> m.ContainerList:
@@ -102,23 +108,35 @@ def license_page(table: Table, request: m.NetCluster, position: int, now: int, *
 def access_page(
     table: Table, request: m.NetUsers, position: int, now: int, *, local: bool, only: Session | None
 ) -> m.AccessPage:
-    """Show the accesses that the filters want, in the order of their handles.
+    """Show the accesses and loans that the filters want, in the order of their numbers.
 
-    With `only`, those of that session.
+    With `only`, the accesses of that session.
     """
     rows: list[m.AccessInfo] = []
     size = 0
     last = request.cursor
-    accesses = table.accesses.after(request.cursor)
-    for held in islice(accesses, ROWS_LOOKED_AT):
-        last = held.handle
-        if (only is None or held.session is only) and _wants_access(request, held) and (local or _exists(held)):
-            rows.append(_access(held))
-            size += _size(held.session.client)
-            if len(rows) == request.limit or size > PAGE_BYTES:
-                break
-    more = next(accesses, None) is not None
+    loans = [loan for loan in table.lent.values() if loan.number > request.cursor]
+    all_of_them: Iterator[Access | Lent] = merge(table.accesses.after(request.cursor), loans, key=_number)
+    for one in islice(all_of_them, ROWS_LOOKED_AT):
+        last = _number(one)
+        if isinstance(one, Access):
+            if (only is None or one.session is only) and _wants_access(request, one) and (local or _exists(one)):
+                rows.append(_access(one))
+                size += _size(one.session.client)
+        elif only is None:
+            counted = table.licenses.get(one.license)
+            if _wants_loan(request, one, counted) and (local or (counted and visible(counted.item, local=False))):
+                rows.append(_loan(one, counted))
+                size += _size(one.client or _NOBODY)
+        if len(rows) == request.limit or size > PAGE_BYTES:
+            break
+    more = next(all_of_them, None) is not None
     return m.AccessPage(position, now, tuple(rows), last if more else None)
+
+
+def _number(one: Access | Lent) -> int:
+    """Return what a row goes by: loans are numbered among the handles."""
+    return one.handle if isinstance(one, Access) else one.number
 
 
 def _size(client: Client) -> int:
@@ -142,7 +160,7 @@ def _state(item: ProductItem, now: int) -> str:
 
 
 def _entry(item: ProductItem, now: int) -> m.EntryInfo:
-    runtime = item.minimum_runtime
+    runtime, borrowing = item.minimum_runtime, item.borrowing
     return m.EntryInfo(
         item=item.reference,
         product_code=item.product_code,
@@ -163,14 +181,17 @@ def _entry(item: ProductItem, now: int) -> m.EntryInfo:
         minimum_runtime="" if runtime is None else f"{runtime.major}.{runtime.minor}",
         protected_data=item.protected_data,
         user_data=item.user_data,
+        borrow_seconds=None if borrowing is None else borrowing.seconds,
+        borrow_licenses=None if borrowing is None or borrowing.licenses == EVERY_LICENSE else borrowing.licenses,
         valid_until=valid_until(item),
         state=_state(item, now),
     )
 
 
 def _license(counted: License, now: int) -> m.LicenseCount:
-    # What an unplugged container had free cannot be had just now; what is used stands.
-    total = counted.item.quantity if counted.present else counted.used
+    # What an unplugged container had free cannot be had just now; what is used stands, and so does what is borrowed of
+    # a license whose quantity was lowered since.
+    total = max(counted.item.quantity, counted.used) if counted.present else counted.used
     return m.LicenseCount(
         container=counted.id.container,
         firm_code=counted.id.firm_code,
@@ -191,6 +212,7 @@ def _license(counted: License, now: int) -> m.LicenseCount:
         lingering_until=counted.lingering[0][0] if counted.lingering else None,
         valid_until=valid_until(counted.item),
         state=_state(counted.item, now),
+        borrowed=counted.lent,
     )
 
 
@@ -235,6 +257,37 @@ def _access(held: Access) -> m.AccessInfo:
     )
 
 
+def _loan(loan: Lent, counted: License | None) -> m.AccessInfo:
+    client = loan.client or _NOBODY
+    return m.AccessInfo(
+        handle=loan.number,
+        allocation=0,
+        kind=HandleKind.ENTRY,
+        mode=BORROWED,
+        container=loan.license.container,
+        firm_code=loan.license.firm_code,
+        product_code=0 if counted is None else counted.item.product_code,
+        item=loan.license.item,
+        client=shown_client(loan.address, client.host, client.user) if loan.client else _unknown(loan),
+        address=loan.address,
+        host=client.host,
+        user=client.user,
+        pid=client.pid,
+        application=client.application,
+        session=0,
+        station=_station(loan.station) if loan.station else "",
+        first_access=loan.first,
+        last_access=loan.first,
+        attached=True,
+        valid_until=loan.end,
+        borrowed_until=loan.end,
+    )
+
+
+def _unknown(loan: Lent) -> str:
+    return f"unknown (key {loan.holder[:4].hex()})"
+
+
 def _station(station: Station) -> str:
     return f"{station.machine}/{station.seat}" if station.seat else station.machine
 
@@ -250,6 +303,16 @@ def _wants_license(request: m.NetCluster, counted: License) -> bool:
 def _exists(held: Access) -> bool:
     """Whether what an access is booked on exists for clients that are not local."""
     return not isinstance(held.target, Allocation) or visible(held.target.license.item, local=False)
+
+
+def _wants_loan(request: m.NetUsers, loan: Lent, counted: License | None) -> bool:
+    return (
+        request.container in (None, loan.license.container)
+        and request.firm_code in (None, loan.license.firm_code)
+        and (
+            request.product_code is None or (counted is not None and request.product_code == counted.item.product_code)
+        )
+    )
 
 
 def _wants_access(request: m.NetUsers, held: Access) -> bool:

@@ -156,7 +156,7 @@ class Watcher:
         await self._close(gone.close())
 
     async def _read_anew(self, dongle: Dongle, opened: OpenDevice) -> None:
-        """Find out what a container holds after an update of which it is not known whether it came to its end."""
+        """Find out what a container holds after an update, or a loan, of which it is not known what became of it."""
         now = self._engine.clock.now()
         opened.doubtful = False
         try:
@@ -171,7 +171,7 @@ class Watcher:
         opened.image, opened.floor = read, floor
         if not self._site.devices.has(opened):  # another one took its place meanwhile
             return
-        self._engine.plug(read.container)
+        self._engine.plug(read.container, opened.loans)
         self._log.info("container was read anew", container=opened.container, place=dongle.text)
         self._tell_unusable(read.container)
 
@@ -221,7 +221,7 @@ class Watcher:
         self._absences.end(contents.id)
         if opened.believed:  # anybody can make a container, with any time in it
             self._engine.clock.raise_to(opened.floor)
-        self._engine.plug(contents)
+        self._engine.plug(contents, opened.loans)
         self._log.info("container plugged in", container=contents.id, kind=contents.kind.value, place=dongle.text)
         self._tell_unusable(contents)
         return True

@@ -111,6 +111,36 @@ class Allowance(Struct, frozen=True, gc=False):
     generation: int = 0
 
 
+EVERY_LICENSE: Final = 2**32 - 1
+"""As a number of licenses that may be borrowed at a time: as many as there are."""
+
+
+class Borrowing(Struct, frozen=True, gc=False):
+    """What a licensor allows to be borrowed: for how many seconds at most, and how many licenses at a time."""
+
+    seconds: int
+    licenses: int = EVERY_LICENSE
+
+
+class Loan(Struct, frozen=True, gc=False):
+    """One borrowing, as the container's ledger has it.
+
+    `id` has 16 bytes, `holder` is the borrower's public key, `end` in Unix seconds.
+    """
+
+    id: bytes
+    firm_code: int
+    reference: int
+    quantity: int
+    end: int
+    holder: bytes
+
+
+LOAN_SKEW: Final = 60
+"""Seconds by which the clocks of who lends and who borrows may differ: the holder stops so much before the end of a
+loan, and the container and the server count it until so much after it (decision 21)."""
+
+
 class Runtime(Struct, frozen=True, gc=False, order=True):
     """A version of this software, as in 1.2."""
 
@@ -124,8 +154,9 @@ class ProductItem(Struct, frozen=True, gc=False):
     An option that is None, or has its default, is not there. `quantity` is the number of licenses, 0 = for the local
     machine only. `feature_map` is a set of 32 bits. It is valid from `activation` to `expiration` (Unix seconds),
     and for `usage` seconds after its first use; software is served whose release date lies in `maintenance`. `units`
-    are used up one by one. `linger` is for how many seconds a license stays occupied after its release,
-    `minimum_runtime` the oldest server that may hand it out. Applications read the data; nobody interprets them.
+    are used up one by one. `linger` is for how many seconds a license stays occupied after its release, `borrowing`
+    says what may be taken along, `minimum_runtime` is the oldest server that may hand it out. Applications read the
+    data; nobody interprets them.
     `unusable` is a sentence if the entry has an option that this software does not know and so must not ignore.
     `units_used` and `usage_start` (Unix seconds, 0 before the first use) are what the container counted.
     """
@@ -142,6 +173,7 @@ class ProductItem(Struct, frozen=True, gc=False):
     maintenance: Period | None = None
     units: Allowance | None = None
     linger: int = 0
+    borrowing: Borrowing | None = None
     minimum_runtime: Runtime | None = None
     protected_data: bytes = b""
     user_data: bytes = b""

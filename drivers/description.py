@@ -23,6 +23,7 @@ One container a file, or several in an array `containers`:
     maintenance = { start = 2026-01-01T00:00:00Z, end = 2027-01-01T00:00:00Z }
     units = { count = 100, generation = 1 }   # another generation: the container counts from 0 again
     linger = 120                  # seconds for which a released license stays with its station
+    borrow = { seconds = 2592000, licenses = 1 }   # for how long, and how many at a time, may be taken along
     minimum_runtime = "0.2"       # the oldest server that may hand it out
     protected_data = "what applications read"
     user_data = "likewise"
@@ -41,7 +42,9 @@ from msgspec import Meta, Struct
 
 from drivers import tables, toml
 from drivers.container import (
+    EVERY_LICENSE,
     Allowance,
+    Borrowing,
     Container,
     ContainerKind,
     FirmItem,
@@ -104,6 +107,11 @@ class _Units(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     generation: _U32 = 0
 
 
+class _Borrow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    seconds: _Number
+    licenses: _Number = EVERY_LICENSE
+
+
 class _Maintenance(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     start: _Date
     end: _Date
@@ -123,6 +131,7 @@ class _Product(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     maintenance: _Maintenance | None = None
     units: _Units | None = None
     linger: _U32 = 0
+    borrow: _Borrow | None = None
     minimum_runtime: _Version | None = None
     protected_data: _Data = ""
     user_data: _Data = ""
@@ -146,6 +155,7 @@ class _Product(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             else None,
             units=Allowance(self.units.count, self.units.generation) if self.units else None,
             linger=self.linger,
+            borrowing=Borrowing(self.borrow.seconds, self.borrow.licenses) if self.borrow else None,
             minimum_runtime=Runtime(*map(int, self.minimum_runtime.split("."))) if self.minimum_runtime else None,
             protected_data=self.protected_data.encode(),
             user_data=self.user_data.encode(),

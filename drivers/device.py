@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable
 
 from drivers import image, statement, update, wire
-from drivers.container import ContainerId, ContainerKind, mask_and_serial
-from drivers.driver import Faulty, Purpose, Signed, Unsupported, Used
+from drivers.container import ContainerId, ContainerKind, Loan, mask_and_serial
+from drivers.driver import Faulty, Purpose, Signed, Used
 from drivers.firm_item import Owner
 from drivers.trust import ED25519, NOBODY
 from drivers.wire import Command
@@ -49,9 +49,6 @@ class ChipDevice:
 
     def sign(self, purpose: Purpose, body: bytes) -> Signed:
         """Have the container sign what it composes for this purpose; it is checked, and so is the signature."""
-        if purpose not in statement.PURPOSES:
-            msg = f"This software does not know what a container signs for the purpose {int(purpose)}; update it."
-            raise Unsupported(msg)
         signature, message = wire.decode_signed(self._exchange(Command.SIGN, bytes([purpose]) + body))
         if self._owner is None:
             self.read()
@@ -82,6 +79,17 @@ class ChipDevice:
     def nonce(self) -> tuple[bytes, int]:
         """Return a fresh nonce for a certified time, and the time floor."""
         return wire.decode_nonce(self._exchange(Command.NONCE, b""))
+
+    def borrow(self, loan: Loan, now: int) -> int:
+        """Have the container write a loan into its ledger, or a later end of one; return the end in force."""
+        return wire.decode_end(self._exchange(Command.BORROW, wire.encode_loan(loan, now)), loan.end)
+
+    def give_back(self, loan: bytes, signature: bytes, now: int) -> bool:
+        """Have the container strike a loan off its ledger; return whether it was on it.
+
+        The holder's signature is over `drivers.statement.return_receipt`.
+        """
+        return wire.decode_stood(self._exchange(Command.RETURN, wire.encode_return(loan, signature, now)))
 
     def is_empty(self) -> bool:
         """Whether nobody has made a container of it yet: then `init` can, and most others raise `Empty`."""

@@ -32,6 +32,8 @@ from typing import Any, NoReturn, Protocol, runtime_checkable
 
 from msgspec import Struct
 
+from drivers.container import Loan
+
 
 class DriverError(Exception):
     """Something about a driver or a device went wrong. The message says what the operator can do."""
@@ -156,6 +158,18 @@ class Device(Protocol):
         """Return a fresh nonce of 32 bytes for a certified time, and the time floor; the container keeps both."""
         ...
 
+    def borrow(self, loan: Loan, now: int) -> int:
+        """Write a loan into the container's ledger, or a later end of one that is there; return the end in force.
+
+        `now` is license time in Unix seconds. The same again changes nothing. Raises Refused: 226 if the licensor does
+        not allow it, or the ledger is full.
+        """
+        ...
+
+    def give_back(self, loan: bytes, signature: bytes, now: int) -> bool:
+        """Strike the loan with this id off the ledger; its holder signed that. Return whether it was on it."""
+        ...
+
     def close(self) -> None:
         """Let go of the device; never raises, and may be called again."""
         ...
@@ -189,6 +203,16 @@ class ReadOnly:
     def nonce(self) -> NoReturn:
         """Raise `Unsupported`."""
         msg = "This container keeps no time that could be certified; ask its licensor for one that does."
+        raise Unsupported(msg)
+
+    def borrow(self, loan: Loan, now: int) -> NoReturn:
+        """Raise `Unsupported`."""
+        msg = "This container keeps no ledger of what is borrowed; ask its licensor for one that does."
+        raise Unsupported(msg)
+
+    def give_back(self, loan: bytes, signature: bytes, now: int) -> NoReturn:
+        """Raise `Unsupported`."""
+        msg = "This container keeps no ledger of what is borrowed; nothing of it can be given back."
         raise Unsupported(msg)
 
 

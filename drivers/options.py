@@ -18,6 +18,7 @@ from drivers.container import (
     LATEST,
     UNITS_LIMIT,
     Allowance,
+    Borrowing,
     Period,
     ProductItem,
     QuantityFlag,
@@ -54,6 +55,7 @@ _OPTIONS: Final = (
     _Option(CRITICAL | 9, "units", Allowance, Layout("<II")),
     _Option(CRITICAL | 10, "linger", int, Layout("<I")),
     _Option(CRITICAL | 11, "minimum_runtime", Runtime, Layout("<HH")),
+    _Option(CRITICAL | 14, "borrowing", Borrowing, Layout("<II")),
 )
 _DATA: Final = {12: "protected_data", 13: "user_data"}
 _KNOWN: Final = {option.tag & ~CRITICAL: option for option in _OPTIONS}

@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from drivers import keys
-from drivers.container import LATEST, UNITS_LIMIT
+from drivers.container import LATEST, UNITS_LIMIT, Loan
 from drivers.cursor import Cursor
 from drivers.driver import ImageError
 from drivers.firm_item import Owner, encode_owner
@@ -44,17 +44,6 @@ class ItemState(Struct, frozen=True):
     reference: int
     units_used: int = 0
     usage_start: int = 0
-
-
-class Loan(Struct, frozen=True):
-    """One borrowed license. `id` has 16 bytes, `holder` is the borrower's public key, `end` in Unix seconds."""
-
-    id: bytes
-    firm_code: int
-    reference: int
-    quantity: int
-    end: int
-    holder: bytes
 
 
 class Receipt(Struct, frozen=True):

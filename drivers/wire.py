@@ -13,7 +13,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from drivers import keys
-from drivers.container import LATEST, check_text
+from drivers.container import LATEST, Loan, check_text
 from drivers.driver import Empty, Faulty, Refused, Unsupported, Used
 from drivers.image import IMAGE_LIMIT
 from drivers.keys import SIGNATURE_LENGTH
@@ -32,14 +32,20 @@ _PIECE: Final = Layout("<II")
 _TIME: Final = Layout("<q")
 _NONCE: Final = Layout("<32sq")
 _INIT: Final = Layout("<HI")
+_BORROW: Final = Layout("<16sIIIqq32s")
+_END: Final = Layout("<q")
+_RETURN: Final = Layout("<16sq64s")
+_STOOD: Final = Layout("<B")
 PIECE_HEAD: Final = _PIECE.size
 """Bytes of APPLY's payload that are not the update's."""
 KEY_LENGTH: Final = 16
 """Bytes of the key by which a container knows a use again."""
+LOAN_ID_LENGTH: Final = 16
+"""Bytes of a loan's id."""
 
 
 class Command(IntEnum):
-    """The commands. Without a key a container does not support 16 to 20; an empty dongle knows only 1 and 21."""
+    """The commands. Without a key a container supports only 1 and 2; an empty dongle knows only 1 and 21."""
 
     INFO = 1
     READ_IMAGE = 2
@@ -49,6 +55,8 @@ class Command(IntEnum):
     TIME = 19
     NONCE = 20
     INIT = 21
+    BORROW = 22
+    RETURN = 23
 
 
 class Status(IntEnum):
@@ -71,6 +79,10 @@ class Status(IntEnum):
     NOT_FOR_THIS_CONTAINER = 14
     ALREADY_MADE = 15
     EMPTY = 16
+    NOT_BORROWABLE = 17
+    TOO_LONG = 18
+    NONE_LEFT = 19
+    LEDGER_FULL = 20
 
 
 _REFUSALS: Final = {
@@ -93,8 +105,25 @@ _REFUSALS: Final = {
     ),
     Status.NOT_FOR_THIS_CONTAINER: (233, "The update is for another container; apply it there."),
     Status.ALREADY_MADE: (104, "The dongle is a container already, and stays the one that it is; look what it holds."),
+    Status.NOT_BORROWABLE: (226, "The item's licenses cannot be borrowed; ask its licensor for ones that can."),
+    Status.TOO_LONG: (
+        226,
+        "The item's licenses are not lent so long, or the container's clock is past that end; ask for another time.",
+    ),
+    Status.NONE_LEFT: (
+        226,
+        "No more of the item's licenses may be borrowed now; have one given back, or wait for the end of a loan.",
+    ),
+    Status.LEDGER_FULL: (
+        226,
+        "The container has no room for another loan; have a license given back, or wait for the end of a loan.",
+    ),
 }
 """To what a container may say no without a fault of its own: the field's number, and what to do."""
+_RETURN_NOT_SIGNED: Final = (
+    211,
+    "The return is damaged, or the loan's holder did not sign it; give the license back from where it was borrowed.",
+)
 
 
 class Info(Struct, frozen=True):
@@ -123,7 +152,8 @@ def check_status(command: Command, status: int) -> None:
         raise Unsupported(msg)
     known = {each.value: each for each in Status}.get(status)
     if known in _REFUSALS:
-        number, text = _REFUSALS[known]
+        of_a_return = command is Command.RETURN and known is Status.NOT_SIGNED
+        number, text = _RETURN_NOT_SIGNED if of_a_return else _REFUSALS[known]
         raise Refused(text, number)
     shown = known.name if known is not None else f"status {status}"
     msg = f"The dongle refused {command.name} ({shown}); update this software, or have the dongle exchanged."
@@ -214,6 +244,48 @@ def decode_public(payload: bytes) -> bytes:
         msg = f"The dongle answered INIT with {len(payload)} bytes instead of {keys.LENGTH}; exchange it."
         raise Faulty(msg)
     return payload
+
+
+def encode_loan(loan: Loan, now: int) -> bytes:
+    """Return the payload of BORROW. Raises ValueError for an id or a key of another length."""
+    _check_loan_id(loan.id)
+    if len(loan.holder) != keys.LENGTH:
+        msg = f"The key of a loan's holder has {keys.LENGTH} bytes, not {len(loan.holder)}."
+        raise ValueError(msg)
+    return _BORROW.pack(loan.id, loan.firm_code, loan.reference, loan.quantity, loan.end, now, loan.holder)
+
+
+def decode_end(payload: bytes, asked: int) -> int:
+    """Return the end in a BORROW reply. Raises Faulty if it is none, or before the one that was asked for."""
+    (end,) = _exactly(_END, payload, Command.BORROW)
+    if _instant(end) < asked:
+        msg = f"The dongle lends until {end}, in Unix seconds, and was asked to until {asked}; exchange it."
+        raise Faulty(msg)
+    return int(end)
+
+
+def encode_return(loan: bytes, signature: bytes, now: int) -> bytes:
+    """Return the payload of RETURN. Raises ValueError for an id or a signature of another length."""
+    _check_loan_id(loan)
+    if len(signature) != SIGNATURE_LENGTH:
+        msg = f"A signature has {SIGNATURE_LENGTH} bytes, not {len(signature)}."
+        raise ValueError(msg)
+    return _RETURN.pack(loan, now, signature)
+
+
+def decode_stood(payload: bytes) -> bool:
+    """Return whether the loan stood, as a RETURN reply says it. Raises Faulty if it is none."""
+    (stood,) = _exactly(_STOOD, payload, Command.RETURN)
+    if stood not in {0, 1}:
+        msg = f"The dongle answered RETURN with {stood} instead of 0 or 1; exchange it."
+        raise Faulty(msg)
+    return bool(stood)
+
+
+def _check_loan_id(loan: bytes) -> None:
+    if len(loan) != LOAN_ID_LENGTH or not any(loan):
+        msg = f"A loan's id has {LOAN_ID_LENGTH} bytes which are not all zero; this is {loan.hex()!r}."
+        raise ValueError(msg)
 
 
 def _instant(said: int) -> int:

@@ -26,10 +26,12 @@ from protocol.address import Address, candidates
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError
 from protocol.held import Call, Held, Outcome
 from protocol.link import Dial, Dispatcher, Link, OnEvent, dial
+from protocol.loans import Loan, Loans
 from protocol.messages import (
     AccessInfo,
     AccessKey,
     AccessPage,
+    Borrowed,
     ContainerContents,
     ContainerList,
     Crypt,
@@ -44,8 +46,9 @@ from protocol.messages import (
     ServerInfo,
 )
 from protocol.opening import introduction, none_reached, not_reached
-from protocol.proof import Proof
-from protocol.session import ClientSession, new_key, next_cursor
+from protocol.paging import next_cursor
+from protocol.proof import Proof, Wanted
+from protocol.session import ClientSession, new_key
 from protocol.terms import AccessMode, HandleKind, Station
 
 R = TypeVar("R", bound=Struct)
@@ -80,6 +83,17 @@ class Access(Held):
         call = Call(proof.challenge(self.handle, units, key, mode), held=self)
         answer = cast("CryptAnswer", self._client._ask(call))  # noqa: SLF001
         return proof.check(answer, cast("Crypt", call.params), self.request, licensor)
+
+    def borrow(self, seconds: int, *, licensor: bytes, loans: Loans | None = None) -> Loan:
+        """Take the license along for so many seconds from now on: the access becomes a loan, and is over.
+
+        Otherwise as `Client.borrow`; the loan has the terms that the access was asked for.
+        """
+        asked = self.request
+        wanted = Wanted(
+            asked.firm_code, asked.product_code, asked.feature_code, asked.container, asked.item, asked.release_date
+        )
+        return self._client._borrow(wanted, seconds, licensor, loans, self)  # noqa: SLF001
 
     def release(self) -> None:
         """Give the access back. Doing so twice, or after the server ended it, is no error. Raises LicenseError.
@@ -153,6 +167,7 @@ class Client:
             raise LocalProtocolError(msg)
         servers = candidates(self._server)
         hello = introduction(self._application, self._station)
+        self._station = hello.station
         self._process = os.getpid()
         if self._on_event is not None:
             self._dispatcher = Dispatcher(self._on_event)
@@ -246,6 +261,43 @@ class Client:
         self._ask(Call(request, held=access))
         return access
 
+    def borrow(
+        self,
+        firm_code: int,
+        product_code: int,
+        seconds: int,
+        *,
+        licensor: bytes,
+        feature_code: int = 0,
+        container: str | None = None,
+        item: int | None = None,
+        release_date: int | None = None,
+        loans: Loans | None = None,
+    ) -> Loan:
+        """Take a license along for so many seconds from now on; `Loans.find` finds it, without a connection.
+
+        It is honoured until a minute before its end, on this machine and seat. `licensor` is the licensor's public
+        key, `loans` where it is kept, the user's own place if not given; the others are as for `access`. After 100, no
+        answer, asking for the same again gives the same loan. Raises LicenseError: 212, 226 if it cannot be lent, 232
+        if the clocks differ too much, 308 if what was lent proves nothing, and others; and SettingError.
+        """
+        wanted = Wanted(firm_code, product_code, feature_code, container, item, release_date)
+        return self._borrow(wanted, seconds, licensor, loans, None)
+
+    def extend(self, loan: Loan, seconds: int) -> None:
+        """Have a loan end so many seconds from now, if that is later. Raises as `borrow` does; then it is as it was."""
+        answer = self.call(loan.loans.extension(loan.id, seconds))
+        loan.keep(answer)
+
+    def give_back(self, loan: Loan) -> bool:
+        """Give a loan back; return whether the server still counted it.
+
+        It cannot be used any more from now on, whatever happens: if this raises LicenseError, as 100 where no server
+        answers, its receipt is kept, and giving it back again sends it. Raises SettingError if that cannot be kept.
+        """
+        with loan.loans.returning(loan.id) as receipt:
+            return (self.call(receipt)).stood
+
     def containers(self) -> ContainerList:
         """List the containers, in the order in which the server draws on them."""
         return self.call(messages.Containers())
@@ -315,6 +367,16 @@ class Client:
             )
             yield from page.accesses
             cursor = next_cursor(cursor, page.next)
+
+    def _borrow(
+        self, wanted: Wanted, seconds: int, licensor: bytes, loans: Loans | None, access: Access | None
+    ) -> Loan:
+        self._check_process()
+        store = loans or Loans(station=self._station)
+        with store.asking(wanted, seconds, str(self.address)) as asked:
+            answer = cast("Borrowed", self._ask(Call(asked, held=access)))
+            store.keep(asked.id, answer, licensor)
+        return Loan(store, asked.id, licensor)
 
     def _greet(self, address: Address, hello: Call[Access]) -> None:
         try:

@@ -24,10 +24,12 @@ from protocol import messages, proof
 from protocol.address import Address, candidates
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError
 from protocol.held import Call, Held, Outcome
+from protocol.loans import Loan, Loans
 from protocol.messages import (
     AccessInfo,
     AccessKey,
     AccessPage,
+    Borrowed,
     ContainerContents,
     ContainerList,
     Crypt,
@@ -44,8 +46,9 @@ from protocol.messages import (
     ServerInfo,
 )
 from protocol.opening import introduction, none_reached, not_reached
-from protocol.proof import Proof
-from protocol.session import EVENTS, ClientSession, new_key, next_cursor
+from protocol.paging import next_cursor
+from protocol.proof import Proof, Wanted
+from protocol.session import EVENTS, ClientSession, new_key
 from protocol.terms import AccessMode, HandleKind, Station
 from protocol.trio_link import Dial, TrioLink, dial
 
@@ -80,6 +83,17 @@ class Access(Held):
         call = Call(proof.challenge(self.handle, units, key, mode), held=self)
         answer = cast("CryptAnswer", await self._client._ask(call))  # noqa: SLF001
         return proof.check(answer, cast("Crypt", call.params), self.request, licensor)
+
+    async def borrow(self, seconds: int, *, licensor: bytes, loans: Loans | None = None) -> Loan:
+        """Take the license along for so many seconds from now on: the access becomes a loan, and is over.
+
+        Otherwise as `Client.borrow`; the loan has the terms that the access was asked for.
+        """
+        asked = self.request
+        wanted = Wanted(
+            asked.firm_code, asked.product_code, asked.feature_code, asked.container, asked.item, asked.release_date
+        )
+        return await self._client._borrow(wanted, seconds, licensor, loans, self)  # noqa: SLF001
 
     async def release(self) -> None:
         """Give the access back. Doing so twice, or after the server ended it, is no error. Raises LicenseError.
@@ -185,6 +199,43 @@ class Client:
         await self._ask(Call(request, held=access))
         return access
 
+    async def borrow(
+        self,
+        firm_code: int,
+        product_code: int,
+        seconds: int,
+        *,
+        licensor: bytes,
+        feature_code: int = 0,
+        container: str | None = None,
+        item: int | None = None,
+        release_date: int | None = None,
+        loans: Loans | None = None,
+    ) -> Loan:
+        """Take a license along for so many seconds from now on; `Loans.find` finds it, without a connection.
+
+        It is honoured until a minute before its end, on this machine and seat. `licensor` is the licensor's public
+        key, `loans` where it is kept, the user's own place if not given; the others are as for `access`. After 100, no
+        answer, asking for the same again gives the same loan. Raises LicenseError: 212, 226 if it cannot be lent, 232
+        if the clocks differ too much, 308 if what was lent proves nothing, and others; and SettingError.
+        """
+        wanted = Wanted(firm_code, product_code, feature_code, container, item, release_date)
+        return await self._borrow(wanted, seconds, licensor, loans, None)
+
+    async def extend(self, loan: Loan, seconds: int) -> None:
+        """Have a loan end so many seconds from now, if that is later. Raises as `borrow` does; then it is as it was."""
+        answer = await self.call(loan.loans.extension(loan.id, seconds))
+        loan.keep(answer)
+
+    async def give_back(self, loan: Loan) -> bool:
+        """Give a loan back; return whether the server still counted it.
+
+        It cannot be used any more from now on, whatever happens: if this raises LicenseError, as 100 where no server
+        answers, its receipt is kept, and giving it back again sends it. Raises SettingError if that cannot be kept.
+        """
+        with loan.loans.returning(loan.id) as receipt:
+            return (await self.call(receipt)).stood
+
     async def containers(self) -> ContainerList:
         """List the containers, in the order in which the server draws on them."""
         return await self.call(messages.Containers())
@@ -256,6 +307,15 @@ class Client:
             for access in page.accesses:
                 yield access
             cursor = next_cursor(cursor, page.next)
+
+    async def _borrow(
+        self, wanted: Wanted, seconds: int, licensor: bytes, loans: Loans | None, access: Access | None
+    ) -> Loan:
+        store = loans or Loans(station=self._hello.station)
+        with store.asking(wanted, seconds, str(self.address)) as asked:
+            answer = cast("Borrowed", await self._ask(Call(asked, held=access)))
+            store.keep(asked.id, answer, licensor)
+        return Loan(store, asked.id, licensor)
 
     async def _open(self) -> None:
         failures = []

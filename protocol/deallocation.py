@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.params import Params
+from protocol.params import By, Params
 
 MOST_SEEN = 16_384
 """How many handles can be named as seen."""
@@ -29,6 +29,7 @@ class Deallocate(Params["Deallocated"], frozen=True, gc=False):
     what: Literal["allocation", "access", "session"] = "allocation"
     seen: Annotated[tuple[Handle, ...], Meta(max_length=MOST_SEEN)] = ()
     hold_off: Annotated[int, Meta(ge=0, le=LONGEST_HOLD_OFF)] = 0
+    by: By = ""
 
 
 class DeallocatedAccess(Struct, frozen=True, gc=False):

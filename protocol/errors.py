@@ -39,6 +39,7 @@ class ErrorNumber(IntEnum):
     USAGE_PERIOD_OVERRUN = 71
     MAINTENANCE_UNDERRUN = 77
     MAINTENANCE_OVERRUN = 78
+    TIME_OBSOLETE = 88
     NETWORK_FAULT = 100
     SERVER_NOT_FOUND = 101
     INTERNAL = 104
@@ -54,10 +55,12 @@ class ErrorNumber(IntEnum):
     NO_MORE_LICENSES = 212
     EXCLUSIVE_CONFLICT = 213
     WRONG_ACCESS_MODE = 223
+    BORROW_FAILED = 226
     UPDATE_TOO_NEW = 228
     UPDATE_TOO_OLD = 229
     SEVERAL_REASONS = 230
     ACCESS_DENIED = 231
+    BORROW_CLOCK_DIFFERENCE = 232
     UPDATE_FAILED = 233
     SERVER_STARTING = 238
     COMMAND_FAILED = 303
@@ -84,6 +87,7 @@ _TEXTS: Final[dict[ErrorNumber, str]] = {
     ErrorNumber.USAGE_PERIOD_OVERRUN: "The usage period of the license is over",
     ErrorNumber.MAINTENANCE_UNDERRUN: "The software was released before the maintenance period of the license",
     ErrorNumber.MAINTENANCE_OVERRUN: "The software was released after the maintenance period of the license",
+    ErrorNumber.TIME_OBSOLETE: "This machine's clock is behind a time that it has shown before; set it right",
     ErrorNumber.NETWORK_FAULT: "The connection to the license server is broken",
     ErrorNumber.SERVER_NOT_FOUND: "The license server cannot be reached",
     ErrorNumber.INTERNAL: "The license server met a fault of its own; its log says more",
@@ -99,10 +103,14 @@ _TEXTS: Final[dict[ErrorNumber, str]] = {
     ErrorNumber.NO_MORE_LICENSES: "All licenses are in use",
     ErrorNumber.EXCLUSIVE_CONFLICT: "An exclusive access and another one cannot stand side by side on one station",
     ErrorNumber.WRONG_ACCESS_MODE: "The license forbids this access mode",
+    ErrorNumber.BORROW_FAILED: "The license cannot be borrowed",
     ErrorNumber.UPDATE_TOO_NEW: "The update builds on one that the container does not have",
     ErrorNumber.UPDATE_TOO_OLD: "The container has this update already, or a later one",
     ErrorNumber.SEVERAL_REASONS: "No license can serve the request, for several reasons",
     ErrorNumber.ACCESS_DENIED: "The server's access permissions exclude this client",
+    ErrorNumber.BORROW_CLOCK_DIFFERENCE: (
+        "The clocks of client and server differ too much to borrow; set the wrong one right"
+    ),
     ErrorNumber.UPDATE_FAILED: "The update cannot be applied",
     ErrorNumber.SERVER_STARTING: "The license server is still starting; try again in a moment",
     ErrorNumber.COMMAND_FAILED: "The container answers wrongly",

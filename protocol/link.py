@@ -15,8 +15,9 @@ from typing import Any, Final
 from protocol.address import Address, Unix
 from protocol.messages import Event
 from protocol.opening import not_reached
+from protocol.phase import Phase
 from protocol.rpc import CHUNK
-from protocol.session import EVENTS, ClientSession, Phase
+from protocol.session import EVENTS, ClientSession
 
 OnEvent = Callable[[Event], None]
 Dial = Callable[[Address, float], socket.socket]

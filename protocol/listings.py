@@ -6,6 +6,7 @@ Times are whole Unix seconds, UTC; periods are seconds. `docs/protocol.md` descr
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from msgspec import Struct
 
@@ -37,8 +38,9 @@ class EntryInfo(Struct, frozen=True, gc=False, omit_defaults=True):
     """A product item with its options. `denied` are access modes; `unusable` says why the server cannot use it.
 
     `usage` is for how long it is valid from its first use on, at `usage_start` (None: not begun). `maintenance` is the
-    first instant and the one after the last. `units` were given, `units_left` are not used up. `valid_until` is the end
-    of the expiration and the usage, whichever is first; None: never.
+    first instant and the one after the last. `units` were given, `units_left` are not used up. It may be borrowed for
+    `borrow_seconds` at most (None: not at all), and `borrow_licenses` of it at a time (None: all). `valid_until` is the
+    end of the expiration and the usage, whichever is first; None: never.
     """
 
     item: int
@@ -60,6 +62,8 @@ class EntryInfo(Struct, frozen=True, gc=False, omit_defaults=True):
     minimum_runtime: str = ""
     protected_data: bytes = b""
     user_data: bytes = b""
+    borrow_seconds: int | None = None
+    borrow_licenses: int | None = None
     valid_until: int | None = None
     state: str = EntryState.VALID.value
 
@@ -78,7 +82,8 @@ class LicenseCount(Struct, frozen=True, gc=False, omit_defaults=True):
     """The counts of one license. `total` is what is offered now; `used` + `free` = `total`.
 
     The four mode fields are allocations: accesses for user limit, exclusive and no user limit, stations for
-    station share. `lingering` ones are used and nobody's; the next of them is free at `lingering_until`.
+    station share. `lingering` ones are used and nobody's; the next of them is free at `lingering_until`. `borrowed`
+    ones are used, too; if a licensor's update leaves fewer than those, `total` is what is used, and `quantity` is less.
     """
 
     container: str
@@ -100,6 +105,11 @@ class LicenseCount(Struct, frozen=True, gc=False, omit_defaults=True):
     lingering_until: int | None = None
     valid_until: int | None = None
     state: str = EntryState.VALID.value
+    borrowed: int = 0
+
+
+BORROWED: Final = "borrowed"
+"""What stands in place of the access mode of what is borrowed."""
 
 
 class AccessInfo(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -107,6 +117,10 @@ class AccessInfo(Struct, frozen=True, gc=False, omit_defaults=True):
 
     It ends at `valid_until` with its license; None: never; and `maximum_life` seconds after its first access, if not 0.
     `cleanup_time`: how many seconds it outlives its client's last word; 0: as long as its session.
+
+    What is borrowed is listed too, with mode `borrowed` and its end, `borrowed_until`: it has no allocation and no
+    session, and its ID stands in place of the handle. If the container alone tells of it, nobody knows its client, but
+    for the borrower's public key, and `product_code` is 0 while its license is gone.
     """
 
     handle: int
@@ -131,3 +145,4 @@ class AccessInfo(Struct, frozen=True, gc=False, omit_defaults=True):
     valid_until: int | None = None
     maximum_life: int = 0
     cleanup_time: int = 0
+    borrowed_until: int | None = None

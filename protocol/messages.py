@@ -12,6 +12,12 @@ from typing import Annotated, ClassVar, Literal, NewType, get_args
 
 from msgspec import Meta, Struct
 
+from protocol.borrowing import Borrow as Borrow
+from protocol.borrowing import Borrowed as Borrowed
+from protocol.borrowing import GiveBack as GiveBack
+from protocol.borrowing import GivenBack as GivenBack
+from protocol.borrowing import Lend as Lend
+from protocol.borrowing import LoanId as LoanId
 from protocol.deallocation import Deallocate as Deallocate
 from protocol.deallocation import Deallocated as Deallocated
 from protocol.deallocation import DeallocatedAccess as DeallocatedAccess
@@ -20,6 +26,7 @@ from protocol.listings import ContainerInfo as ContainerInfo
 from protocol.listings import EntryInfo as EntryInfo
 from protocol.listings import FirmItemInfo as FirmItemInfo
 from protocol.listings import LicenseCount as LicenseCount
+from protocol.params import By as By
 from protocol.params import Cursor
 from protocol.params import Done as Done
 from protocol.params import Instant as Instant
@@ -36,8 +43,22 @@ from protocol.tracking import TrackingPage as TrackingPage
 from protocol.tracking import TrackingProof as TrackingProof
 from protocol.tracking import TrackingRequest as TrackingRequest
 from protocol.tracking import VerifyTracking as VerifyTracking
+from protocol.updating import Context as Context
+from protocol.updating import ContextFile as ContextFile
+from protocol.updating import Import as Import
+from protocol.updating import Imported as Imported
 from protocol.usage import UsagePage as UsagePage
 from protocol.usage import UsageRequest as UsageRequest
+from protocol.watching import Configuration as Configuration
+from protocol.watching import ConfigurationRequest as ConfigurationRequest
+from protocol.watching import Happened as Happened
+from protocol.watching import Happenings as Happenings
+from protocol.watching import LogPage as LogPage
+from protocol.watching import LogRequest as LogRequest
+from protocol.watching import Reload as Reload
+from protocol.watching import Reloaded as Reloaded
+from protocol.watching import Statistics as Statistics
+from protocol.watching import StatisticsRequest as StatisticsRequest
 
 PROTOCOL_VERSION = 1
 """The version this package speaks. A greeting offers a range, the answer names the one in force."""
@@ -103,6 +124,8 @@ class EndCause(StrEnum):
     EXPIRED = "expired"
     USAGE_OVER = "usage_over"
     """The usage period of its license, which began with the first use, is over."""
+    LENT = "lent"
+    """Its license was borrowed: the container has it written down that it is out."""
 
 
 # --- greeting ---------------------------------------------------------------------------------------------------
@@ -433,39 +456,6 @@ class EventList(Struct, frozen=True, gc=False):
     events: tuple[Event, ...]
 
 
-# --- administering, over the control socket only ------------------------------------------------------------------
-
-
-class Context(Params["ContextFile"], frozen=True, gc=False):
-    """Asks for a container's request file, which its licensor answers with an update; `time`: with a certified time."""
-
-    method: ClassVar[str] = "context"
-    container: ContainerText
-    time: bool = False
-
-
-class ContextFile(Struct, frozen=True, gc=False):
-    """The request file."""
-
-    request: bytes
-
-
-class Import(Params["Imported"], frozen=True, gc=False):
-    """Applies a licensor's update file."""
-
-    method: ClassVar[str] = "import"
-    update: Annotated[bytes, Meta(max_length=65_536)]
-
-
-class Imported(Struct, frozen=True, gc=False, omit_defaults=True):
-    """What the update brought: a firm item with its update counter, or a license time."""
-
-    container: str
-    firm_code: int = 0
-    update_counter: int = 0
-    time: int = 0
-
-
 RESULTS: dict[type[Params], type[Struct]] = {
     Hello: Greeting,
     Resume: Greeting,
@@ -483,7 +473,15 @@ RESULTS: dict[type[Params], type[Struct]] = {
     TrackingRequest: TrackingPage,
     VerifyTracking: TrackingProof,
     UsageRequest: UsagePage,
+    Borrow: Borrowed,
+    GiveBack: GivenBack,
+    Lend: Borrowed,
     Deallocate: Deallocated,
+    Happened: Happenings,
+    LogRequest: LogPage,
+    ConfigurationRequest: Configuration,
+    StatisticsRequest: Statistics,
+    Reload: Reloaded,
     Events: EventList,
     Context: ContextFile,
     Import: Imported,

@@ -17,6 +17,8 @@ else:
 
 Cursor = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Instant = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+By = Annotated[str, Meta(max_length=64)]
+"""For whom an operator's program asks, for the log: its own word, beside the user that the system says it runs as."""
 
 
 class Params(Struct, Generic[R], frozen=True, gc=False, omit_defaults=True):

@@ -24,6 +24,17 @@ from protocol.signed import NO_KEY, Answer, FirmItem, Terms
 from protocol.terms import AccessMode
 
 
+class Wanted(Struct, frozen=True):
+    """What license is asked for, in the words of an access; `container` and `item` narrow it down."""
+
+    firm_code: int
+    product_code: int
+    feature_code: int = 0
+    container: str | None = None
+    item: int | None = None
+    release_date: int | None = None
+
+
 class Proof(Struct, frozen=True):
     """What is proven: this container holds this product item, which is valid at this license time (Unix seconds).
 
@@ -55,18 +66,18 @@ def check(answer: CryptAnswer, question: Crypt, access: Access, licensor: bytes)
     308, and says at which link the chain breaks.
     """
     try:
-        _verify(licensor, answer.firm_signature, answer.firm_item, "the licensor did not sign the firm item")
+        verify(licensor, answer.firm_signature, answer.firm_item, "the licensor did not sign the firm item")
         firm = signed.firm_item(answer.firm_item)
-        _verify(firm.key, answer.signature, answer.message, "the container did not sign the answer")
+        verify(firm.key, answer.signature, answer.message, "the container did not sign the answer")
         said = signed.answer(answer.message)
         _check_question(said, question, firm, access)
         options = firm.options.get((said.item, said.product_code))
         if options is None:
-            raise _broken("the licensor signed no such product item")
+            raise broken("the licensor signed no such product item")
         terms = signed.terms(options)
     except signed.Malformed as error:
-        raise _broken(str(error)) from None
-    _check_terms(terms, access)
+        raise broken(str(error)) from None
+    check_terms(terms, access)
     _check_valid(terms, said)
     return Proof(
         firm.container,
@@ -84,29 +95,32 @@ def check(answer: CryptAnswer, question: Crypt, access: Access, licensor: bytes)
 def _check_question(said: Answer, question: Crypt, firm: FirmItem, access: Access) -> None:
     """Accept an answer of this firm item's container to this question, about what the access was asked for."""
     if said.owner != firm.owner:
-        raise _broken("what the container signed is no answer of this container")
+        raise broken("what the container signed is no answer of this container")
     if said.nonce != question.nonce:
-        raise _broken("the answer is to another question")
+        raise broken("the answer is to another question")
     if (said.firm_code, said.product_code, said.handle) != (access.firm_code, access.product_code, question.handle):
-        raise _broken("the answer is about another license")
+        raise broken("the answer is about another license")
     if access.container not in {None, firm.container} or access.item not in {None, said.item}:
-        raise _broken("the answer is about another container or item than was asked for")
+        raise broken("the answer is about another container or item than was asked for")
     if (firm.firm_code, firm.update_counter) != (said.firm_code, said.update_counter):
-        raise _broken("the firm item is not the one that the container holds")
+        raise broken("the firm item is not the one that the container holds")
     if said.key != (question.key or NO_KEY):
-        raise _broken("the answer is about another use")
+        raise broken("the answer is about another use")
     if said.units != question.units:
-        raise _broken(f"the container took {said.units} units for this use, and {question.units} were to be taken")
+        raise broken(f"the container took {said.units} units for this use, and {question.units} were to be taken")
 
 
-def _check_terms(terms: Terms, access: Access) -> None:
-    """Accept what has the features that were asked for, and serves software of this release date."""
+def check_terms(terms: Terms, access: Access | Wanted) -> None:
+    """Accept what has the features that were asked for, and serves software of this release date.
+
+    Raises LicenseError 308.
+    """
     if access.feature_code & ~(terms.feature_map or 0):
-        raise _broken("the licensor signed other features than were asked for")
+        raise broken("the licensor signed other features than were asked for")
     if access.release_date is not None and terms.maintenance is not None:
         start, end = terms.maintenance
         if not start <= access.release_date < end:
-            raise _broken("the software was not released in the maintenance period that the licensor signed")
+            raise broken("the software was not released in the maintenance period that the licensor signed")
 
 
 def _check_valid(terms: Terms, said: Answer) -> None:
@@ -114,18 +128,20 @@ def _check_valid(terms: Terms, said: Answer) -> None:
     too_early = terms.activation is not None and said.time < terms.activation
     expired = terms.expiration is not None and said.time >= terms.expiration
     if too_early or expired:
-        raise _broken("the license is not valid at the time that the container signed")
+        raise broken("the license is not valid at the time that the container signed")
     # It may begin later than now: a certified time has set the clock back since.
     if terms.usage is not None and not (said.usage_start > 0 and said.time < said.usage_start + terms.usage):
-        raise _broken("the usage period has not begun, or is over, at the time that the container signed")
+        raise broken("the usage period has not begun, or is over, at the time that the container signed")
 
 
-def _verify(key: bytes, signature: bytes, message: bytes, otherwise: str) -> None:
+def verify(key: bytes, signature: bytes, message: bytes, otherwise: str) -> None:
+    """Accept what was signed with a key. Raises LicenseError 308, which says `otherwise`."""
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
     except (InvalidSignature, ValueError):
-        raise _broken(otherwise) from None
+        raise broken(otherwise) from None
 
 
-def _broken(why: str) -> LicenseError:
+def broken(why: str) -> LicenseError:
+    """Return the error of a chain that breaks, and why it does."""
     return LicenseError.of(ErrorNumber.VERIFY_FAILED, why)

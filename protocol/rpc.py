@@ -17,7 +17,7 @@ import msgpack
 import msgspec
 from msgspec import Struct
 
-from protocol.messages import Access, Crypt, ErrorBody, Params
+from protocol.messages import Access, Borrow, Crypt, ErrorBody, GiveBack, Lend, Params
 
 T = TypeVar("T", bound=Struct)
 
@@ -195,7 +195,7 @@ def parameters(request: Request, kind: type[T]) -> T:
     if type(params) is not list or len(params) > 1:
         raise BadMessage(request.msgid, "params must be an array with one map")
     value = params[0] if params else {}
-    if (kind is Access or kind is Crypt) and type(value) is dict:
+    if (kind is Access or kind in _SPELLED) and type(value) is dict:
         for name in _SPELLED[kind]:
             if type(value.get(name)) is str:
                 value[name] = _octets_of(request.msgid, name, value[name])
@@ -210,12 +210,21 @@ def convert(value: object, kind: type[T]) -> T:
     return msgspec.convert(value, kind, builtin_types=(bytes,))
 
 
-_SPELLED: Final[dict[type[Any], tuple[str, ...]]] = {Access: ("key",), Crypt: ("key", "nonce")}
+_SPELLED: Final[dict[type[Any], tuple[str, ...]]] = {
+    Access: ("key",),
+    Crypt: ("key", "nonce"),
+    Borrow: ("id", "holder"),
+    Lend: ("id", "holder"),
+    GiveBack: ("id", "signature"),
+}
 """The fields that are bytes."""
 
 _SPELLINGS: Final = {
     "key": "a key is 16 bytes, or 32 hexadecimal digits",
     "nonce": "a nonce is 16 to 64 bytes, or twice as many hexadecimal digits",
+    "id": "the id of a loan is 16 bytes, or 32 hexadecimal digits",
+    "holder": "a public key is 32 bytes, or 64 hexadecimal digits",
+    "signature": "a signature is 64 bytes, or 128 hexadecimal digits",
 }
 
 

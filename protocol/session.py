@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from enum import Enum
 from math import inf
 from typing import Final, Generic
 
@@ -26,6 +25,8 @@ from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError, Remot
 from protocol.held import Call, H, Outcome
 from protocol.messages import (
     AccessKey,
+    Borrow,
+    Borrowed,
     Crypt,
     Done,
     ErrorBody,
@@ -41,6 +42,7 @@ from protocol.messages import (
     Release,
     Resume,
 )
+from protocol.phase import Phase
 from protocol.recovery import Recovery
 
 LONGEST_KEEP_ALIVE: Final = 24 * 60 * 60.0
@@ -49,18 +51,6 @@ LONGEST_KEEP_ALIVE: Final = 24 * 60 * 60.0
 EVENTS: Final = 4_096
 """Events that may wait for `on_event`: four for each handle that a session may hold. A program that falls behind
 further has stopped taking them, and its connection is ended rather than its memory filled."""
-
-
-class Phase(Enum):
-    """Where a session stands. Everything that changes it is in `ClientSession`."""
-
-    CLOSED = "closed"
-    """There is no connection, and none is sought: not opened yet, closed, or nothing that could be resumed."""
-    SEEKING = "seeking"
-    """The connection is broken; the shell is to dial again. What is asked waits."""
-    GREETING = "greeting"
-    """There is a connection, and its greeting is not answered. What is asked waits."""
-    OPEN = "open"
 
 
 class ClientSession(Generic[H]):
@@ -281,11 +271,14 @@ class ClientSession(Generic[H]):
 
     def _send(self, call: Call[H]) -> None:
         held = call.held
-        if held is not None and isinstance(call.params, Release | Info | Crypt):
-            if wrong := held.ending or held.doubt:
+        if held is not None and isinstance(call.params, Release | Info | Crypt | Borrow):
+            # What was to become a loan may have become one before the cut: its id tells.
+            repeated = isinstance(call.params, Borrow) and held.ending and call.sent
+            if (wrong := held.ending or held.doubt) and not repeated:
                 _answer(call, LicenseError(wrong))
                 return
-            call.params = replace(call.params, handle=held.handle)  # it may have got another one meanwhile
+            handle = 0 if repeated else held.handle  # it may have got another one meanwhile
+            call.params = replace(call.params, handle=handle)
         try:
             msgid, data = self._connection.request(call.params)
         except LocalProtocolError as error:
@@ -317,6 +310,8 @@ class ClientSession(Generic[H]):
             self._handles.pop(params.handle, None)
             if call.sent > 1:
                 outcome = Done()  # it had arrived before the cut
+        elif isinstance(outcome, Borrowed) and call.held is not None:
+            self._borrowed(call, call.held)
         elif isinstance(outcome, Greeting):
             self._welcomed(outcome, events, resumed=isinstance(params, Resume))
         elif isinstance(params, Hello | Resume) and isinstance(outcome, LicenseError) and self.greeting is not None:
@@ -339,6 +334,13 @@ class ClientSession(Generic[H]):
         if isinstance(outcome, Granted) and not wanted:
             self._give_back(outcome.handle)
         self._give_strays_back()
+
+    def _borrowed(self, call: Call[H], held: H) -> None:
+        """An access has become a loan, and is over."""
+        held.releases, held.released, held.ending = held.releases or 1, True, None
+        if call.sent > 1 and held.handle in self._handles:  # it may be another one that was granted since
+            self._give_back(held.handle)
+        self._handles.pop(held.handle, None)
 
     def _welcomed(self, greeting: Greeting, events: list[Event], *, resumed: bool) -> None:
         self.greeting = greeting
@@ -370,9 +372,13 @@ class ClientSession(Generic[H]):
         """After a cut: what the server does not confirm is not held."""
         told = {ended.handle: ended.error for ended in greeting.ended}
         unconfirmed = LicenseError.of(ErrorNumber.INVALID_HANDLE, "the server does not confirm it after the cut").body
+        lent = {call.held for call in self._queue if isinstance(call.params, Borrow) and call.sent}
         for handle in sorted(self._handles.keys() - set(greeting.handles)):
             held = self._handles[handle]
-            if held is not None and held.releases:  # its release reached the server, its answer did not reach us
+            if held is not None and held in lent:  # the answer will tell its holder
+                del self._handles[handle]
+                held.ending = told.get(handle, unconfirmed)
+            elif held is not None and held.releases:  # its release reached the server, its answer did not reach us
                 del self._handles[handle]
                 held.released = True
             else:
@@ -435,10 +441,3 @@ def _answer(call: Call[H], outcome: Outcome) -> None:
 def new_key() -> AccessKey:
     """Return the key of a new access: what makes asking again safe."""
     return AccessKey(secrets.token_bytes(16))
-
-
-def next_cursor(cursor: int, following: int | None) -> int | None:
-    """Return the following page's cursor. Raises LicenseError if it is the one we come from."""
-    if following == cursor:
-        raise LicenseError.of(ErrorNumber.NETWORK_FAULT, "the server's pages lead in a circle")
-    return following

@@ -18,6 +18,8 @@ NO_KEY: Final = bytes(16)
 _FIRM_PREFIX: Final = b"cmfirm\x00\x01"
 _ANSWER_PREFIX: Final = b"cmsign\x00\x02\x02"
 """The last two bytes are the version and the purpose: what a container signs for other purposes is no answer."""
+_CERTIFICATE_PREFIX: Final = b"cmsign\x00\x01\x04"
+_RETURN_PREFIX: Final = b"cmreturn\x00\x01"
 _OWNER: Final = Layout(f"<HIBB{KEY_LENGTH}s")
 _ED25519: Final = 1
 _FIRM: Final = Layout("<II")
@@ -25,6 +27,7 @@ _LENGTH: Final = Layout("<H")
 _PRODUCT: Final = Layout("<IIH")
 _OPTION: Final = Layout("<HH")
 _ANSWERED: Final = Layout("<IIIIqQ16sIIq")
+_CERTIFIED: Final = Layout("<16s32s32sIIIIIqq")
 _NO_UNITS: Final = 2**32 - 1
 _TAG: Final = 0x7FFF
 _TERMS: Final = {
@@ -91,6 +94,26 @@ class Answer(Struct, frozen=True):
     usage_start: int
 
 
+class Certificate(Struct, frozen=True):
+    """What a container certifies of a loan: this license is lent to this holder's key, for use at this station.
+
+    `id` has 16 bytes, `station` and `holder` 32. `start` is license time when it was signed, `end` when the loan ends
+    (Unix seconds).
+    """
+
+    owner: bytes
+    id: bytes
+    station: bytes
+    holder: bytes
+    firm_code: int
+    product_code: int
+    item: int
+    update_counter: int
+    quantity: int
+    start: int
+    end: int
+
+
 def firm_item(octets: bytes) -> FirmItem:
     """Return the firm item that these signed bytes are. Raises Malformed."""
     reader = _Reader(octets)
@@ -134,6 +157,20 @@ def answer(octets: bytes) -> Answer:
     *said, units_left, usage_start = _exactly(_ANSWERED, reader.rest())
     said += [None if units_left == _NO_UNITS else units_left, usage_start]
     return Answer(owner, nonce, *said)
+
+
+def certificate(octets: bytes) -> Certificate:
+    """Return the certificate of a loan that these signed bytes are. Raises Malformed."""
+    reader = _Reader(octets)
+    if reader.take(len(_CERTIFICATE_PREFIX)) != _CERTIFICATE_PREFIX:
+        raise Malformed("what the container signed is no certificate of a loan of this version")
+    owner = reader.take(_OWNER.size)
+    return Certificate(owner, *_exactly(_CERTIFIED, reader.rest()))
+
+
+def receipt(owner: bytes, loan: bytes) -> bytes:
+    """Return what the holder of a loan signs to give it back to the container of these owner bytes."""
+    return _RETURN_PREFIX + owner + loan
 
 
 def _exactly(layout: Layout, octets: bytes) -> tuple[Any, ...]:

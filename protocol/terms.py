@@ -5,6 +5,7 @@ Plain values, no behaviour beyond spelling themselves. Everything else on the wi
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -38,6 +39,17 @@ class HandleKind(StrEnum):
     SUBSYSTEM = "subsystem"
 
 
+class LoanEnd(StrEnum):
+    """Why a loan stands no longer that its holder did not give back."""
+
+    OVER = "over"
+    """Its time is over."""
+    REFUSED = "refused"
+    """The container did not take it into its ledger."""
+    UNKNOWN = "unknown"
+    """The container's ledger does not have it."""
+
+
 class Client(Struct, frozen=True, gc=False):
     """Who asks, in the client's own words: shown to people, never used to authorise.
 
@@ -63,6 +75,14 @@ class Station(Struct, frozen=True, gc=False, cache_hash=True):
 def shown_client(address: str, host: str, user: str) -> str:
     r"""Return a client as every listing shows it: `address(host \ user)`, as in `::1(WIBU \ fs)`."""
     return f"{address}({host} \\ {user})"
+
+
+def shown_instant(seconds: int) -> str:
+    """Return a time (Unix seconds) in UTC for people; one that no calendar has as the number that it is."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds} s"
 
 
 def printable(text: str) -> str:

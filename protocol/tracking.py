@@ -27,10 +27,16 @@ class TrackingEvent(StrEnum):
     ACCESS = "access"
     RELEASE = "release"
     DENIAL = "denial"
+    BORROW = "borrow"
+    """A license is taken along; again with 0 units when that ends at another time than was said before."""
+    RETURN = "return"
 
 
 class ReleaseReason(StrEnum):
-    """Why a release was. Where the server ended an access it is the `EndCause`, which has the same words."""
+    """Why a release or a return was.
+
+    Where the server ended an access it is the `EndCause`, where a loan ended by itself the `LoanEnd`.
+    """
 
     RELEASED = "released"
     """Its client gave it back."""
@@ -49,11 +55,12 @@ class ReleaseReason(StrEnum):
 
 
 class TrackingLine(Struct, frozen=True, gc=False, omit_defaults=True):
-    """One line. `units` become occupied by an access, and free by a release.
+    """One line. `units` become occupied by an access or a borrow, and free by a release or a return.
 
     An access that shares an allocation has 0 units, and so has one that counts nothing; the units of a share go with
     its last release. An access or release without a handle is of an allocation that lingers. A denial names the
-    license only if it was asked for one; `product_code` it has always.
+    license only if it was asked for one; `product_code` it has always. What is borrowed has its ID as `handle`, the
+    borrower's public key as `holder`, in hexadecimal digits, and `expires` then.
     """
 
     position: int
@@ -78,6 +85,8 @@ class TrackingLine(Struct, frozen=True, gc=False, omit_defaults=True):
     feature_map: int | None = None
     expiration: int | None = None
     text: str = ""
+    holder: str = ""
+    expires: int | None = None
 
 
 class TrackedFrom(Struct, frozen=True, gc=False):
@@ -114,7 +123,8 @@ class VerifyTracking(Params["TrackingProof"], frozen=True, gc=False):
 class TrackingProof(Struct, frozen=True, gc=False, omit_defaults=True):
     """From which position on, up to which one and which time it is; `text` says what is wrong where it is not `sound`.
 
-    So many `segments` there are, and so many `entries` and `lines` were found sound.
+    So many `segments` there are, and so many `entries` and `lines` were found sound. Up to position `proven`, and that
+    time, a `container` that is plugged in signed it; what `strangers` signed, containers that are not, proves nothing.
     """
 
     sound: bool
@@ -125,3 +135,7 @@ class TrackingProof(Struct, frozen=True, gc=False, omit_defaults=True):
     entries: int
     lines: int
     text: str = ""
+    proven: int = 0
+    proven_time: int = 0
+    container: str = ""
+    strangers: int = 0

@@ -10,8 +10,9 @@ import trio
 from protocol.address import Address, Unix
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError
 from protocol.messages import Event
+from protocol.phase import Phase
 from protocol.rpc import CHUNK
-from protocol.session import ClientSession, Phase
+from protocol.session import ClientSession
 
 Dial = Callable[[Address], Awaitable[trio.abc.Stream]]
 Connect = Callable[[Address], Awaitable[trio.abc.Stream]]

@@ -25,14 +25,18 @@ WITH_TRIO = frozenset(
         "cmserverd.crypt",
         "cmserverd.daemon",
         "cmserverd.deadlines",
+        "cmserverd.happenings",
         "cmserverd.devices",
         "cmserverd.journal",
+        "cmserverd.logbook",
+        "cmserverd.lending",
         "cmserverd.main",
         "cmserverd.reaper",
         "cmserverd.server",
         "cmserverd.turns",
         "cmserverd.updating",
         "cmserverd.watcher",
+        "cmserverd.witness",
         "protocol.client",
         "protocol.trio_link",
     }
@@ -49,8 +53,38 @@ CORE_MAY_NOT = frozenset(
 
 CORE_MAY_NOT_CALL = frozenset({"__import__", "breakpoint", "input", "open", "print"})
 
-OUTSIDERS = {"cmserverd.cmu": "protocol", "cmserverd.cmboxpgm": "drivers"}
-"""The tools outside the building, and the one leaf that each imports."""
+OUTSIDERS = {
+    "cmserverd.cmu": ("protocol",),
+    "cmserverd.cmboxpgm": ("drivers",),
+    "cmserverd.webadmin": ("protocol", "cmserverd.config", "cmserverd.logs"),
+}
+"""The programs outside the building, and what each imports of it."""
+
+WEBADMIN_PLAIN = frozenset(
+    {
+        "cmserverd.webadmin.certificates",
+        "cmserverd.webadmin.charts",
+        "cmserverd.webadmin.logins",
+        "cmserverd.webadmin.openapi",
+        "cmserverd.webadmin.pages.choosing",
+        "cmserverd.webadmin.pages.rendering",
+        "cmserverd.webadmin.pages.rows",
+        "cmserverd.webadmin.pages.spelling",
+        "cmserverd.webadmin.people",
+    }
+)
+"""The modules of WebAdmin in which nothing is awaited; who may do what is decided in one step."""
+
+ONLY_IN = {
+    "usb": "drivers.usb",
+    "usb1": "drivers.usb",
+    "libusb1": "drivers.usb",
+    "anycorn": "cmserverd.webadmin.serving",
+    "argon2": "cmserverd.webadmin.people",
+    "starlette.routing": "cmserverd.webadmin.guard",
+    "starlette.applications": "cmserverd.webadmin.site",
+}
+"""Where a library is used that is used nowhere else. Routes are made in one place, so that each is guarded."""
 
 NAMES_THAT_SAY_NOTHING = frozenset({"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"})
 
@@ -153,12 +187,12 @@ def leaves_know_nobody(module: Module) -> Iterator[str]:
 
 
 def outsiders_stay_outside(module: Module) -> Iterator[str]:
-    """Yield what a tool imports besides its leaf: `cmu` is a client like any other, `cmboxpgm` knows no server."""
-    for tool, leaf in OUTSIDERS.items():
+    """Yield what a program imports besides: `cmu` and WebAdmin are clients, and `cmboxpgm` knows no server."""
+    for tool, allowed in OUTSIDERS.items():
         if not module.inside(tool):
             continue
         for line, name in module.imports():
-            inside = within(name, *PACKAGES) and not within(name, tool, leaf, "cmserverd.__version__")
+            inside = within(name, *PACKAGES) and not within(name, tool, *allowed, "cmserverd.__version__")
             if inside and name != "cmserverd":
                 yield f"{module.name}:{line}: {tool} imports {name}"
         own = tool.rpartition(".")[2]
@@ -189,7 +223,7 @@ def core_is_pure(module: Module) -> Iterator[str]:
 
 def only_some_await(module: Module) -> Iterator[str]:
     """Yield each `async` and each import of trio in a module that is plain by design."""
-    if module.name in WITH_TRIO:
+    if module.name in WITH_TRIO or (module.inside("cmserverd.webadmin") and module.name not in WEBADMIN_PLAIN):
         return
     for node in ast.walk(module.tree):
         if isinstance(node, ast.AsyncFunctionDef | ast.AsyncFor | ast.AsyncWith | ast.Await) or (
@@ -201,12 +235,13 @@ def only_some_await(module: Module) -> Iterator[str]:
             yield f"{module.name}:{line}: a plain module imports {name}"
 
 
-def usb_is_for_the_usb_driver(module: Module) -> Iterator[str]:
-    """Yield imports of pyusb elsewhere than in the USB driver."""
-    if not module.inside("drivers.usb"):
-        for line, name in module.imports():
-            if within(name, "usb", "usb1", "libusb1"):
-                yield f"{module.name}:{line}: imports {name}"
+def some_libraries_have_one_place(module: Module) -> Iterator[str]:
+    """Yield imports of pyusb elsewhere than in the USB driver, and of others elsewhere than in their one place."""
+    for library, place in ONLY_IN.items():
+        if not module.inside(place):
+            for line, name in module.imports():
+                if within(name, library):
+                    yield f"{module.name}:{line}: imports {name}"
 
 
 def has_a_docstring(module: Module) -> Iterator[str]:
@@ -236,7 +271,7 @@ CHECKS: list[Check] = [
     outsiders_stay_outside,
     core_is_pure,
     only_some_await,
-    usb_is_for_the_usb_driver,
+    some_libraries_have_one_place,
     has_a_docstring,
     fits_in_the_head,
     has_a_telling_name,
@@ -261,7 +296,8 @@ def test_the_drawing_shows_what_there_is() -> None:
     """Nothing is drawn that is no module or package, so the drawing cannot go stale."""
     there = {module.name for module in modules(*PACKAGES)}
     assert FLOORS.keys() <= there
-    assert there >= WITH_TRIO
+    assert there >= WITH_TRIO | WEBADMIN_PLAIN
+    assert there.issuperset(ONLY_IN.values())
     assert there.issuperset(CORE_MAY_IMPORT)
 
 
@@ -291,6 +327,10 @@ BAD: list[tuple[Check, str, str]] = [
     (outsiders_stay_outside, "cmserverd.cmu.tables", "from drivers import registry"),
     (outsiders_stay_outside, "cmserverd.cmboxpgm.main", "from protocol.errors import ErrorNumber"),
     (outsiders_stay_outside, "cmserverd.cmboxpgm.tables", "from cmserverd.cmu.folding import FoldingTable"),
+    (outsiders_stay_outside, "cmserverd.webadmin.daemon", "from cmserverd.engine import Engine"),
+    (outsiders_stay_outside, "cmserverd.webadmin.main", "from drivers import registry"),
+    (outsiders_stay_outside, "cmserverd.webadmin.pages.usage", "from cmserverd.cmu import tables"),
+    (outsiders_stay_outside, "cmserverd.cmu.main", "from cmserverd.config import Config"),
     (core_is_pure, "cmserverd.core.rules", "import time"),
     (core_is_pure, "cmserverd.core.rules", "from datetime import datetime"),
     (core_is_pure, "cmserverd.core.rules", "from random import choice"),
@@ -310,8 +350,12 @@ BAD: list[tuple[Check, str, str]] = [
     (only_some_await, "cmserverd.core.rules", "async def f(x):\n    return [y async for y in x]"),
     (only_some_await, "drivers.virtual", "import trio"),
     (only_some_await, "protocol.session", "import asyncio"),
-    (usb_is_for_the_usb_driver, "drivers.virtual", "import usb.core"),
-    (usb_is_for_the_usb_driver, "cmserverd.watcher", "from usb import util"),
+    (only_some_await, "cmserverd.webadmin.people", "async def add() -> None: ..."),
+    (some_libraries_have_one_place, "cmserverd.webadmin.pages.usage", "from starlette.routing import Route"),
+    (some_libraries_have_one_place, "cmserverd.webadmin.live", "from starlette.applications import Starlette"),
+    (some_libraries_have_one_place, "cmserverd.webadmin.main", "import anycorn"),
+    (some_libraries_have_one_place, "drivers.virtual", "import usb.core"),
+    (some_libraries_have_one_place, "cmserverd.watcher", "from usb import util"),
     (has_a_docstring, "protocol.rpc", "import json"),
     (has_a_docstring, "protocol.rpc", '"""   """'),
     (fits_in_the_head, "protocol.rpc", "x = 1\n" * (MOST_LINES + 1)),
@@ -336,12 +380,20 @@ GOOD: list[tuple[Check, str, str]] = [
         "from cmserverd.cmboxpgm import files\nfrom drivers import keys",
     ),
     (outsiders_stay_outside, "cmserverd.cmu.main", "import cmserverd\ncmserverd.__version__"),
+    (
+        outsiders_stay_outside,
+        "cmserverd.webadmin.main",
+        "from cmserverd import logs\nfrom protocol import messages",
+    ),
     (core_is_pure, "cmserverd.core.rules", "from typing import Final\nfrom msgspec import Struct"),
     (core_is_pure, "cmserverd.core.rules", "from protocol import messages\nfrom protocol.terms import Client"),
     (core_is_pure, "cmserverd.engine", "import time"),
     (only_some_await, "cmserverd.server", "import trio\nasync def accept() -> None: ..."),
-    (usb_is_for_the_usb_driver, "drivers.usb.transport", "import usb.core"),
-    (usb_is_for_the_usb_driver, "drivers.virtual", "from drivers.usb import wire"),
+    (only_some_await, "cmserverd.webadmin.daemon", "import trio\nasync def ask() -> None: ..."),
+    (some_libraries_have_one_place, "cmserverd.webadmin.guard", "from starlette.routing import Route"),
+    (some_libraries_have_one_place, "cmserverd.webadmin.live", "from starlette.requests import Request"),
+    (some_libraries_have_one_place, "drivers.usb.transport", "import usb.core"),
+    (some_libraries_have_one_place, "drivers.virtual", "from drivers.usb import wire"),
     (has_a_docstring, "protocol.rpc", '"""Cuts messages."""'),
     (fits_in_the_head, "protocol.rpc", "x = 1\n" * MOST_LINES),
     (has_a_telling_name, "cmserverd.core.table", ""),

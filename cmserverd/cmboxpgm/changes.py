@@ -64,6 +64,7 @@ def _options_of(
         options["maintenance"] = Period(*given["maintenance"])
     after = replace(before, **options)
     _check_periods(after)
+    _check_borrowing(after)
     return after
 
 
@@ -76,6 +77,19 @@ def _check_periods(item: ProductItem) -> None:
             f"Item {item.reference} would never be valid: it would expire before it is activated; correct one of them."
         )
         raise DriverError(msg)
+
+
+def _check_borrowing(item: ProductItem) -> None:
+    if item.borrowing is None:
+        return
+    if item.units is not None:
+        why = "has units, which only its container can count"
+    elif not item.quantity or item.flags & QuantityFlag.LOCAL_ONLY:
+        why = "is for the server's own machine only"
+    else:
+        return
+    msg = f"Item {item.reference} could not be borrowed: it {why}. Leave --borrowing out, or take that out."
+    raise DriverError(msg)
 
 
 def check_expiration(expiration: int | None, now: int) -> None:

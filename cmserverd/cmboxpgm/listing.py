@@ -10,7 +10,16 @@ import msgspec
 from cmserverd.cmboxpgm.ledger import Enrolled, clock_of
 from cmserverd.cmboxpgm.values import MODES
 from drivers import image, keys
-from drivers.container import Allowance, FirmItem, ProductItem, QuantityFlag, container_id
+from drivers.container import (
+    EVERY_LICENSE,
+    Allowance,
+    Borrowing,
+    FirmItem,
+    Loan,
+    ProductItem,
+    QuantityFlag,
+    container_id,
+)
 from drivers.image import Image
 from drivers.trust import ED25519, Trust
 from drivers.update import ANY, FirmUpdate, TimeUpdate
@@ -38,6 +47,7 @@ def container(octets: bytes) -> Document:
         "time_floor": found.state.time_floor,
         "asks_for_time": any(found.state.nonce),
         "clock": clock(parsed),
+        "loans": [_loan(each) for each in found.state.loans],
         "firm_items": [firm(each, signed.get(each.firm_code, b"")) for each in found.container.firm_items],
     }
 
@@ -106,6 +116,9 @@ def words(item: Document) -> list[str]:
         said.append(f"units {max(0, units['amount'] - item['units_used'])} of {units['amount']}")
     if item["linger"]:
         said.append(f"linger {span(item['linger'])}")
+    if borrowing := item["borrowing"]:
+        many = "" if borrowing["licenses"] is None else f", {borrowing['licenses']} at a time"
+        said.append(f"may be borrowed for {span(borrowing['seconds'])}{many}")
     if item["minimum_runtime"]:
         said.append(f"runtime {item['minimum_runtime']} or later")
     said += [
@@ -159,6 +172,7 @@ def _item(found: ProductItem) -> Document:
         "maintenance": msgspec.to_builtins(found.maintenance),
         "units": _allowance(found.units),
         "linger": found.linger,
+        "borrowing": _borrowing(found.borrowing),
         "minimum_runtime": f"{runtime.major}.{runtime.minor}" if runtime else None,
         "protected_data": found.protected_data.hex(),
         "user_data": found.user_data.hex(),
@@ -170,6 +184,23 @@ def _item(found: ProductItem) -> Document:
 
 def _allowance(found: Allowance | None) -> Document | None:
     return None if found is None else {"amount": found.amount, "generation": found.generation}
+
+
+def _borrowing(found: Borrowing | None) -> Document | None:
+    if found is None:
+        return None
+    return {"seconds": found.seconds, "licenses": None if found.licenses == EVERY_LICENSE else found.licenses}
+
+
+def _loan(found: Loan) -> Document:
+    return {
+        "id": found.id.hex(),
+        "firm_code": found.firm_code,
+        "item": found.reference,
+        "quantity": found.quantity,
+        "end": found.end,
+        "holder": keys.to_text(found.holder),
+    }
 
 
 def _key(octets: bytes) -> str | None:

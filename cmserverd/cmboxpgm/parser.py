@@ -80,6 +80,7 @@ _OPTIONS: Final = (
     _Option("maintenance", values.date, ("START", "END"), "serves software that was released from START, before END"),
     _Option("units", values.units, "N", "so many may be used up; they are counted anew with this"),
     _Option("linger", values.duration, "TIME", "for how long a license stays occupied after its release"),
+    _Option("borrowing", values.borrowing, "TIME[,N]", "may be borrowed for so long, and N at a time; without N all"),
     _Option("minimum_runtime", values.runtime, "VERSION", "the oldest server that may hand it out, as in 0.2"),
     _Option("protected_data", values.data, "DATA", "what applications read: a text, or @FILE; up to 256 bytes"),
     _Option("user_data", values.data, "DATA", "likewise"),

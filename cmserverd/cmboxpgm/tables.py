@@ -44,6 +44,9 @@ def show_container(out: Console, found: Document) -> None:
     asks = ", asks for a certified time" if found["asks_for_time"] else ""
     _line(out, f"state {found['state']}, latest time {floor}{asks}")
     _line(out, whose(found["clock"]))
+    for loan in found["loans"]:
+        what = f"firm code {loan['firm_code']}, item {loan['item']}"
+        _line(out, f"borrowed until {instant(loan['end'])}: {loan['quantity']} of {what}, by holder {loan['holder']}")
     _firm_items(out, found["firm_items"])
 
 

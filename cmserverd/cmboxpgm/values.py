@@ -17,6 +17,7 @@ from drivers.container import (
     EARLIEST,
     LATEST,
     UNITS_LIMIT,
+    Borrowing,
     ContainerId,
     QuantityFlag,
     Runtime,
@@ -116,6 +117,12 @@ def duration(word: str) -> int:
     if not 1 <= seconds <= _HIGHEST:
         raise ArgumentTypeError(f"{word!a} is no such time; write it as in 30d, 12h, 90m or 45s (up to 49710d)")
     return seconds
+
+
+def borrowing(word: str) -> Borrowing:
+    """Return what may be borrowed: for how long, as in 30d, and after a comma how many at a time, as in 30d,5."""
+    time, comma, licenses = word.partition(",")
+    return Borrowing(duration(time), number(licenses)) if comma else Borrowing(duration(time))
 
 
 def runtime(word: str) -> Runtime:

@@ -1,4 +1,4 @@
-"""The files that `cmu` writes and reads: request files and updates, which travel between an operator and a licensor.
+"""The files that `cmu` writes and reads: those that travel between an operator and a licensor, or a borrower.
 
 Nobody ever sees half of one: what is new is written in a private directory beside its place, and then put there.
 """
@@ -23,27 +23,35 @@ REQUEST: Final = b"cmrequest"
 
 
 def read_update(path: Path) -> bytes:
-    """Return an update file's bytes, at most `LIMIT`; a pipe or a device is not waited for. Raises Misused."""
+    """Return an update file's bytes, at most `LIMIT`. Raises Misused."""
+    return read(path, "update", "the update that the licensor sent", LIMIT)
+
+
+def read(path: Path, what: str, named: str, limit: int) -> bytes:
+    """Return a file's bytes, at most `limit`; a pipe or a device is not waited for. Raises Misused.
+
+    `what` it is, and how it is `named` to people: `update`, `the update that the licensor sent`.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-            octets = file.read(LIMIT + 1) if regular else b""
+            octets = file.read(limit + 1) if regular else b""
     except OSError as error:
-        raise Misused(f"the update {path} cannot be read: {error.strerror}") from None
+        raise Misused(f"the {what} {path} cannot be read: {error.strerror}") from None
     if not regular:
-        raise Misused(f"{path} is no file; name the update that the licensor sent")
-    if len(octets) > LIMIT:
-        raise Misused(f"{path} has more than {LIMIT} bytes, so it is no update; name the one that the licensor sent")
+        raise Misused(f"{path} is no file; name {named}")
+    if len(octets) > limit:
+        raise Misused(f"{path} has more than {limit} bytes, so it is no {what}; name {named}")
     return octets
 
 
 @contextmanager
-def request_file(path: Path) -> Iterator[Callable[[bytes], None]]:
-    """Give what writes a request file to `path`, wholly or not at all, in the place of an earlier one.
+def new_file(path: Path, beginning: bytes, what: str) -> Iterator[Callable[[bytes], None]]:
+    """Give what writes a file to `path`, wholly or not at all, in the place of an earlier one of its kind.
 
-    That it may be written there is found out first: who asks for a certified time makes an earlier request worthless.
-    Raises Misused, Unwritten.
+    It is known by its `beginning`; `what` it is, is for people. That it may be written there is found out first: who
+    asks for a certified time makes an earlier request worthless. Raises Misused, Unwritten.
     """
 
     def write(octets: bytes) -> None:
@@ -52,10 +60,10 @@ def request_file(path: Path) -> Iterator[Callable[[bytes], None]]:
             file.write(octets)
             file.flush()
             os.fsync(file.fileno())
-        _check_place(path)  # once more, as near to the change as can be
+        _check_place(path, beginning, what)  # once more, as near to the change as can be
         draft.replace(path)
 
-    _check_place(path)
+    _check_place(path, beginning, what)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".cmu-") as directory:
             yield write
@@ -63,15 +71,15 @@ def request_file(path: Path) -> Iterator[Callable[[bytes], None]]:
         raise Unwritten(f"{path} cannot be written: {error.strerror}") from None
 
 
-def _check_place(path: Path) -> None:
-    """Raise Misused unless nothing is there, or an earlier request file."""
+def _check_place(path: Path, beginning: bytes, what: str) -> None:
+    """Raise Misused unless nothing is there, or an earlier file of the kind."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         with os.fdopen(descriptor, "rb") as file:
-            earlier = stat.S_ISREG(os.fstat(descriptor).st_mode) and file.read(len(REQUEST)) == REQUEST
+            earlier = stat.S_ISREG(os.fstat(descriptor).st_mode) and file.read(len(beginning)) == beginning
     except (FileNotFoundError, NotADirectoryError):
         return
-    except OSError:  # a symbolic link, a directory, what may not be read: whatever it is, it is not known for a request
+    except OSError:  # a symbolic link, a directory, what may not be read: whatever it is, it is not known for one
         earlier = False
     if not earlier:
-        raise Misused(f"{path} is there already and is no request file; name another one, or put it away")
+        raise Misused(f"{path} is there already and is no {what}; name another one, or put it away")

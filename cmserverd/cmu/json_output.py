@@ -9,10 +9,12 @@ import json
 
 from msgspec import Struct
 
+from cmserverd.cmu.borrowing import Done, LoanListing
 from cmserverd.cmu.deallocating import Freed
 from cmserverd.cmu.fetch import LicenseUse, Listing, ServerState
 from cmserverd.cmu.updating import Requested, Updated
 from cmserverd.cmu.usage import UsageListing, mean
+from cmserverd.cmu.watching import TakenOver
 from protocol.messages import ErrorBody, TrackingProof
 
 
@@ -37,7 +39,12 @@ def proof(what: TrackingProof) -> str:
     return _document(_plain(what))
 
 
-def done(what: Requested | Updated | Freed) -> str:
+def loans(listing: LoanListing) -> str:
+    """Return what is borrowed as a document."""
+    return _document(_plain(listing))
+
+
+def done(what: Requested | Updated | Freed | Done | TakenOver) -> str:
     """Return what was done as a document."""
     return _document(_plain(what))
 

@@ -8,8 +8,19 @@ import sys
 from importlib.metadata import version
 from io import TextIOWrapper
 
-from cmserverd.cmu import deallocating, fetch, json_output, tables, tracking, updating, usage
-from cmserverd.cmu.outcome import FOUND, INTERRUPTED, NOTHING, REFUSED, UNREACHED, UNSOUND, UNWRITTEN, USAGE, Ended
+from cmserverd.cmu import borrowing, deallocating, fetch, json_output, tables, tracking, updating, usage, watching
+from cmserverd.cmu.outcome import (
+    FOUND,
+    INTERRUPTED,
+    NOTHING,
+    REFUSED,
+    UNREACHED,
+    UNSOUND,
+    UNWRITTEN,
+    USAGE,
+    Ended,
+    Misused,
+)
 from cmserverd.cmu.parser import HISTORY, parse
 from protocol.address import named
 from protocol.blocking import Client
@@ -64,9 +75,21 @@ def _run(options: argparse.Namespace) -> int:
         freed = deallocating.deallocate(options)
         _print(json_output.done(freed) if options.json else freed.sentence())
         return FOUND
+    if options.command in borrowing.COMMANDS:
+        return _borrow(options)
+    if options.command == "--reload":
+        taken = watching.reload(options)
+        _print(json_output.done(taken) if options.json else taken.sentence())
+        return FOUND
+    if options.command == "--events":
+        return FOUND if watching.events(options, sys.stdout) else NOTHING
     if options.command in HISTORY:
         return _tell_history(options)
     chosen = fetch.Selection(options.serial, options.firmcode, options.productcode, options.relevant)
+    if options.watch:
+        if not sys.stdout.isatty():
+            raise Misused("--watch wants a terminal; elsewhere ask for -n each time")
+        watching.watch(options, chosen, tables.console(sys.stdout))
     found: fetch.Listing
     with Client(_server(options.server), application="cmu", timeout=options.timeout) as client:
         match options.command:
@@ -81,6 +104,18 @@ def _run(options: argparse.Namespace) -> int:
     else:
         tables.show(tables.console(sys.stdout), found)
     return FOUND if fetch.found_any(found) else NOTHING
+
+
+def _borrow(options: argparse.Namespace) -> int:
+    done = borrowing.run(options)
+    if not isinstance(done, borrowing.LoanListing):
+        _print(json_output.done(done) if options.json else done.sentence())
+        return FOUND
+    if options.json:
+        _print(json_output.loans(done))
+    else:
+        borrowing.show(tables.console(sys.stdout), done)
+    return FOUND if done.loans else NOTHING
 
 
 def _tell_history(options: argparse.Namespace) -> int:

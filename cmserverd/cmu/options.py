@@ -36,6 +36,9 @@ def _options(entry: EntryInfo) -> Iterator[str]:
         yield f"{entry.units_left} of {entry.units} units left"
     if entry.linger:
         yield f"linger {period(entry.linger)}"
+    if entry.borrow_seconds is not None:
+        licenses = "" if entry.borrow_licenses is None else f", {entry.borrow_licenses} at a time"
+        yield f"may be borrowed for {period(entry.borrow_seconds)}{licenses}"
     if entry.minimum_runtime:
         yield f"server {entry.minimum_runtime} or later"
     if entry.protected_data:

@@ -10,6 +10,7 @@ from typing import Final, NoReturn
 from cmserverd.cmu.outcome import Misused
 from cmserverd.cmu.tracking import FORMATS, moment
 from cmserverd.cmu.usage import SPANS
+from protocol.certificate import SKEW
 from protocol.deallocation import LONGEST_HOLD_OFF
 
 HELP: Final = """\
@@ -21,8 +22,12 @@ client here asks (cmu -k shows them): $CMSERVERD_SERVER names one; several stand
 --tracking, --usage and --verify-tracking ask the daemon of this machine by monitor.sock in that directory, or by the
 socket that --server names (unix:/path).
 
--c, -i and --deallocate change something: they ask the daemon of this machine by control.sock in that directory, or by
-the socket that --server names (unix:/path), and nobody else.
+-c, -i, --deallocate, --lend and --take-back change something: they ask the daemon of this machine by control.sock in
+that directory, or by the socket that --server names (unix:/path), and nobody else.
+
+--borrow, --extend and --return ask a server as every client does, the last two the one that lent it. With --file they
+ask nobody: they write what the operator of a server takes, --lend a request and --take-back a receipt; --take takes his
+grant.
 
 exit codes:
   0  something was found, or it is done
@@ -63,7 +68,11 @@ def parse(given: list[str]) -> argparse.Namespace:
         ("-v", "--version", "show the version of this tool"),
         (None, "--tracking", "write out who had which license when, and who was denied one"),
         (None, "--usage", "show the most and the mean use of each license, and how often it was denied"),
+        (None, "--events", "write out the last lines of the daemon's log"),
+        (None, "--reload", "have the daemon read its configuration anew, and say what a restart is needed for"),
         (None, "--verify-tracking", "check that license tracking is as it was written"),
+        (None, "--borrow", "take a license along for a time, to be used on this machine without a connection"),
+        (None, "--loans", "list what you have borrowed"),
     ):
         commands.add_argument(*filter(None, (short, name)), dest="command", action="store_const", const=name, help=text)
     for short, name, text in (
@@ -74,6 +83,14 @@ def parse(given: list[str]) -> argparse.Namespace:
     commands.add_argument(
         "--deallocate", type=_handle, metavar="ID", help="take a license from who holds it, with all its instances"
     )
+    for name, kind, what, text in (
+        ("--extend", _loan, "LOAN", "have a loan end later; cmu --loans has its ID"),
+        ("--return", _loan, "LOAN", "give a loan back; it cannot be used from then on, whatever becomes of the server"),
+        ("--take", _path, "GRANT", "take what an operator lent upon your request"),
+        ("--lend", _path, "REQUEST", "lend a license to who asked in a file"),
+        ("--take-back", _path, "RECEIPT", "take a license back from who gave it back in a file"),
+    ):
+        commands.add_argument(name, type=kind, metavar=what, help=text)
     parts = parser.add_mutually_exclusive_group()
     for name, what, text in (
         ("--only-access", "access", "only this one instance of it (--deallocate)"),
@@ -86,14 +103,26 @@ def parse(given: list[str]) -> argparse.Namespace:
         metavar="SECONDS",
         help="give its station no new license of the product for so long (--deallocate)",
     )
+    parser.add_argument(
+        "--watch", action="store_true", help="go on, and show what changes (-n on a terminal, --events)"
+    )
     parser.add_argument("--yes", action="store_true", help="do not ask before (--deallocate)")
     parser.add_argument(
-        "-s", "--serial", type=_serial, metavar="ID", help="only this container, as 3-3448482 (-l -x -n -c)"
+        "-s", "--serial", type=_serial, metavar="ID", help="only this container, as 3-3448482 (-l -x -n -c --borrow)"
     )
     parser.add_argument("--time", action="store_true", help="ask the licensor for a certified time too (-c)")
-    parser.add_argument("--firmcode", type=_code, metavar="FC", help="only licenses with this Firm Code (-n)")
-    parser.add_argument("--productcode", type=_code, metavar="PC", help="only licenses with this Product Code (-n)")
+    parser.add_argument("--firmcode", type=_code, metavar="FC", help="only licenses with this Firm Code (-n, --borrow)")
+    parser.add_argument("--productcode", type=_code, metavar="PC", help="the same with a Product Code (-n, --borrow)")
     parser.add_argument("--relevant", action="store_true", help="only accesses that are relevant to licensing (-n)")
+    parser.add_argument(
+        "--duration", type=_duration, metavar="TIME", help="for how long from now on, as in 3d (--borrow, --extend)"
+    )
+    parser.add_argument(
+        "--file",
+        type=_path,
+        metavar="FILE",
+        help="write a request (--borrow, --extend), a receipt (--return) or a grant (--lend) there",
+    )
     parser.add_argument("--format", choices=FORMATS, help="how to write it (--tracking; csv: --usage too)")
     parser.add_argument("--by", choices=SPANS, help="how long the spans are, day unless you say other (--usage)")
     parser.add_argument("--since", type=moment, metavar="TIME", help="only from then on, UTC (--tracking, --usage)")
@@ -111,25 +140,45 @@ def parse(given: list[str]) -> argparse.Namespace:
     options, unknown = parser.parse_known_args(given)
     if unknown:  # told before anything that is missing: it may be what was meant
         parser.error(f"there is no option {unknown[0]!r}")
-    for name in ("context", "import", "deallocate"):
+    for name in ("context", "import", "deallocate", "extend", "return", "take", "lend", "take_back"):
         if getattr(options, name) is not None:
-            options.command, options.file = f"--{name}", getattr(options, name)
+            options.command = f"--{name.replace('_', '-')}"
     if options.command is None:
         parser.error(
-            "say what to do: -l, -x, -n, -k, -v, -c, -i, --deallocate, --tracking, --usage or --verify-tracking"
+            "say what to do: -l, -x, -n, -k, -v, -c, -i, --deallocate, --borrow, --loans, --extend, --return, --take, "
+            "--lend, --take-back, --tracking, --usage, --events, --reload or --verify-tracking"
         )
-    if options.serial is not None and options.command not in (*LISTINGS, "--context"):
-        parser.error("--serial goes with -l, -x, -n or -c")
+    if options.serial is not None and options.command not in (*LISTINGS, "--context", "--borrow"):
+        parser.error("--serial goes with -l, -x, -n, -c or --borrow")
+    if options.watch and (options.command not in ("--list-network", "--events")):
+        parser.error("--watch goes with -n or --events")
+    if options.watch and options.json and options.command == "--list-network":
+        parser.error("-n --watch is for people; programs ask for --json each time")
     if options.time and options.command != "--context":
         parser.error("--time goes with -c")
-    narrowed = options.firmcode is not None or options.productcode is not None or options.relevant
-    if narrowed and options.command != "--list-network":
-        parser.error("--firmcode, --productcode and --relevant go with -n")
+    if options.relevant and options.command != "--list-network":
+        parser.error("--relevant goes with -n")
+    coded = options.firmcode is not None or options.productcode is not None
+    if coded and options.command not in ("--list-network", "--borrow"):
+        parser.error("--firmcode and --productcode go with -n or --borrow")
+    _check_borrowing(parser, options)
     _complete_history(parser, options)
     if options.command != "--deallocate" and (options.what or options.hold_off is not None or options.yes):
         parser.error("--only-access, --whole-client, --hold-off and --yes go with --deallocate")
     options.what, options.hold_off = options.what or "allocation", options.hold_off or 0
     return options
+
+
+def _check_borrowing(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Check what is about taking licenses along. Raises Misused."""
+    if options.command == "--borrow" and None in (options.firmcode, options.productcode):
+        parser.error("--borrow wants --firmcode and --productcode")
+    if (options.duration is not None) != (options.command in ("--borrow", "--extend")):
+        parser.error("--borrow and --extend want --duration, and it goes with nothing else")
+    if options.file is not None and options.command not in ("--borrow", "--extend", "--return", "--lend"):
+        parser.error("--file goes with --borrow, --extend, --return or --lend")
+    if options.file is None and options.command == "--lend":
+        parser.error("--lend wants --file, for the grant")
 
 
 def _complete_history(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -177,6 +226,20 @@ def _hold_off(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > LONGEST_HOLD_OFF:
         raise argparse.ArgumentTypeError(f"{text!r} is no hold-off; write whole seconds up to {LONGEST_HOLD_OFF}")
     return int(text)
+
+
+def _loan(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{1,32}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no ID of a loan; cmu --loans lists them")
+    return text
+
+
+def _duration(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,10})([smhd])", text)
+    seconds = int(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]] if match else 0
+    if not SKEW < seconds < 2**32:  # it is used until so much before its end
+        raise argparse.ArgumentTypeError(f"{text!r} is no such time; write it as in 3d, 12h or 90m, more than {SKEW}s")
+    return seconds
 
 
 def _seconds(text: str) -> float:

@@ -16,7 +16,7 @@ from rich.text import Text
 from cmserverd.cmu.fetch import ContainerListing, ContentsListing, LicenseUse, Listing, NetworkListing, ServerState
 from cmserverd.cmu.folding import Cell, FoldingTable
 from cmserverd.cmu.options import LOUD, instant, options, state, until
-from protocol.messages import AccessInfo, ContainerContents, ContainerInfo, EntryInfo, FirmItemInfo
+from protocol.messages import AccessInfo, ContainerContents, ContainerInfo, EntryInfo, FirmItemInfo, LicenseCount
 from protocol.terms import HandleKind, printable
 
 WIDTH: Final = 160
@@ -163,7 +163,7 @@ def _license(out: Console, use: LicenseUse) -> None:
     numbers: dict[str, Cell] = {
         "#Total": counts.total,
         "#Available": counts.free,
-        "#User Limit": counts.user_limit,
+        "#User Limit": f"{counts.user_limit} ({counts.borrowed})" if counts.borrowed else counts.user_limit,
         "#No User Limit": counts.no_user_limit,
         "#Exclusive": counts.exclusive,
         "#Station Share": counts.station_share,
@@ -181,10 +181,17 @@ def _license(out: Console, use: LicenseUse) -> None:
     if use.accesses:
         lower = FoldingTable("#ID", "Client", "#Client Process ID", "Application", "~Access Mode", *TIMES)
         for access in use.accesses:
-            forced = " (forced)" if access.valid_until != counts.valid_until else ""  # it does not end with its license
-            lower.row(access.handle, *_client(access), _mode(access.mode) + forced, *_times(access))
+            lower.row(access.handle, *_client(access), _use_of(access, counts), *_times(access))
         print_table(out, lower, indent=2)
     out.print()
+
+
+def _use_of(access: AccessInfo, counts: LicenseCount) -> str:
+    """Say how an access uses its license, or until when that is borrowed."""
+    if access.borrowed_until is not None:
+        return f"Borrowed until {instant(access.borrowed_until)}"
+    forced = " (forced)" if access.valid_until != counts.valid_until else ""  # it does not end with its license
+    return _mode(access.mode) + forced
 
 
 def _others(accesses: Iterable[AccessInfo]) -> FoldingTable:

@@ -59,9 +59,17 @@ def verify(options: argparse.Namespace) -> TrackingProof:
 def sentence(proof: TrackingProof) -> str:
     """Say a proof to people."""
     until = f"position {proof.position}, {instant(proof.time)} UTC"
-    if proof.sound:
-        return f"License tracking is sound up to {until}: {proof.entries} entries in {proof.segments} segment(s)."
-    return printable(f"License tracking is sound up to {until}, and not from there on: {proof.text}")
+    if not proof.sound:
+        return printable(f"License tracking is sound up to {until}, and not from there on: {proof.text}")
+    said = f"License tracking is sound up to {until}: {proof.entries} entries in {proof.segments} segment(s)."
+    if proof.proven:
+        return (
+            f"{said} Container {printable(proof.container)} signed it up to position {proof.proven}, "
+            f"{instant(proof.proven_time)} UTC."
+        )
+    if proof.strangers:
+        return f"{said} It is proven by no container that is plugged in; others have signed it {proof.strangers} times."
+    return f"{said} No container has signed it, so that it could have been made anew."
 
 
 class CmLog:
@@ -105,6 +113,12 @@ class CmLog:
                 return f"Access {self._server}, {ids}, {who}, AppId:0, {application}"
             case TrackingEvent.RELEASE if line.units:
                 return f"Release {self._server}, AccessID:{license_id}-{line.allocation}"
+            case TrackingEvent.BORROW if line.units:
+                ids = f"LicenseId:{license_id}, BorrowId:{license_id}-{line.handle}"
+                end = "" if line.expires is None else stamp(line.expires)
+                return f"Borrow {self._server}, {ids}, {who}, Expires:{end}, BorrowSn:{quoted(line.holder)}"
+            case TrackingEvent.RETURN if line.units:
+                return f"Return {self._server}, BorrowId:{license_id}-{line.handle}"
             case TrackingEvent.DENIAL:
                 if not (line.container and line.item):
                     license_id = self._licenses.get((line.firm_code, line.product_code), license_id)
@@ -127,7 +141,8 @@ def csv_line(line: TrackingLine) -> str:
     """Return a line as a row; its times are written as the field does."""
     values = {name: getattr(line, name) for name in FIELDS}
     values["time"] = stamp(line.time)
-    values["expiration"] = "" if line.expiration is None else stamp(line.expiration)
+    for name in ("expiration", "expires"):
+        values[name] = "" if values[name] is None else stamp(values[name])
     return csv_row([_cell(value) for value in values.values()])
 
 

@@ -62,15 +62,15 @@ def run_directory() -> Path:
 def request(options: argparse.Namespace) -> Requested:
     """Have a request made and write it. Raises Ended, LicenseError, SettingError."""
     control = control_socket(options.server)
-    with files.request_file(options.file) as write:
+    with files.new_file(options.context, files.REQUEST, "request file") as write:
         container = options.serial or _only_container(control.with_name(MONITOR), options.timeout)
         write(ask(control, Context(container, options.time), options.timeout).request)
-    return Requested(container, str(options.file), options.time)
+    return Requested(container, str(options.context), options.time)
 
 
 def update(options: argparse.Namespace) -> Updated:
     """Apply an update file. Raises Misused, LicenseError, SettingError; then the container has what it had."""
-    octets = files.read_update(options.file)
+    octets = files.read_update(getattr(options, "import"))
     brought = ask(control_socket(options.server), Import(octets), options.timeout)
     if brought.time:
         return Updated(brought.container, None, None, brought.time)

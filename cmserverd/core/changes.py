@@ -10,7 +10,7 @@ from msgspec import Struct
 from cmserverd.core.terms import ANYTHING, LicenseId, Reference, Want
 from drivers.container import Container, ContainerId, ProductItem
 from protocol.messages import EndCause
-from protocol.terms import AccessMode, Client, Station
+from protocol.terms import AccessMode, Client, LoanEnd, Station
 
 
 class Started(Struct, frozen=True, gc=False, tag=True, array_like=True):
@@ -23,6 +23,14 @@ class Restarted(Struct, frozen=True, gc=False, tag=True, array_like=True):
 
 class Stopped(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """The server stops as it was told to; what stands is for its next start."""
+
+
+class Witnessed(Struct, frozen=True, gc=False, tag=True, array_like=True):
+    """A container signed the hash of the history that was kept by then: the message says up to which position."""
+
+    container: ContainerId
+    message: bytes
+    signature: bytes
 
 
 class Plugged(Struct, frozen=True, gc=False, tag=True, array_like=True):
@@ -213,6 +221,33 @@ class Lapsed(Struct, frozen=True, gc=False, tag=True, array_like=True):
     allocation: int
 
 
+class Borrowed(Struct, frozen=True, gc=False, tag=True, array_like=True):
+    """A loan stands so: a new one, or with another end than before, or with its holder's names, which come with it.
+
+    `id` has 16 bytes, `holder` is the borrower's public key. `station` and `client` are None where nobody knows: the
+    container alone told of the loan. `number` is taken from the handles, and stays.
+    """
+
+    id: bytes
+    license: LicenseId
+    number: int
+    quantity: int
+    end: int
+    holder: bytes
+    station: Station | None
+    client: Client | None
+    address: str
+    at: int
+
+
+class Returned(Struct, frozen=True, gc=False, tag=True, array_like=True):
+    """A loan stands no longer; its holder gave it back if there is no `cause`."""
+
+    container: ContainerId
+    id: bytes
+    cause: LoanEnd | None = None
+
+
 # What a history begins with that was made short: what stands, without how it came to be (see `core.history`).
 
 
@@ -267,6 +302,7 @@ Change = (
     Started
     | Restarted
     | Stopped
+    | Witnessed
     | Plugged
     | Unplugged
     | Reprogrammed
@@ -289,6 +325,8 @@ Change = (
     | Lingering
     | Lapsed
     | HeldOff
+    | Borrowed
+    | Returned
     | Numbering
     | Remembered
     | Stands

@@ -13,10 +13,10 @@ from cmserverd.core import changes as c
 from cmserverd.core.refusal import Refused
 from cmserverd.core.rules import Rule, end
 from cmserverd.core.table import Table
-from cmserverd.core.terms import Access, Allocation, License, Session
+from cmserverd.core.terms import Access, Allocation, Lent, License, Session
 from protocol.errors import ErrorNumber
 from protocol.messages import EndCause
-from protocol.terms import Client, Station
+from protocol.terms import Client, Station, shown_instant
 
 
 class Deallocated(Struct, frozen=True):
@@ -33,10 +33,14 @@ def deallocate(
 
     `seen` are the handles that the operator was shown; if there are others by now, nothing is removed. For `hold_off`
     seconds the station is given no new license of the product. Raises Refused: 106 if there is no such access, 105 if
-    there is more to it than was seen.
+    there is more to it than was seen, 226 if it is a loan: its certificate is honoured until it ends, whatever is done
+    here (behaviour 16).
     """
     held = table.accesses.find(handle)
     if held is None:
+        for loan in table.lent.values():
+            if loan.number == handle:
+                raise Refused(ErrorNumber.BORROW_FAILED, _still_out(loan))
         raise Refused(ErrorNumber.INVALID_HANDLE, "it has ended already")
     target = held.target
     going = list(target.accesses.values()) if isinstance(target, Allocation) and not alone else [held]
@@ -57,6 +61,10 @@ def deallocate_all(table: Table, session: int, seen: frozenset[int], hold_off: i
         for counted in dict.fromkeys(_licenses(known)):
             yield _held_off(known.station, counted, hold_off, now)
     return (yield from _end(going))
+
+
+def _still_out(loan: Lent) -> str:
+    return f"it is borrowed until {shown_instant(loan.end)}, and free when its holder gives it back, or then"
 
 
 def _check_seen(going: Iterable[Access], seen: frozenset[int]) -> None:

@@ -48,12 +48,14 @@ def unfit(item: ProductItem, mode: AccessMode, want: Want) -> ErrorNumber | None
         return ErrorNumber.PRODUCT_ITEM_INVALID
     if item.flags and item.flags & _DENIAL[mode]:
         return ErrorNumber.WRONG_ACCESS_MODE
-    if want.feature_code:
-        if item.feature_map is None:
-            return ErrorNumber.FEATURE_MAP_MISSING
-        if want.feature_code & ~item.feature_map:
-            return ErrorNumber.FEATURE_MAP_INCOMPATIBLE
-    return None
+    return featureless(item, want) if want.feature_code else None
+
+
+def featureless(item: ProductItem, want: Want) -> ErrorNumber | None:
+    """Return why an entry does not have all the features that a request asks for; None if it has."""
+    if item.feature_map is None:
+        return ErrorNumber.FEATURE_MAP_MISSING if want.feature_code else None
+    return ErrorNumber.FEATURE_MAP_INCOMPATIBLE if want.feature_code & ~item.feature_map else None
 
 
 def pins_fit(counted: License, want: Want) -> bool:

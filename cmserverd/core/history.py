@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cmserverd.core import changes as c
+from cmserverd.core.ledger import extended
 from cmserverd.core.table import Table
 from cmserverd.core.terms import Access, Allocation, Session, SessionState
 from cmserverd.core.validity import valid_until
@@ -36,6 +37,8 @@ def shortest(table: Table) -> Iterator[c.Change]:
         for holding in product.holdings.values():
             for left in holding.lingering or ():
                 yield c.Remains(left.license.id, left.id, left.until)
+    for loan in table.lent.values():
+        yield extended(loan, loan.end)
     before = min(table.held_off.values(), default=0) - 1  # none of them is over by then
     for (station, firm_code, product_code), until in table.held_off.items():
         yield c.HeldOff(station, firm_code, product_code, before, until)

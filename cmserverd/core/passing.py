@@ -1,6 +1,6 @@
-"""What the passing of time does by itself: licenses expire, lives end, and what lingers lapses.
+"""What the passing of time does by itself: licenses expire, lives and loans end, and what lingers lapses.
 
-Domain reference, section 9.
+Domain reference, sections 9 and 10.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from cmserverd.core.table import Table
 from cmserverd.core.validity import over
 from protocol.errors import ErrorNumber
 from protocol.messages import EndCause
+from protocol.terms import LoanEnd
 
 _CAUSES: Final = {
     ErrorNumber.EXPIRATION_OVERRUN: EndCause.EXPIRED,
@@ -24,7 +25,8 @@ _CAUSES: Final = {
 
 def due(table: Table) -> int | None:
     """Return the next instant of license time at which something happens by itself; None: there is none."""
-    return min((ends[0][0] for ends in (table.lingers, table.lives, table.expiries) if ends), default=None)
+    instants = (table.lingers, table.lives, table.expiries, table.returns)
+    return min((ends[0][0] for ends in instants if ends), default=None)
 
 
 def set_to(now: int) -> Rule[None]:
@@ -35,14 +37,19 @@ def set_to(now: int) -> Rule[None]:
 def advance(table: Table, now: int, most: int) -> Rule[bool]:
     """Let happen what is due: `most` allocations at a time, as when a container is gone. Return whether there is more.
 
-    What lapses comes first, then accesses whose maximum life is over: both make room for those who have to leave. An
-    access to a license that is over is rebooked on another one that is valid, or ends; those that need no valid license
-    stay.
+    What lapses comes first, then loans that are over and accesses whose maximum life is over: all make room for those
+    who have to leave. An access to a license that is over is rebooked on another one that is valid, or ends; those that
+    need no valid license stay.
     """
     for until, _, allocation in table.lingers[:most]:
         if until > now:
             break
         yield c.Lapsed(allocation.license.id, allocation.id)
+        most -= 1
+    for until, _, loan in table.returns[:most]:
+        if until > now:
+            break
+        yield c.Returned(*loan.name, LoanEnd.OVER)
         most -= 1
     for until, _, held in table.lives[:most]:
         if until > now:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain, islice
 
 from cmserverd.core import changes as c
 from cmserverd.core.fitting import can_join, has_room, unfit, unusable, visible
+from cmserverd.core.ledger import adopted, reconcile
 from cmserverd.core.rules import Rule, end
 from cmserverd.core.table import Table
 from cmserverd.core.terms import STATION_SHARE, Access, Allocation, License, LicenseId, Product, Reference, Want, weight
 from cmserverd.core.validity import barred
-from drivers.container import Container, ContainerId, ProductItem
+from drivers.container import Container, ContainerId, Loan, ProductItem
 from protocol.messages import EndCause
 from protocol.terms import AccessMode, HandleKind
+
+Unknown = dict[LicenseId, list[Loan]]
+"""Loans in the ledger of the container that is plugged in, which are not counted yet."""
 
 
 def started() -> Rule[None]:
@@ -31,18 +35,27 @@ def stop() -> Rule[None]:
     yield c.Stopped()
 
 
-def plug(table: Table, contents: Container, now: int) -> Rule[None]:
-    """A container is here: for the first time, again, or with other contents.
+def witness(container: ContainerId, message: bytes, signature: bytes) -> Rule[None]:
+    """A container vouches for what was kept of the history by then."""
+    yield c.Witnessed(container, message, signature)
 
-    Accesses that the new contents do not serve any more are rebooked or ended before those take effect.
+
+def plug(table: Table, contents: Container, now: int, loans: Iterable[Loan] = ()) -> Rule[None]:
+    """A container is here: for the first time, again, or with other contents, and with these loans in its ledger.
+
+    Accesses that the new contents do not serve any more, or that have no room beside the loans, are rebooked or ended
+    before those take effect.
     """
     yield c.Plugged(contents)
+    unknown = yield from reconcile(table, contents.id, loans, now)
     new = {
         LicenseId(contents.id, firm_item.firm_code, item.reference): item
         for firm_item in contents.firm_items
         for item in firm_item.products
     }
-    yield from _reprogram(table, contents.id, new, now)
+    yield from _reprogram(table, contents.id, new, unknown, now)
+    for license_id in list(unknown):
+        yield from _adopt(table, license_id, unknown, now)
     firm_codes = {firm_item.firm_code for firm_item in contents.firm_items if not firm_item.unusable}
     for held in list(table.containers[contents.id].references.values()):
         reference = held.target
@@ -93,57 +106,81 @@ def remove(table: Table, container: ContainerId, now: int) -> Rule[None]:
     yield c.Removed(container)
 
 
-def _reprogram(table: Table, container: ContainerId, new: Mapping[LicenseId, ProductItem], now: int) -> Rule[None]:
-    """Give a container's licenses their new options, first those that nobody has to leave for.
+def _reprogram(
+    table: Table, container: ContainerId, new: Mapping[LicenseId, ProductItem], unknown: Unknown, now: int
+) -> Rule[None]:
+    """Give a container's licenses their new options and loans, first those that nobody has to leave for.
 
     What somebody has to leave is no refuge for others, until it has its new options.
     """
     changed = [
         counted
         for counted in table.licenses.values()
-        if counted.id.container == container and new.get(counted.id) != counted.item
+        if counted.id.container == container and (new.get(counted.id) != counted.item or counted.id in unknown)
     ]
     leaving: dict[License, None] = {}
     for counted in changed:
-        if _serves_all(counted, new.get(counted.id), now):
+        if _serves_all(counted, new.get(counted.id), _coming(counted, unknown), now):
             if _goes(counted, new.get(counted.id)):
                 for allocation in list(counted.allocations.values()):
                     yield c.Lapsed(counted.id, allocation.id)
-            yield c.Reprogrammed(counted.id, new.get(counted.id))
+            yield from _alter(table, counted, new.get(counted.id), unknown, now)
         else:
             leaving[counted] = None
     refuges = Refuges(table, leaving, now)
     # Those that go come last: what stays has room for their accesses once its own turn is over.
     going = [counted for counted in leaving if _goes(counted, new.get(counted.id))]
     for counted in [counted for counted in leaving if not _goes(counted, new.get(counted.id))]:
-        yield from _drain(counted, new.get(counted.id), refuges)
-        yield c.Reprogrammed(counted.id, new.get(counted.id))
+        yield from _drain(counted, new.get(counted.id), _coming(counted, unknown), refuges)
+        yield from _alter(table, counted, new.get(counted.id), unknown, now)
         refuges.open(counted)
     for counted in going:
-        yield from _drain(counted, new.get(counted.id), refuges)
+        yield from _drain(counted, new.get(counted.id), 0, refuges)
     for counted in going:
-        yield c.Reprogrammed(counted.id, new.get(counted.id))
+        yield from _alter(table, counted, new.get(counted.id), unknown, now)
+
+
+def _alter(table: Table, counted: License, item: ProductItem | None, unknown: Unknown, now: int) -> Rule[None]:
+    """Give a license its new options and loans: nobody stands in the way any more."""
+    if item != counted.item:
+        yield c.Reprogrammed(counted.id, item)
+    yield from _adopt(table, counted.id, unknown, now)
+
+
+def _adopt(table: Table, license_id: LicenseId, unknown: Unknown, now: int) -> Rule[None]:
+    for loan in unknown.pop(license_id, ()):
+        yield adopted(table, license_id, loan, now)
+
+
+def _coming(counted: License, unknown: Unknown) -> int:
+    """Return how many licenses more are lent than the table knows of."""
+    return sum(loan.quantity for loan in unknown.get(counted.id, ()))
 
 
 def _goes(counted: License, item: ProductItem | None) -> bool:
     return item is None or item.product_code != counted.item.product_code
 
 
-def _serves_all(counted: License, item: ProductItem | None, now: int) -> bool:
+def _serves_all(counted: License, item: ProductItem | None, coming: int, now: int) -> bool:
     allocations = counted.allocations.values()
     if item is None or _goes(counted, item):
         return all(allocation.until for allocation in allocations)  # what lingers is nobody's who would have to leave
-    return _room_lacks(counted, item) <= 0 and all(
-        _serves(item, held, allocation, now) for allocation in allocations for held in allocation.accesses.values()
+    return _room_lacks(counted, item, coming) <= 0 and (
+        item == counted.item
+        or all(
+            _serves(item, held, allocation, now) for allocation in allocations for held in allocation.accesses.values()
+        )
     )
 
 
-def _drain(counted: License, item: ProductItem | None, refuges: Refuges) -> Rule[None]:
-    """Book away from a license what it cannot serve once it has these options.
+def _drain(counted: License, item: ProductItem | None, coming: int, refuges: Refuges) -> Rule[None]:
+    """Book away from a license what it cannot serve once it has these options, and so many loans more.
 
-    First goes what does not fit, then what lingers, then, the newest allocations first, what has no room. An allocation
-    that can move as a whole does so before another one has to end.
+    First goes what does not fit, then what has no room.
     """
+    if item == counted.item:
+        yield from make_room(counted, item, coming, refuges, EndCause.LENT)
+        return
     cause = EndCause.REPROGRAMMED
     gone = item is None or _goes(counted, item)
     for allocation in list(counted.allocations.values()):
@@ -152,9 +189,17 @@ def _drain(counted: License, item: ProductItem | None, refuges: Refuges) -> Rule
         for held in list(allocation.accesses.values()):
             if gone or item is None or not _serves(item, held, allocation, refuges.now):
                 yield refuges.move(held) or end(held, cause)
-    if item is None:
-        return
-    lacking = _room_lacks(counted, item)
+    if item is not None:
+        yield from make_room(counted, item, coming, refuges, cause)
+
+
+def make_room(counted: License, item: ProductItem, coming: int, refuges: Refuges, cause: EndCause) -> Rule[None]:
+    """Book away from a license what has no room once it has these options, and so many loans more.
+
+    First goes what lingers, then the newest allocations. One that can move as a whole does so before another one has to
+    end.
+    """
+    lacking = _room_lacks(counted, item, coming)
     for _, _, allocation in counted.lingering[: max(lacking, 0)]:
         yield c.Lapsed(counted.id, allocation.id)
         lacking -= 1
@@ -192,9 +237,13 @@ def _serves(item: ProductItem, held: Access, allocation: Allocation, now: int) -
     )
 
 
-def _room_lacks(counted: License, item: ProductItem) -> int:
-    """Return how many units too few a license with these options would have for its allocations."""
-    return sum(weight(item, allocation.mode) for allocation in counted.allocations.values()) - item.quantity
+def _room_lacks(counted: License, item: ProductItem, coming: int) -> int:
+    """Return how many units too few a license with these options, and more loans, would have for its allocations.
+
+    More may be lent than there are: a licensor's update may lower the quantity.
+    """
+    taken = sum(weight(item, allocation.mode) for allocation in counted.allocations.values())
+    return taken - max(item.quantity - counted.lent - coming, 0)
 
 
 class Refuges:

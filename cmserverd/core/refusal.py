@@ -46,6 +46,7 @@ _BECAUSE = {
     EndCause.SUPERSEDED: "the application was started again after its connection had closed",
     EndCause.SILENT: "nothing was heard of the client for its cleanup time",
     EndCause.MAXIMUM_LIFE: "its maximum life, which it was asked for with, is over",
+    EndCause.LENT: "its license was borrowed, and no other license could take its place",
     EndCause.EXPIRED: "no other license could take its place",
     EndCause.USAGE_OVER: "no other license could take its place",
 }
@@ -68,32 +69,50 @@ def no_license(
     A firm item that is not trusted may have held the license: it is one more reason, and the only one if there is none.
     """
     product = table.products.get((firm_code, product_code))
-    candidates = [
-        counted
-        for counted in (product.licenses if product else ())
-        if visible(counted.item, session.local) and pins_fit(counted, want)
-    ]
-    untrusted = _untrusted(table, firm_code, want)
-    if not candidates and not untrusted:
-        unknown = want.container is not None and want.container not in table.containers
-        number = ErrorNumber.BOX_NOT_FOUND if unknown else ErrorNumber.ENTRY_NOT_FOUND
-        return unless_starting(table, Refused(number, _nothing_plugged_in(table)))
+    candidates = offered(table, firm_code, product_code, want, local=session.local)
     holding = product.holdings.find(session.station) if product and candidates else None
     if holding is not None and (holding.exclusives or (mode is AccessMode.EXCLUSIVE and holding.accesses)):
         conflict = ErrorNumber.EXCLUSIVE_CONFLICT
-        return Refused(conflict, reasons=tuple(_reason(counted, conflict, now) for counted in candidates[:REASONS]))
-    numbers = [
-        unusable(counted, mode, want, session.local, now) or ErrorNumber.NO_MORE_LICENSES for counted in candidates
+        return Refused(conflict, reasons=tuple(_reason(counted, conflict, "", now) for counted in candidates[:REASONS]))
+    tried = [
+        (counted, unusable(counted, mode, want, session.local, now) or ErrorNumber.NO_MORE_LICENSES, "")
+        for counted in candidates
     ]
-    reasons = tuple(_reason(*tried, now) for tried in zip(candidates[:REASONS], numbers, strict=False))
+    return none_serves(table, firm_code, product_code, want, tried, now)
+
+
+def offered(table: Table, firm_code: int, product_code: int, want: Want, *, local: bool) -> list[License]:
+    """Return the licenses that exist for a request, in the order in which they are drawn on."""
+    product = table.products.get((firm_code, product_code))
+    return [
+        counted
+        for counted in (product.licenses if product else ())
+        if visible(counted.item, local) and pins_fit(counted, want)
+    ]
+
+
+def none_serves(
+    table: Table, firm_code: int, product_code: int, want: Want, tried: list[tuple[License, ErrorNumber, str]], now: int
+) -> Refused:
+    """Return the refusal of a request that none of these licenses serves, each for a reason, with what it tells more.
+
+    What they all tell of the same number, the refusal tells too.
+    """
+    untrusted = _untrusted(table, firm_code, want)
+    if not tried and not untrusted:
+        unknown = want.container is not None and want.container not in table.containers
+        number = ErrorNumber.BOX_NOT_FOUND if unknown else ErrorNumber.ENTRY_NOT_FOUND
+        return unless_starting(table, Refused(number, _nothing_plugged_in(table)))
+    reasons = tuple(_reason(*one, now) for one in tried[:REASONS])
     for container, firm_item in untrusted[: REASONS - len(reasons)]:
         reasons += (_no_trust(container, firm_item, product_code),)
-    numbers += [ErrorNumber.FIRM_ITEM_INVALID] * len(untrusted)
+    numbers = [number for _, number, _ in tried] + [ErrorNumber.FIRM_ITEM_INVALID] * len(untrusted)
     if ErrorNumber.NO_MORE_LICENSES in numbers:
         number = ErrorNumber.NO_MORE_LICENSES
     else:
         number = numbers[0] if len(set(numbers)) == 1 else ErrorNumber.SEVERAL_REASONS
-    return unless_starting(table, Refused(number, reasons=reasons))
+    details = {detail for _, one, detail in tried if one is number}
+    return unless_starting(table, Refused(number, details.pop() if len(details) == 1 else "", reasons=reasons))
 
 
 def unless_starting(table: Table, refused: Refused) -> Refused:
@@ -125,11 +144,12 @@ def _no_trust(container: ContainerId, firm_item: FirmItem, product_code: int) ->
     return Reason(container, firm_item.firm_code, product_code, 0, number, number.name, text)
 
 
-def _reason(counted: License, number: ErrorNumber, now: int) -> Reason:
+def _reason(counted: License, number: ErrorNumber, detail: str, now: int) -> Reason:
     item = counted.item
-    detail = ""
     if number is ErrorNumber.NO_MORE_LICENSES:
         detail = f"{counted.used} of {item.quantity}"
+        if counted.lent:
+            detail += f", {counted.lent} of them borrowed"
         if counted.lingering:
             seconds = max(counted.lingering[0][0] - now, 0)
             detail += f", {len(counted.lingering)} of them lingering, the next is free in {seconds} s"

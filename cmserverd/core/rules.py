@@ -46,10 +46,16 @@ ENTRY: Final = HandleKind.ENTRY
 
 
 class Limits(Struct, frozen=True):
-    """What one client cannot exceed (decision 30): handles per session, sessions per address."""
+    """What one client cannot exceed (decision 30): handles per session, sessions per address.
+
+    Nothing is borrowed for more than `borrow_maximum` seconds, and nothing at all if that is 0; of each entry,
+    `borrow_keep` licenses are never lent (decision 21).
+    """
 
     handles: int = 1_024
     sessions_per_address: int = 10_000
+    borrow_maximum: int = 2**32 - 1
+    borrow_keep: int = 0
 
 
 # Granting: the hot path
@@ -71,7 +77,7 @@ def access(table: Table, session: Session, request: AccessRequest, now: int, lim
         raise no_license(table, session, request.firm_code, request.product_code, want, request.mode, now)
     step = _grant(table, session, product, request.mode, want, request.key, now)
     if table.held_off and type(step) is not c.Joined:
-        _unless_held_off(table, session.station, product, now)
+        unless_held_off(table, session.station, product, now)
     if step is None:
         # An application that crashes and is started again gets its license (decision 12).
         for handle in ghosts.in_the_way(table, session, product, request.mode, want, now):
@@ -119,7 +125,7 @@ def _free_license(product: Product, mode: AccessMode, want: Want, local: bool, n
     return None
 
 
-def _unless_held_off(table: Table, station: Station, product: Product, now: int) -> None:
+def unless_held_off(table: Table, station: Station, product: Product, now: int) -> None:
     """Raise Refused with 231 if an operator took a license from this station a moment ago (decision 22)."""
     until = table.held_off.get((station, product.firm_code, product.product_code), 0)
     if until > now:

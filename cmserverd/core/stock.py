@@ -12,7 +12,17 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 
 from cmserverd.core import changes as c
-from cmserverd.core.terms import KnownContainer, License, LicenseEnd, LicenseId, Product, weight
+from cmserverd.core.terms import (
+    KnownContainer,
+    Lent,
+    License,
+    LicenseEnd,
+    LicenseId,
+    LoanName,
+    LoanOver,
+    Product,
+    weight,
+)
 from cmserverd.core.validity import limited, valid_until
 from drivers.container import Container, ContainerId, ProductItem, mask_and_serial
 
@@ -21,15 +31,22 @@ Appliers = dict[type[Any], Callable[[Any, Any], None]]
 
 
 class Stock:
-    """Containers, licenses and products. `expiries` is sorted: the license whose time is over next comes first."""
+    """Containers, licenses and products, and what is lent of them.
 
-    __slots__ = ("containers", "expiries", "licenses", "next_license", "products")
+    `expiries` and `returns` are sorted: the license or loan whose time is over next comes first. `lent` has the loans
+    by name, in the order of their numbers, and `out` how many licenses are with borrowers, of those too that are gone.
+    """
+
+    __slots__ = ("containers", "expiries", "lent", "licenses", "next_license", "out", "products", "returns")
 
     def __init__(self) -> None:
         self.containers: dict[ContainerId, KnownContainer] = {}
         self.licenses: dict[LicenseId, License] = {}
         self.products: dict[tuple[int, int], Product] = {}
         self.expiries: list[LicenseEnd] = []
+        self.lent: dict[LoanName, Lent] = {}
+        self.out: dict[LicenseId, int] = {}
+        self.returns: list[LoanOver] = []
         self.next_license = 1
 
     def _plugged(self, change: c.Plugged) -> None:
@@ -76,7 +93,7 @@ class Stock:
                 self._new_license(change.license, counted.turn, item)
             return
         self._set_item(counted, item)
-        counted.used = 0
+        counted.used = counted.lent
         for allocation in counted.allocations.values():
             allocation.weight = weight(item, allocation.mode)
             counted.used += allocation.weight
@@ -95,6 +112,47 @@ class Stock:
         assert not self.containers[change.container].references
         del self.containers[change.container]
 
+    def _borrowed(self, change: c.Borrowed) -> None:
+        name = (change.license.container, change.id)
+        loan = self.lent.get(name)
+        if loan is None:
+            loan = self.lent[name] = Lent(
+                change.id,
+                change.license,
+                change.number,
+                change.quantity,
+                change.end,
+                change.holder,
+                change.station,
+                change.client,
+                change.address,
+                change.at,
+            )
+            self._count_out(loan, loan.quantity)
+        else:
+            assert (loan.license, loan.number, loan.quantity) == (change.license, change.number, change.quantity)
+            self._forget_return(loan)
+            loan.end = change.end
+            loan.station, loan.client, loan.address = change.station, change.client, change.address
+        insort(self.returns, (loan.until, loan.number, loan))
+
+    def _returned(self, change: c.Returned) -> None:
+        loan = self.lent.pop((change.container, change.id))
+        self._forget_return(loan)
+        self._count_out(loan, -loan.quantity)
+
+    def _forget_return(self, loan: Lent) -> None:
+        del self.returns[bisect_left(self.returns, (loan.until, loan.number))]
+
+    def _count_out(self, loan: Lent, by: int) -> None:
+        out = self.out.pop(loan.license, 0) + by
+        if out:
+            self.out[loan.license] = out
+        counted = self.licenses.get(loan.license)
+        if counted is not None:
+            counted.lent += by
+            counted.used += by
+
     def _new_license(self, license_id: LicenseId, turn: tuple[int, int, int], item: ProductItem) -> License:
         codes = (license_id.firm_code, item.product_code)
         product = self.products.get(codes)
@@ -102,6 +160,7 @@ class Stock:
             product = self.products[codes] = Product(*codes)
         counted = License(license_id, self.next_license, turn, item, product)
         self.next_license += 1
+        counted.lent = counted.used = self.out.get(license_id, 0)
         self.licenses[license_id] = counted
         insort(product.licenses, counted, key=_turn)
         self._set_item(counted, item)
@@ -129,6 +188,7 @@ class Stock:
         c.Consumed: _consumed,
         c.Expired: _expired,
         c.Removed: _removed,
+        c.Returned: _returned,
     }
 
 

@@ -93,7 +93,7 @@ class Table(Stock):
             if session.state is SessionState.ATTACHED:
                 session.state = SessionState.SILENT
 
-    def _stopped(self, _: c.Stopped) -> None:
+    def _only_told(self, _: c.Stopped | c.Witnessed) -> None:
         """Change nothing: license tracking tells it."""
 
     def _time_set(self, change: c.TimeSet) -> None:
@@ -256,6 +256,10 @@ class Table(Stock):
         self.held_off = {name: until for name, until in self.held_off.items() if until > change.at}
         self.held_off[change.station, change.firm_code, change.product_code] = change.until
 
+    def _lent(self, change: c.Borrowed) -> None:
+        self._borrowed(change)
+        self.next_handle = max(self.next_handle, change.number + 1)
+
     # what a shortened history begins with
 
     def _numbering(self, change: c.Numbering) -> None:
@@ -384,7 +388,8 @@ class Table(Stock):
         **Stock.APPLY,
         c.Started: _started,
         c.Restarted: _restarted,
-        c.Stopped: _stopped,
+        c.Stopped: _only_told,
+        c.Witnessed: _only_told,
         c.TimeSet: _time_set,
         c.Opened: _opened,
         c.Detached: _detached,
@@ -401,6 +406,7 @@ class Table(Stock):
         c.Lingering: _lingering,
         c.Lapsed: _lapsed,
         c.HeldOff: _held_off,
+        c.Borrowed: _lent,
         c.Numbering: _numbering,
         c.Remembered: _remembered,
         c.Stands: _stands,

@@ -15,7 +15,7 @@ from typing import Final
 from msgspec import Struct, field
 
 from cmserverd.core.blocks import Numbered, Spread
-from drivers.container import Container, ContainerId, ProductItem
+from drivers.container import LOAN_SKEW, Container, ContainerId, ProductItem
 from protocol.messages import EndCause
 from protocol.terms import AccessMode, Client, HandleKind, Station
 
@@ -63,7 +63,7 @@ ANYTHING = Want()
 
 
 class License(Struct, eq=False, gc=False):
-    """A product item being counted. `used` is the sum of its allocations' weights.
+    """A product item being counted. `used` is the sum of its allocations' weights, and `lent`: what is borrowed of it.
 
     `number` is never used twice. `turn` is its container's, and its place in the container: the order in which the
     licenses of a product are drawn on.
@@ -80,6 +80,7 @@ class License(Struct, eq=False, gc=False):
     present: bool = True
     limited: bool = False
     used: int = 0
+    lent: int = 0
     user_limit: int = 0
     no_user_limit: int = 0
     exclusive: int = 0
@@ -135,6 +136,44 @@ LingerEnd = tuple[int, int, Allocation]
 
 LicenseEnd = tuple[int, LicenseId, License]
 """From when on a license is over, its name, and itself: sorted, the first is the next."""
+
+
+LoanName = tuple[ContainerId, bytes]
+"""Names a loan: the id is of the borrower's making, so that only within one ledger it is known to be the one."""
+
+
+class Lent(Struct, eq=False, gc=False):
+    """A loan: so many licenses of one are with a borrower, who need not be connected, until `end`.
+
+    It is no allocation: it never moves, nobody shares it, and it outlives its license's being here. `holder` is the
+    borrower's public key; `station` and `client` are None where only the container knows of it. `number` is its ID in
+    listings, among the handles.
+    """
+
+    id: bytes
+    license: LicenseId
+    number: int
+    quantity: int
+    end: int
+    holder: bytes
+    station: Station | None
+    client: Client | None
+    address: str
+    first: int
+
+    @property
+    def name(self) -> LoanName:
+        """What names it: the container whose ledger has it, and its id there."""
+        return self.license.container, self.id
+
+    @property
+    def until(self) -> int:
+        """From when on the licenses are free here without contact, as late as the borrower's clock may be."""
+        return self.end + LOAN_SKEW
+
+
+LoanOver = tuple[int, int, Lent]
+"""When a loan is over, its number, and itself: sorted, the first is the next."""
 
 
 class Reference(Struct, frozen=True, gc=False, array_like=True):

@@ -9,10 +9,11 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from drivers.chip.chip import EMPTY, UNKNOWN_COMMAND, Answer, Chip, Command, Memory, No, expect
+from drivers.chip.chip import Answer, Chip, Command, Memory
 from drivers.chip.contents import KEY_LENGTH, new_owner, without_firms
 from drivers.chip.flash import KEY_SECTOR, SECTOR, Damaged, Flash, make
 from drivers.chip.state import Slots, State
+from drivers.chip.status import EMPTY, UNKNOWN_COMMAND, No, expect
 
 TEXT_LIMIT: Final = 255
 """The most characters of a container's text."""

@@ -17,15 +17,28 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from drivers.chip.contents import Contents, Malformed, Product
 from drivers.chip.flash import FIXED_LIMIT, Banks, Damaged, Flash
-from drivers.chip.state import NO_NONCE, RECEIPTS, Full, Receipt, Slots, State, Used
+from drivers.chip.loans import given_back, lent, standing
+from drivers.chip.state import NO_NONCE, RECEIPTS, Full, Loan, Receipt, Slots, State, Used
+from drivers.chip.status import (
+    ALREADY_MADE,
+    BAD_REQUEST,
+    COUNTER_ZERO,
+    NO_COUNTER,
+    NO_ITEM,
+    NO_ROOM,
+    OK,
+    OUT_OF_RANGE,
+    UNDERRUN,
+    UNKNOWN_COMMAND,
+    UNSUPPORTED,
+    No,
+    expect,
+)
 from drivers.chip.update import LATEST, Refused, applied
 
 PAYLOAD_LIMIT: Final = 4096
 VERSION: Final = 1
 
-OK, UNKNOWN_COMMAND, UNSUPPORTED, BAD_REQUEST, OUT_OF_RANGE, WRONG_VERSION = range(6)
-NO_ITEM, NO_COUNTER, COUNTER_ZERO, UNDERRUN, NO_ROOM = range(6, 11)
-ALREADY_MADE, EMPTY = 15, 16
 _UPDATE_LIMIT: Final = 64 * 1024
 _WITHOUT_UNITS: Final = 2**32 - 1
 _NO_KEY: Final = bytes(16)
@@ -34,6 +47,11 @@ _SIGN_PREFIX: Final = b"cmsign\x00"
 _CRYPT_BODY: Final = struct.Struct("<IIqQ16s")
 _CRYPT_SAID: Final = struct.Struct("<IIIIqQ16sIIq")
 _CONSUME_BODY: Final = struct.Struct("<16sIIIq")
+_BORROW_BODY: Final = struct.Struct("<16sIIIqq32s")
+_RETURN_BODY: Final = struct.Struct("<16sq64s")
+_CERTIFICATE_BODY: Final = struct.Struct("<16s32s")
+_CERTIFICATE_SAID: Final = struct.Struct("<32sIIIIIqq")
+_TRACKING_BODY: Final = struct.Struct("<QQ32sq")
 _PIECE: Final = struct.Struct("<II")
 _I64: Final = struct.Struct("<q")
 
@@ -51,24 +69,20 @@ class Command(IntEnum):
     TIME = 19
     NONCE = 20
     INIT = 21
+    BORROW = 22
+    RETURN = 23
 
 
 class _Purpose(IntEnum):
     PRESENCE = 1
     CRYPT = 2
     REQUEST = 3
+    BORROW = 4
+    TRACKING = 5
 
 
-_VERSIONS: Final = {_Purpose.PRESENCE: 1, _Purpose.CRYPT: 2, _Purpose.REQUEST: 1}
+_VERSIONS: Final = {**dict.fromkeys(_Purpose, 1), _Purpose.CRYPT: 2}
 """Of what is signed for each purpose."""
-
-
-class No(Exception):
-    """The command is refused with this status."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
 
 
 class Memory:
@@ -144,6 +158,10 @@ class Chip(Memory):
             case Command.NONCE:
                 expect(payload == b"")
                 return self._nonce()
+            case Command.BORROW:
+                return self._borrow(*_BORROW_BODY.unpack(payload))
+            case Command.RETURN:
+                return self._return(*_RETURN_BODY.unpack(payload))
             case _:
                 return super()._run(command, payload)
 
@@ -180,6 +198,11 @@ class Chip(Memory):
                 composed = self._crypt(body)
             case _Purpose.REQUEST:
                 composed = self._nonced(body) + _I64.pack(self._state.floor) + sha256(self.image).digest()
+            case _Purpose.BORROW:
+                composed = body + self._certificate(*_CERTIFICATE_BODY.unpack(body))
+            case _Purpose.TRACKING:
+                *said, time = _TRACKING_BODY.unpack(body)
+                composed = _TRACKING_BODY.pack(*said, self._later(time))
             case _:
                 raise No(UNSUPPORTED)
         statement = _SIGN_PREFIX + bytes([_VERSIONS[_Purpose(purpose)], purpose]) + self._contents.owner + composed
@@ -202,6 +225,17 @@ class Chip(Memory):
         if receipt is None or receipt[:2] != (firm_code, reference):
             receipt = Receipt(firm_code, reference, 0, _units_left(product, units))
         return nonce + _CRYPT_SAID.pack(*said, key, receipt.units, receipt.units_left, start)
+
+    def _certificate(self, name: bytes, _station: bytes) -> bytes:
+        loan = standing(self._state, self._state.floor).get(name)
+        if loan is None:
+            raise No(NO_ITEM)
+        firm_code, reference, quantity, end, holder = loan
+        product = self._product(firm_code, reference)
+        counter = self._contents.firms[firm_code].counter
+        return _CERTIFICATE_SAID.pack(
+            holder, firm_code, product.code, reference, counter, quantity, self._state.floor, end
+        )
 
     def _product(self, firm_code: int, reference: int) -> Product:
         product = self._contents.product(firm_code, reference)
@@ -242,6 +276,23 @@ class Chip(Memory):
             del remembered[next(iter(remembered))]
         self._commit(replace(self._state, floor=floor, used=used, receipts=remembered))
         return receipt
+
+    # --- lending ----------------------------------------------------------------------------------------------------
+
+    def _borrow(
+        self, name: bytes, firm_code: int, reference: int, quantity: int, end: int, time: int, holder: bytes
+    ) -> bytes:
+        loan = Loan(firm_code, reference, quantity, end, holder)
+        state = lent(self._state, self._contents, self._later(time), name, loan)
+        if state is not None:
+            self._commit(state)
+        return _I64.pack(self._state.loans[name].end)
+
+    def _return(self, name: bytes, time: int, signature: bytes) -> bytes:
+        state = given_back(self._state, self._contents.owner, self._later(time), name, signature)
+        if state is not None:
+            self._commit(state)
+        return bytes([state is not None])
 
     # --- updates and time -------------------------------------------------------------------------------------------
 
@@ -287,9 +338,3 @@ class Chip(Memory):
 def _units_left(product: Product, used: int) -> int:
     """Return how many units of an item are left."""
     return _WITHOUT_UNITS if product.units is None else max(0, product.units.amount - used)
-
-
-def expect(sound: bool) -> None:
-    """Refuse a payload of the wrong form."""
-    if not sound:
-        raise No(BAD_REQUEST)

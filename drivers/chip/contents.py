@@ -1,4 +1,4 @@
-"""What the chip understands of its image: whose it is, which firm and product items there are, what can be used up."""
+"""What the chip understands of its image: whose it is, which items there are, what can be used up or borrowed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ _RECORD: Final = struct.Struct("<BB32sI")
 _FIRM: Final = struct.Struct("<8s40sII")
 _PRODUCT: Final = struct.Struct("<IIH")
 _OPTION: Final = struct.Struct("<HH")
+_LICENSES: Final = struct.Struct("<I")
 _ALLOWANCE: Final = struct.Struct("<II")
+_BORROWED: Final = struct.Struct("<II")
 _FIRM_PREFIX: Final = b"cmfirm\x00\x01"
-_USAGE, _UNITS = 7, 9
+_QUANTITY, _USAGE, _UNITS, _BORROWING = 2, 7, 9, 14
 _NUMBER: Final = 0x7FFF
 """An option's number in its tag; the bit above says that it is critical."""
 _ED25519: Final = 1
@@ -43,10 +45,20 @@ class Allowance:
 
 
 @dataclass(frozen=True)
+class Borrowing:
+    """For how long licenses may be borrowed, and how many at a time."""
+
+    seconds: int
+    licenses: int
+
+
+@dataclass(frozen=True)
 class Product:
     """One product item."""
 
     code: int
+    quantity: int
+    borrowing: Borrowing | None
     units: Allowance | None
     usage: Allowance | None
 
@@ -92,6 +104,16 @@ class Contents:
         """Return a product item, or None."""
         firm = self.firms.get(firm_code)
         return None if firm is None else firm.products.get(reference)
+
+    @property
+    def counted(self) -> frozenset[tuple[int, int]]:
+        """The firm codes and references of the items that may get a counter."""
+        return frozenset(
+            (firm.code, reference)
+            for firm in self.firms.values()
+            for reference, product in firm.products.items()
+            if product.units is not None or product.usage is not None
+        )
 
     def with_firm(self, firm: Firm) -> bytes:
         """Return the image's bytes before its slots, with this firm item in place of the one with its code."""
@@ -147,7 +169,7 @@ def read_firm(licensor: bytes, signed: bytes, record: bytes) -> Firm:
             if at + length > len(signed) or reference in products or reference == 0:
                 raise Malformed
             options = dict(_options(signed[at : at + length]))
-            products[reference] = Product(product_code, _allowance(options, _UNITS), _allowance(options, _USAGE))
+            products[reference] = _product(product_code, options)
             at += length
     except struct.error:
         raise Malformed from None
@@ -164,6 +186,12 @@ def _options(octets: bytes) -> Iterator[tuple[int, bytes]]:
         if at > len(octets):
             raise Malformed
         yield tag & _NUMBER, octets[at - length : at]
+
+
+def _product(code: int, options: Mapping[int, bytes]) -> Product:
+    (quantity,) = _LICENSES.unpack(options[_QUANTITY]) if _QUANTITY in options else (1,)
+    borrowing = Borrowing(*_BORROWED.unpack(options[_BORROWING])) if _BORROWING in options else None
+    return Product(code, quantity, borrowing, _allowance(options, _UNITS), _allowance(options, _USAGE))
 
 
 def _allowance(options: Mapping[int, bytes], tag: int) -> Allowance | None:

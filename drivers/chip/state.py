@@ -17,7 +17,7 @@ NO_NONCE: Final = bytes(32)
 
 _HEAD: Final = struct.Struct("<QqHHHH32sq")
 _ITEM: Final = struct.Struct("<IIIq")
-_LOAN_LENGTH: Final = 68
+_LOAN: Final = struct.Struct("<16sIIIq32s")
 _RECEIPT: Final = struct.Struct("<16sIIII")
 _SIGNED_LENGTH: Final = SLOT_LENGTH - 68
 _FILLED_LENGTH: Final = SLOT_LENGTH - 69
@@ -35,6 +35,16 @@ class Used(NamedTuple):
     start: int = 0
 
 
+class Loan(NamedTuple):
+    """What somebody took along, until when, and his public key."""
+
+    firm_code: int
+    reference: int
+    quantity: int
+    end: int
+    holder: bytes
+
+
 class Receipt(NamedTuple):
     """What a use took, and what was left then."""
 
@@ -46,15 +56,20 @@ class Receipt(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """A slot's contents; `receipts` are by their keys, the oldest first."""
+    """A slot's contents; `loans` are by their ids, `receipts` by their keys, the oldest first."""
 
     sequence: int
     floor: int
     used: Mapping[tuple[int, int], Used] = field(default_factory=dict)
-    loans: bytes = b""
+    loans: Mapping[bytes, Loan] = field(default_factory=dict)
     receipts: Mapping[bytes, Receipt] = field(default_factory=dict)
     nonce: bytes = NO_NONCE
     asked: int = 0
+
+
+def fits(counters: int, loans: int) -> bool:
+    """Whether a slot has room for all these, and for as many receipts as there can be."""
+    return _HEAD.size + counters * _ITEM.size + loans * _LOAN.size + RECEIPTS * _RECEIPT.size <= _FILLED_LENGTH
 
 
 class Slots:
@@ -70,14 +85,14 @@ class Slots:
             state.sequence,
             state.floor,
             len(state.used),
-            len(state.loans) // _LOAN_LENGTH,
+            len(state.loans),
             len(state.receipts),
             0,
             state.nonce,
             state.asked,
         )
         filled += b"".join(_ITEM.pack(*item, *used) for item, used in state.used.items())
-        filled += state.loans
+        filled += b"".join(_LOAN.pack(name, *loan) for name, loan in state.loans.items())
         filled += b"".join(_RECEIPT.pack(key, *receipt) for key, receipt in state.receipts.items())
         if len(filled) > _FILLED_LENGTH:
             raise Full
@@ -95,13 +110,14 @@ class Slots:
             return None
         sequence, floor, items, loans, receipts, _, nonce, asked = _HEAD.unpack_from(slot)
         loans_at = _HEAD.size + items * _ITEM.size
-        receipts_at = loans_at + loans * _LOAN_LENGTH
+        receipts_at = loans_at + loans * _LOAN.size
         used = {
             (firm_code, reference): Used(units, start)
             for firm_code, reference, units, start in _ITEM.iter_unpack(slot[_HEAD.size : loans_at])
         }
+        lent = {name: Loan(*loan) for name, *loan in _LOAN.iter_unpack(slot[loans_at:receipts_at])}
         remembered = {
             key: Receipt(*receipt)
             for key, *receipt in _RECEIPT.iter_unpack(slot[receipts_at : receipts_at + receipts * _RECEIPT.size])
         }
-        return State(sequence, floor, used, slot[loans_at:receipts_at], remembered, nonce, asked)
+        return State(sequence, floor, used, lent, remembered, nonce, asked)

@@ -11,7 +11,8 @@ import struct
 from collections import deque
 from typing import Final
 
-from drivers.chip.chip import PAYLOAD_LIMIT, VERSION, WRONG_VERSION, Memory
+from drivers.chip.chip import PAYLOAD_LIMIT, VERSION, Memory
+from drivers.chip.status import WRONG_VERSION
 
 VENDOR_ID: Final = 0x1209
 PRODUCT_ID: Final = 0x0001

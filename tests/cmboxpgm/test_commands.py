@@ -105,9 +105,9 @@ def test_an_item_with_every_option(bench: Bench) -> None:
         Period(JANUARY_2026, JANUARY_2027),
         Allowance(100, 1),
         120,
-        Runtime(0, 2),
-        b"for applications",
-        b"\x00\xff",
+        minimum_runtime=Runtime(0, 2),
+        protected_data=b"for applications",
+        user_data=b"\x00\xff",
     )
     (firm,) = bench.container().firm_items
     assert firm.products == (item,)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cmserverd.cmboxpgm import listing, values
-from drivers.container import QuantityFlag, Runtime
+from drivers.container import Borrowing, QuantityFlag, Runtime
 
 
 @pytest.fixture
@@ -43,6 +43,8 @@ GOOD: list[tuple[Callable[[str], Any], str, Any]] = [
     (values.duration, "12h", 43_200),
     (values.duration, "90m", 5_400),
     (values.duration, "45s", 45),
+    (values.borrowing, "30d", Borrowing(30 * 86_400)),
+    (values.borrowing, "45s,5", Borrowing(45, 5)),
     (values.runtime, "1.20", Runtime(1, 20)),
     (values.data, "two words", b"two words"),
     (values.data, "", b""),
@@ -89,6 +91,13 @@ BAD: list[tuple[Callable[[str], Any], str]] = [
     (values.duration, "1w"),
     (values.duration, "49711d"),
     (values.duration, ""),
+    (values.borrowing, ""),
+    (values.borrowing, "30"),
+    (values.borrowing, "0s"),
+    (values.borrowing, "30d,"),
+    (values.borrowing, "30d,0"),
+    (values.borrowing, "30d,1,1"),
+    (values.borrowing, ",5"),
     (values.runtime, "1"),
     (values.runtime, "01.2"),
     (values.data, "x" * 257),

@@ -20,11 +20,14 @@ import pytest
 from msgspec import Struct
 
 from cmserverd.cmu import fetch, updating
+from cmserverd.cmu.borrowing import Asked, GivenBack, Granted, LoanListing, Taken
 from cmserverd.cmu.deallocating import Freed
 from cmserverd.cmu.main import main
 from cmserverd.cmu.outcome import FOUND, INTERRUPTED, NOTHING, REFUSED, UNREACHED, UNWRITTEN, USAGE
 from cmserverd.cmu.usage import UsageListing
+from cmserverd.cmu.watching import TakenOver
 from protocol.errors import ErrorNumber, LicenseError
+from protocol.loans import LoanInfo
 from protocol.messages import (
     AccessInfo,
     ContainerContents,
@@ -41,6 +44,7 @@ from protocol.messages import (
 )
 from protocol.tracking import TrackingLine, TrackingProof
 from protocol.usage import UsageRow
+from protocol.watching import LogLine
 from tests.cmu.fake_server import serving
 from tests.cmu.made_up import CONTAINERS, NOON, PAGE_ACCESSES, PAGE_COUNTS, MadeUp
 
@@ -189,7 +193,7 @@ def test_nothing_found_is_an_exit_code_of_its_own(command: str, server: str, cap
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "say what to do: -l, -x, -n, -k, -v, -c, -i, --deallocate, --tracking, --usage or --verify-tracking"),
+        ([], "say what to do: -l, -x, -n, -k, -v, -c, -i, --deallocate, --borrow, --loans, --extend, --return, "),
         (["--bogus"], "there is no option '--bogus'"),
         (["-l", "-n"], "not allowed with argument"),
         (["-n", "--firmcode", "x"], "'x' is no code; write a whole number from 0 to 4294967295"),
@@ -197,10 +201,10 @@ def test_nothing_found_is_an_exit_code_of_its_own(command: str, server: str, cap
         (["-n", "--serial", "3448482"], "'3448482' is no container; write its mask and serial, as in 3-3448482"),
         (["-n", "--timeout", "0"], "'0' is no time; write seconds from 0.01 to 3600"),
         (["-n", "--timeout", "nan"], "'nan' is no time"),
-        (["-l", "--firmcode", "1"], "--firmcode, --productcode and --relevant go with -n"),
-        (["-x", "--relevant"], "--firmcode, --productcode and --relevant go with -n"),
-        (["-k", "--serial", "1-1"], "--serial goes with -l, -x, -n or -c"),
-        (["-i", "x", "--serial", "1-1"], "--serial goes with -l, -x, -n or -c"),
+        (["-l", "--firmcode", "1"], "--firmcode and --productcode go with -n or --borrow"),
+        (["-x", "--relevant"], "--relevant goes with -n"),
+        (["-k", "--serial", "1-1"], "--serial goes with -l, -x, -n, -c or --borrow"),
+        (["-i", "x", "--serial", "1-1"], "--serial goes with -l, -x, -n, -c or --borrow"),
         (["-i", "x", "--time"], "--time goes with -c"),
         (["-c", "x", "-i", "y"], "not allowed with argument"),
         (["-c", ""], "'' is no file's name"),
@@ -370,6 +374,7 @@ def test_output_that_cannot_be_written_is_exit_code_5(server: str, how: list[str
 def test_the_page_has_every_key_of_the_json() -> None:
     """`docs/cmu.md` names the keys of each document, all of them and no others."""
     page = (Path(__file__).parents[2] / "docs" / "cmu.md").read_text()
+    borrowed = (LoanListing, LoanInfo, Taken, Asked, GivenBack, Granted)
     listed = (fetch.ContainerListing, fetch.ContentsListing, fetch.NetworkListing, fetch.ServerState)
     done = (
         updating.Requested,
@@ -379,11 +384,13 @@ def test_the_page_has_every_key_of_the_json() -> None:
         UsageListing,
         UsageRow,
         TrackingLine,
+        LogLine,
+        TakenOver,
         DeallocatedAccess,
     )
     parts = (Server, ServerInfo, ContainerInfo, ContainerContents, FirmItemInfo, EntryInfo, LicenseCount, AccessInfo)
     more = {fetch.ServerState: {"answers"}, LicenseCount: {"accesses"}, UsageRow: {"mean"}}
-    kinds: tuple[type[Struct], ...] = (*listed, *done, *parts, ErrorBody, Reason)
+    kinds: tuple[type[Struct], ...] = (*listed, *done, *borrowed, *parts, ErrorBody, Reason)
     assert re.findall(r"(?m)^## (\w+)$", page) == [kind.__name__ for kind in kinds]
     for kind in kinds:
         keys = page.partition(f"\n## {kind.__name__}\n")[2].partition("\nKeys: ")[2].partition("\n\n")[0]

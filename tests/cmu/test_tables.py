@@ -99,10 +99,17 @@ def test_every_option_of_an_entry_is_shown() -> None:
         "minimum_runtime": "7.7",
         "protected_data": b"\x00data",
         "user_data": b"a key",
+        "borrow_seconds": 86_400,
+        "borrow_licenses": 3,
         "valid_until": NOON,
         "state": "expired",
     }
-    needs = {"usage_start": {"usage": 60}, "units_left": {"units": 77}, "valid_until": {"expiration": 1}}
+    needs = {
+        "borrow_licenses": {"borrow_seconds": 60},
+        "usage_start": {"usage": 60},
+        "units_left": {"units": 77},
+        "valid_until": {"expiration": 1},
+    }
     assert set(others) == {field.name for field in fields(EntryInfo)}
 
     def contents(entry: EntryInfo) -> str:

@@ -48,6 +48,9 @@ LINES = (
     line("denial", **{**WHERE, "item": 2, "product_code": 15}, **WHO, mode="user_limit"),
     line("release", **WHERE, **WHO, allocation=1, handle=1, mode="station_share", reason="released"),
     line("release", **WHERE, **WHO, allocation=1, handle=2, units=1, mode="station_share", reason="silent"),
+    line("borrow", **WHERE, **EVIL, handle=9, units=1, holder="aa" * 32, expires=NOON + 86_400),
+    line("borrow", **WHERE, **WHO, handle=9, holder="aa" * 32, expires=NOON + 2 * 86_400),
+    line("return", **WHERE, **WHO, handle=9, units=1, holder="aa" * 32, expires=NOON + 2 * 86_400, reason="over"),
     line("stopped"),
 )
 
@@ -104,6 +107,10 @@ def test_the_field_counts_lines(tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     taken = Counter(re.findall(r" Access .* AccessId:(\S+),", out))
     taken.subtract(Counter(re.findall(r" Release .* AccessID:(\S+)", out)))
+    assert re.findall(r" (Borrow|Return) .* BorrowId:(3-1-600010-1-9)", out) == [
+        ("Borrow", "3-1-600010-1-9"),
+        ("Return", "3-1-600010-1-9"),
+    ]
     assert +taken == Counter(["3-1-600010-1-2"])
     assert max(taken.values()) == 1
 
@@ -136,7 +143,7 @@ def test_times_are_asked_for(tmp_path: Path) -> None:
     told = Told(*LINES)
     assert run(told, tmp_path, "--tracking", "--since", "2027-01-15", "--until", "2027-01-15T12:00:00+00:00") == FOUND
     assert (told.asked[0].since, told.asked[0].until) == (1_799_971_200, NOON)
-    assert [asked.cursor and asked.cursor.lines for asked in told.asked] == [None, 5, 10]
+    assert [asked.cursor and asked.cursor.lines for asked in told.asked] == [None, 5, 10, 15]
     assert {(asked.since, asked.until) for asked in told.asked} == {(1_799_971_200, NOON)}
 
 
@@ -180,10 +187,17 @@ def test_a_wrong_command_line(arguments: list[str], said: str, capsys: pytest.Ca
 def test_a_proof_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In a sentence and as JSON; what is not sound is an exit code of its own."""
     assert run(Told(), tmp_path, "--verify-tracking") == FOUND
-    assert capsys.readouterr().out == (
-        "License tracking is sound up to position 41, 2027-01-15 12:00:00 UTC: 12 entries in 2 segment(s).\n"
-    )
+    sound = "License tracking is sound up to position 41, 2027-01-15 12:00:00 UTC: 12 entries in 2 segment(s)."
+    assert capsys.readouterr().out == f"{sound} No container has signed it, so that it could have been made anew.\n"
     told = Told()
+    for proven, expected in (
+        ((40, NOON, "3-1", 0), "Container 3-1 signed it up to position 40, 2027-01-15 12:00:00 UTC."),
+        ((0, 0, "", 7), "It is proven by no container that is plugged in; others have signed it 7 times."),
+    ):
+        told.proof = TrackingProof(True, 0, 41, NOON, 2, 12, 30, "", *proven)
+        (tmp_path / "run" / "monitor.sock").unlink()
+        assert run(told, tmp_path, "--verify-tracking") == FOUND
+        assert capsys.readouterr().out == f"{sound} {expected}\n"
     told.proof = TrackingProof(False, 0, 41, NOON, 2, 12, 30, "damaged")
     for how, expected in ((), "not from there on: damaged"), (("--json",), '"sound": false'):
         (tmp_path / "run" / "monitor.sock").unlink()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 
 from cmserverd.core.table import REMEMBERED_ENDINGS, Table
-from cmserverd.core.terms import Access, Allocation, License, SessionState
+from cmserverd.core.terms import Access, Allocation, License, LicenseId, SessionState
 from protocol.terms import AccessMode, HandleKind
 
 
@@ -18,6 +18,7 @@ def check(table: Table) -> None:
     _check_sessions(table)
     for counted in table.licenses.values():
         _check_license(table, counted)
+    _check_loans(table)
     _check_products(table)
     _check_containers(table)
     _check_instants(table)
@@ -66,7 +67,10 @@ def _check_sessions(table: Table) -> None:
 
 
 def _check_license(table: Table, counted: License) -> None:
-    """Law 1: `used` is the sum of the weights, never above the quantity. Law 5: an allocation is held, or lingers."""
+    """Law 1: `used` is the sum of the weights, and what is lent; allocations never take more than is left beside that.
+
+    Law 5: an allocation is held, or lingers.
+    """
     item = counted.item
     for number, allocation in counted.allocations.items():
         assert allocation.id == number
@@ -84,13 +88,33 @@ def _check_license(table: Table, counted: License) -> None:
     assert counted.no_user_limit == modes[AccessMode.NO_USER_LIMIT]
     assert counted.exclusive == modes[AccessMode.EXCLUSIVE]
     assert counted.station_share == modes[AccessMode.STATION_SHARE]
-    assert counted.used == sum(allocation.weight for allocation in counted.allocations.values())
-    assert counted.used <= item.quantity, "more licenses are in use than there are"
+    allocated = sum(allocation.weight for allocation in counted.allocations.values())
+    assert counted.lent == sum(loan.quantity for loan in table.lent.values() if loan.license == counted.id)
+    assert counted.used == allocated + counted.lent
+    assert allocated <= max(item.quantity - counted.lent, 0), "more licenses are in use than there are"
     lingering = [(one.until, number, one) for number, one in counted.allocations.items() if one.until]
     assert counted.lingering == sorted(lingering, key=lambda entry: entry[:2])
     assert AccessMode.NO_USER_LIMIT not in {one.mode for _, _, one in lingering}
     sharing = [a.station for a in counted.allocations.values() if a.mode is AccessMode.STATION_SHARE and not a.until]
     assert len(sharing) == len(set(sharing)), "one station counts twice on one license"
+
+
+def _check_loans(table: Table) -> None:
+    """Each loan is listed where it is counted and where it ends; they are in the order of their numbers."""
+    for name, loan in table.lent.items():
+        assert name == (loan.license.container, loan.id)
+        assert (loan.station is None) == (loan.client is None)
+        assert loan.until == loan.end + 60
+    out: Counter[LicenseId] = Counter()
+    for loan in table.lent.values():
+        out[loan.license] += loan.quantity
+    assert table.out == {name: units for name, units in out.items() if units}
+    ends = {loan.number: loan.until for loan in table.lent.values()}
+    assert [(until, number) for until, number, _ in table.returns] == sorted((end, no) for no, end in ends.items())
+    assert all(table.lent[loan.name] is loan and loan.number == number for _, number, loan in table.returns)
+    numbers = [loan.number for loan in table.lent.values()]
+    assert numbers == sorted(set(numbers))
+    assert not table.accesses.keys() & set(numbers)
 
 
 def _check_products(table: Table) -> None:
@@ -175,6 +199,7 @@ def _check_numbers(table: Table) -> None:
     numbers = [counted.number for counted in table.licenses.values()]
     assert numbers == sorted(set(numbers))
     assert all(handle < table.next_handle for handle in table.accesses)
+    assert all(loan.number < table.next_handle for loan in table.lent.values())
     assert all(number < table.next_license for number in numbers)
     assert all(number < table.next_session for number in table.sessions)
     allocations = [number for counted in table.licenses.values() for number in counted.allocations]

@@ -85,6 +85,21 @@ class Left:
     until: int
 
 
+@dataclass(eq=False)
+class Out:
+    """A loan: what a borrower has taken along of an entry. `station` and `host` are None if nobody knows them."""
+
+    id: bytes
+    entry: Entry
+    number: int
+    quantity: int
+    end: int
+    holder: bytes
+    station: Station | None
+    host: str | None
+    first: int
+
+
 @dataclass(frozen=True)
 class Taken:
     """All that can take licenses: live accesses, and what lingers, the newest last."""
@@ -105,6 +120,7 @@ class Model:
         self.clients: list[Client] = []
         self.holds: list[Hold] = []
         self.lefts: list[Left] = []
+        self.loans: list[Out] = []
         self.held_off: list[tuple[Station, int, int, int]] = []
 
     @property
@@ -141,6 +157,18 @@ class Model:
 
     def used(self, entry: Entry, taken: Taken) -> int:
         """Count the licenses of an entry that are taken: the whole of section 4."""
+        return self.allocated(entry, taken) + self.out(entry)
+
+    def out(self, entry: Entry) -> int:
+        """Count the licenses of an entry that are with borrowers."""
+        return sum(loan.quantity for loan in self.loans if loan.entry == entry)
+
+    def room(self, entry: Entry) -> int:
+        """Count the licenses of an entry that borrowers leave to others."""
+        return max(self.options(entry).quantity - self.out(entry), 0)
+
+    def allocated(self, entry: Entry, taken: Taken) -> int:
+        """Count the licenses of an entry that are taken by clients."""
         if self.options(entry).quantity == 0:
             return 0
         here = [hold for hold in taken.holds if hold.entry == entry]
@@ -149,9 +177,9 @@ class Model:
         return len(each) + len(stations) + len([left for left in taken.lefts if left.entry == entry])
 
     def occupancy(self) -> int:
-        """Count the licenses of all entries that are taken."""
+        """Count the licenses of all entries that are taken by clients."""
         entries = {hold.entry for hold in self.holds if hold.entry is not None} | {left.entry for left in self.lefts}
-        return sum(self.used(entry, self.taken) for entry in entries)
+        return sum(self.allocated(entry, self.taken) for entry in entries)
 
     def takes(self, entry: Entry, mode: AccessMode) -> bool:
         """Whether an access in this mode takes a license of an entry."""
@@ -561,11 +589,12 @@ class Model:
         )
         box.contents = replace(box.contents, firm_items=(replace(firm_item, products=products),))
 
-    def plugged(self, contents: Container, outcome: Outcome, lefts: list[Left]) -> None:
+    def plugged(self, contents: Container, loans: list[Out], outcome: Outcome, lefts: list[Left]) -> None:
         """Take in what a container holds now, and what became of each access: the entry it is on, or why it ended.
 
-        `lefts` is what lingers from now on.
+        `loans` are those of the container from now on, `lefts` is what lingers.
         """
+        self.loans = [loan for loan in self.loans if loan.entry[0] != contents.id] + loans
         before = self._items()
         self.boxes[contents.id] = Box(contents)
         firm_codes = [firm_item.firm_code for firm_item in contents.firm_items if not firm_item.unusable]
@@ -599,6 +628,7 @@ class Model:
     def passed(self, outcome: Outcome, lefts: list[Left]) -> None:
         """Take in that what is due has happened: what lapsed, and what became of the accesses to what is over."""
         self.lefts = [left for left in self.lefts if left.until > self.now]
+        self.loans = [loan for loan in self.loans if loan.end + 60 > self.now]
         living = [(hold.first + hold.request.maximum_life, hold.handle) for hold in self.holds if _mortal(hold)]
         for end, handle in sorted(living):
             if end <= self.now:
@@ -649,12 +679,21 @@ class Model:
         taken = Taken(fitting, self.lefts)
         crowded: dict[Entry, int] = {}
         for entry in {hold.entry for hold in fitting} | {left.entry for left in self.lefts}:
-            if entry is not None and (lacking := self.used(entry, taken) - self.options(entry).quantity) > 0:
+            if entry is not None and (lacking := self.allocated(entry, taken) - self.room(entry)) > 0:
                 crowded[entry] = lacking
 
-        ended = [hold for hold in self.holds if isinstance(outcome[hold.handle], EndCause)]
-        assert all(outcome[hold.handle] is cause for hold in ended), "the cause is told"
+        for hold in self.holds:
+            if isinstance(outcome[hold.handle], EndCause):
+                lent = hold.entry is not None and self.item(hold.entry) == items[hold.entry]
+                assert outcome[hold.handle] is (EndCause.LENT if lent else cause), "the cause is told"
         self._judge(outcome, fitting, crowded, references, lefts)
+
+    def crowd_out(self, entry: Entry, outcome: Outcome, lefts: list[Left]) -> None:
+        """Judge what became of the accesses when one more of an entry turned out to be lent than there was room for."""
+        lacking = self.allocated(entry, self.taken) - self.room(entry)
+        ended = [hold for hold in self.holds if isinstance(outcome[hold.handle], EndCause)]
+        assert all(outcome[hold.handle] is EndCause.LENT for hold in ended), "the cause is told"
+        self._judge(outcome, list(self.holds), {entry: lacking} if lacking > 0 else {}, set(), lefts)
 
     def _judge(
         self,
@@ -690,7 +729,7 @@ class Model:
             self.end(hold, reason)
         taken_up = self._lefts_are(lefts, crowded, moved)
         for entry in crowded:
-            assert self.used(entry, self.taken) == self.options(entry).quantity, "no more leave than must"
+            assert self.allocated(entry, self.taken) == self.room(entry), "no more leave than must"
             assert not {left.entry for left in self.lefts} & {entry} or not [
                 hold for hold in [*gone, *moved] if before[hold] == entry and hold in fitting
             ], "what lingers gives way first"

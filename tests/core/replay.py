@@ -14,7 +14,7 @@ from msgspec import Struct
 from cmserverd.core.changes import Change
 from cmserverd.core.stock import Stock
 from cmserverd.core.table import Table
-from cmserverd.core.terms import Access, Allocation, KnownContainer, License, Product, Session
+from cmserverd.core.terms import Access, Allocation, KnownContainer, Lent, License, Product, Session
 
 SLOTS = (*Stock.__slots__, *Table.__slots__)
 _ENCODER = msgspec.msgpack.Encoder()
@@ -97,6 +97,8 @@ def _name(value: Struct) -> str | None:
             return f"{type(value).__name__} {value.id}"
         case Access():
             return f"Access {value.handle}"
+        case Lent():
+            return f"Lent {value.number}"
         case Product():
             return f"Product {value.firm_code}:{value.product_code}"
         case KnownContainer():
@@ -106,5 +108,5 @@ def _name(value: Struct) -> str | None:
 
 
 def _fields(value: Struct, plain: Callable[[object], str]) -> str:
-    named = (f"{name}={plain(getattr(value, name))}" for name in type(value).__struct_fields__ if name != "number")
-    return f"{type(value).__name__}({', '.join(named)})"
+    names = [name for name in type(value).__struct_fields__ if not (name == "number" and isinstance(value, License))]
+    return f"{type(value).__name__}({', '.join(f'{name}={plain(getattr(value, name))}' for name in names)})"

@@ -13,11 +13,11 @@ from cmserverd.clock import LicenseClock
 from cmserverd.core.changes import Change
 from cmserverd.core.refusal import Refused
 from cmserverd.core.rules import Limits
-from cmserverd.core.terms import Access, Allocation, License, LicenseId, Session
+from cmserverd.core.terms import Access, Allocation, Lent, License, LicenseId, Session
 from cmserverd.engine import Engine, Listener, Record
 from drivers.container import Container, ContainerId, ContainerKind, FirmItem, ProductItem
 from protocol.messages import Access as AccessRequest
-from protocol.messages import AccessKey, Info, Release
+from protocol.messages import AccessKey, Borrow, Info, LoanId, Release
 from protocol.terms import AccessMode, Client, HandleKind, Station
 from tests.core import invariants
 
@@ -120,6 +120,26 @@ class Scene:
         allocation = booked(held)
         self.release(held)
         assert allocation.until == self.now + allocation.license.item.linger
+
+    # borrowing
+
+    def loan(self, number: int = 1, seconds: int = 100, *, holder: int = 1, **asked: Any) -> Borrow:
+        """Return the request to borrow, with an id and a holder's key that these numbers stand for."""
+        asked.setdefault("firm_code", FIRM)
+        asked.setdefault("product_code", PRODUCT)
+        key = holder.to_bytes(32, "big")
+        return Borrow(id=LoanId(number.to_bytes(16, "big")), holder=key, seconds=seconds, time=self.now, **asked)
+
+    def borrow(self, session: Session, number: int = 1, seconds: int = 100, **asked: Any) -> Lent:
+        """Have a session borrow, and its container take the loan into its ledger as it was asked to."""
+        lending = self.engine.borrow(session, self.loan(number, seconds, **asked))
+        return self.engine.lent(lending, lending.loan.end)
+
+    def not_lent(self, session: Session, number: int = 1, seconds: int = 100, **asked: Any) -> Refused:
+        """Have a session ask to borrow, and be refused."""
+        with pytest.raises(Refused) as refusal:
+            self.engine.borrow(session, self.loan(number, seconds, **asked))
+        return refusal.value
 
     def use(self, session: Session, handle: int) -> Access:
         """Have a session ask about a handle."""

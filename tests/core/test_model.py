@@ -20,18 +20,21 @@ from msgspec.structs import replace
 from cmserverd.clock import LicenseClock
 from cmserverd.core import changes as c
 from cmserverd.core import history
+from cmserverd.core.borrowing import Lending
 from cmserverd.core.changes import Change
 from cmserverd.core.refusal import Refused
 from cmserverd.core.rules import Limits
-from cmserverd.core.terms import Access, Allocation, LicenseId, Session, SessionState
+from cmserverd.core.terms import Access, Allocation, Lent, LicenseId, Session, SessionState
 from cmserverd.engine import Engine, Listener, Record
 from cmserverd.store import Entry
 from drivers.container import (
     Allowance,
+    Borrowing,
     Container,
     ContainerId,
     ContainerKind,
     FirmItem,
+    Loan,
     Period,
     ProductItem,
     QuantityFlag,
@@ -39,9 +42,9 @@ from drivers.container import (
 )
 from protocol.errors import ErrorNumber
 from protocol.messages import Access as Request
-from protocol.messages import AccessKey, Info, Release
+from protocol.messages import AccessKey, Borrow, Info, Lend, LoanId, Release
 from protocol.terms import AccessMode, Client, HandleKind, Station
-from tests.core import invariants, model, tracked
+from tests.core import invariants, lending, model, tracked
 from tests.core.replay import dump, facts, replayed
 
 T = TypeVar("T")
@@ -79,6 +82,7 @@ ITEMS = st.builds(
     units_used=st.sampled_from([0, 1, 2]),
     minimum_runtime=st.sampled_from([*[None] * 9, Runtime(0, 1), Runtime(0, 2)]),
     linger=st.sampled_from([0, 0, 0, 30, 100]),
+    borrowing=st.sampled_from([Borrowing(120, 2), Borrowing(500, 5), Borrowing(120, 1), None]),
     unusable=st.sampled_from([*[""] * 9, "an option of the future"]),
 )
 CONTENTS = st.lists(ITEMS, min_size=1, max_size=3, unique_by=lambda item: item.reference)
@@ -110,6 +114,18 @@ def container(name: str, firm_code: int, items: list[ProductItem], trusted: bool
     return Container(ContainerId(name), ContainerKind.VIRTUAL, "", (firm_item,))
 
 
+LOANS = st.tuples(
+    ANY,
+    st.sampled_from(["connected", "connected", "handle", "handle", "file"]),
+    st.sampled_from([14] * 7 + [15]),
+    st.sampled_from([0] * 6 + [0b01, 0b10]),
+    PINS,
+    st.sampled_from([1, 30, 60, 90, 120, 300]),
+    st.sampled_from(["taken"] * 5 + ["later"] * 2 + ["refused", "lost"]),
+)
+"""A loan: who, how he asks, product code, feature code, pinned container, seconds, and what the container does."""
+
+
 class Kept:
     """A journal in memory."""
 
@@ -130,18 +146,27 @@ class Server(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = START
-        self.engine = Engine(
-            LicenseClock(lambda: self.now, lambda: self.now), _raise, Limits(HANDLES, SESSIONS_PER_ADDRESS)
-        )
+        self.limits = Limits(HANDLES, SESSIONS_PER_ADDRESS)
+        self.ledgers: dict[str, dict[bytes, Loan]] = {}
+        self.ids = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin with nothing, at the time that it is."""
+        self.engine = self._engine()
         self.engine.listen(self._record, *get_args(Change))
         self.model = model.Model(HANDLES, SESSIONS_PER_ADDRESS)
-        self.model.now = START
+        self.model.now = self.now
         self.changes: list[Change] = []
         self.entries: list[Entry] = []
         self.last: Record | None = None
         self.requests: list[tuple[int, Request]] = []
         self.tokens: list[bytes] = []
         self.handles = 0
+        self.writing: list[Lending] = []
+
+    def _engine(self) -> Engine:
+        return Engine(LicenseClock(lambda: self.now, lambda: self.now), _raise, self.limits)
 
     def _record(self, record: Record) -> None:
         self.changes += record.changes
@@ -150,9 +175,17 @@ class Server(RuleBasedStateMachine):
         self.entries.append(Entry(record.position, record.at, record.session, record.changes, denied))
         self.last = record
 
-    @initialize(contents=st.tuples(CONTENTS, CONTENTS), started=st.sampled_from([True, True, True, False]))
-    def two_containers(self, contents: tuple[list[ProductItem], list[ProductItem]], started: bool) -> None:
+    @initialize(
+        contents=st.tuples(CONTENTS, CONTENTS),
+        started=st.sampled_from([True, True, True, False]),
+        most=st.sampled_from([2**32 - 1] * 4 + [60, 0]),
+        keep=st.sampled_from([0, 0, 0, 1]),
+    )
+    def two_containers(
+        self, contents: tuple[list[ProductItem], list[ProductItem]], started: bool, most: int, keep: int
+    ) -> None:
         """Begin with two containers, mostly of one product."""
+        self.limits = self.engine.limits = replace(self.limits, borrow_maximum=most, borrow_keep=keep)
         for name, items in zip(CONTAINERS, contents, strict=False):
             self._plug(container(name, 10, items))
         if started:
@@ -345,14 +378,216 @@ class Server(RuleBasedStateMachine):
         assert {handle for handle, _, _ in done.accesses} == handles
         assert done.licenses == before - self.model.occupancy()
 
+    # borrowing
+
+    @rule(loans=st.lists(LOANS, min_size=1, max_size=3))
+    def borrow(self, loans: list[tuple[int, str, int, int, str | None, int, str]]) -> None:
+        """Clients take licenses along, or have them sent in a file; each has an id and a key of its own."""
+        for who, how, product_code, feature_code, pin, seconds, when in loans:
+            asked = self._loan_asked(seconds)
+            asked |= {"product_code": product_code, "feature_code": feature_code, "container": pin}
+            session = self._someone(who)
+            if how == "file":
+                request: Borrow | Lend = Lend(client=Client("far", "fs", 1), station=Station("far"), **asked)
+            else:
+                mine = self.model.handles_of(self.model.client(session.id))
+                handle = self._one(mine, who) if how == "handle" and mine else 0
+                request = Borrow(time=self.now, handle=handle, **asked)
+            self._borrow(session, request, when)
+
+    def _loan_asked(self, seconds: int) -> dict[str, Any]:
+        self.ids += 1
+        name = LoanId(self.ids.to_bytes(16, "big"))
+        return {"id": name, "holder": self.ids.to_bytes(32, "big"), "seconds": seconds, "firm_code": 10}
+
+    @rule(
+        who=ANY,
+        mode=st.sampled_from(AccessMode),
+        instances=st.sampled_from([1, 1, 1, 2]),
+        gone=st.booleans(),
+        others=st.integers(0, 3),
+        how=st.sampled_from(["taken", "taken", "refused", "later"]),
+    )
+    def convert(self, who: int, mode: AccessMode, instances: int, gone: bool, others: int, how: str) -> None:
+        """A client borrows what it holds; before the container has it, it may let go of it, and others come."""
+        session = self._someone(who)
+        for _ in range(instances):
+            self._ask(session, Request(self._key(), 10, 14, mode))
+        mine = self.model.handles_of(self.model.client(session.id))
+        if not mine:
+            return
+        self._borrow(session, Borrow(time=self.now, handle=mine[-1], **self._loan_asked(60)), "later")
+        if gone and mine[-1] in self.engine.table.accesses:
+            self.engine.release(session, Release(mine[-1]))
+            self.model.let_go(self.model.hold(mine[-1]))
+        for other in range(others):
+            self._ask(self._someone(who + 1 + other), Request(self._key(), 10, 14))
+        if self.writing and how != "later":
+            self._settle(self.writing[-1], how, 0)
+
+    @precondition(lambda self: self.model.boxes)
+    @rule(
+        which=ANY,
+        how=st.sampled_from(["lent", "lent", "given back", "longer", "another"]),
+        item=ANY,
+        quantity=st.sampled_from([1, 1, 2]),
+        seconds=st.sampled_from([10, 100, 300]),
+    )
+    def elsewhere(self, which: int, how: str, item: int, quantity: int, seconds: int) -> None:
+        """A container was at another server, or in its place is an older copy: its ledger is another one."""
+        box = self._one(list(self.model.boxes.values()), which)
+        ledger = self.ledgers.setdefault(box.contents.id, {})
+        name = self._one(list(ledger), which) if ledger else b""
+        if how == "given back" and ledger:
+            del ledger[name]
+        elif how == "longer" and ledger:
+            ledger[name] = replace(ledger[name], end=ledger[name].end + seconds)
+        else:
+            asked = self._loan_asked(seconds)
+            name = name if how == "another" and ledger else asked["id"]
+            ledger[name] = Loan(name, 10, 1 + item % 3, quantity, self.now + seconds, asked["holder"])
+        self._plug(box.contents)
+
+    @precondition(lambda self: self.model.loans)
+    @rule(
+        who=ANY,
+        which=ANY,
+        seconds=st.sampled_from([1, 30, 90, 120]),
+        own=st.sampled_from([True] * 5 + [False]),
+        when=st.sampled_from(["taken", "taken", "later", "refused", "lost"]),
+    )
+    def borrow_for_longer(self, who: int, which: int, seconds: int, own: bool, when: str) -> None:
+        """A loan is asked for again, by its holder on its station, or by whom it may be."""
+        loan = self._one(self.model.loans, which)
+        holder = loan.holder if own else bytes(32)
+        client, station = Client("far", "fs", 1), Station("far")
+        if own and loan.station is not None:
+            client, station = Client(loan.host, "fs", 1), loan.station
+        asked = Lend(
+            id=loan.id, holder=holder, seconds=seconds, client=client, station=station, firm_code=10, product_code=14
+        )
+        self._borrow(self._someone(who), asked, when)
+
+    def _borrow(self, session: Session, request: Borrow | Lend, when: str) -> None:
+        asker = None
+        if isinstance(request, Lend):
+            station, host = request.station, request.client.host
+        else:
+            station, host = session.station, session.client.host
+            asker = self.model.client(session.id)
+        expected = lending.decided(
+            self.model, asker, station, request, self.limits.borrow_maximum, self.limits.borrow_keep
+        )
+        changes = len(self.changes)
+        lends, why = _asked(
+            lambda: (
+                self.engine.borrow(session, request) if isinstance(request, Borrow) else self.engine.lend(request, "")
+            )
+        )
+        if lends is None:
+            assert why == expected
+            assert len(self.changes) == changes, "a refusal changes nothing"
+            return
+        assert isinstance(expected, lending.Choice), expected
+        entry, loan = expected.entry, lends.loan
+        assert (lends.license.container, loan.firm_code, loan.reference) == entry
+        known = [one for one in self.model.loans if one.id == request.id]
+        assert loan.end == lending.end_of(self.model, entry, request.seconds)
+        quantity = known[0].quantity if known else 1
+        assert (loan.id, loan.quantity, loan.holder) == (request.id, quantity, request.holder)
+        assert lends.new == (expected.needs_unit and not known)
+        if lends.new:
+            self._lent_is(lends, entry, station, host, loan.end)
+        assert (len(self.changes) > changes) == lends.new, "what need not be reserved changes nothing"
+        self.writing.append(lends)
+        if when != "later":
+            self._settle(lends, when, 0)
+
+    def _lent_is(self, lends: Lending, entry: model.Entry, station: Station, host: str, last: int) -> None:
+        """Take in a new loan."""
+        number = self.engine.table.lent[lends.license.container, lends.loan.id].number
+        assert number > self.handles, "no handle is given twice, nor the number of a loan"
+        self.handles = number
+        self.model.loans.append(
+            model.Out(lends.loan.id, entry, number, 1, last, lends.loan.holder, station, host, self.now)
+        )
+
+    @precondition(lambda self: self.writing)
+    @rule(which=ANY, how=st.sampled_from(["taken", "taken", "taken", "refused", "lost"]), longer=st.integers(0, 1))
+    def settle(self, which: int, how: str, longer: int) -> None:
+        """A container writes a loan into its ledger, or refuses it; or it does and nobody learns of it."""
+        self._settle(self._one(self.writing, which), how, longer)
+
+    def _settle(self, lends: Lending, how: str, longer: int) -> None:
+        self.writing.remove(lends)
+        loan = lends.loan
+        ledger = self.ledgers.setdefault(lends.license.container, {})
+        if how == "refused":
+            self.engine.not_lent(lends)
+            if lends.new:
+                known = self._loan(lends.license.container, loan.id)
+                self.model.loans = [one for one in self.model.loans if one is not known]
+            return
+        last = max(loan.end + longer, ledger[loan.id].end if loan.id in ledger else 0)
+        ledger[loan.id] = replace(loan, end=last)
+        if how == "taken":
+            self._taken(lends, last)
+
+    def _taken(self, lends: Lending, last: int) -> None:
+        """The server learns that a container has a loan: somebody may have to leave for it."""
+        hold = next((hold for hold in self.model.holds if hold.handle == lends.handle), None)
+        if hold is not None:
+            self.model.end(hold, None)
+        before = {handle: session for handle, session in self._handles().items() if handle != lends.handle}
+        loan = self.engine.lent(lends, last)
+        assert loan.end == last
+        entry = (str(lends.license.container), lends.license.firm_code, lends.license.item)
+        station, host = lends.asker.station, lends.asker.client.host
+        known = self._loan(lends.license.container, loan.id)
+        if known is None:
+            self._lent_is(lends, entry, station, host, last)
+            if self.model.item(entry) is not None:
+                self.model.crowd_out(entry, self._outcome(before), self._lefts())
+        elif (known.end, known.station is None) != (last, False):
+            known.end, known.station, known.host = last, station, host
+
+    def _loan(self, container: str, name: bytes) -> model.Out | None:
+        """Return what the model knows of a loan."""
+        return next((one for one in self.model.loans if (one.entry[0], one.id) == (container, name)), None)
+
+    @precondition(lambda self: any(self.ledgers.values()))
+    @rule(which=ANY)
+    def give_back(self, which: int) -> None:
+        """A container strikes off a loan that its holder gave back; doing so again changes nothing."""
+        where = [(container, loan) for container, ledger in self.ledgers.items() for loan in ledger]
+        container, loan = self._one(where, which)
+        del self.ledgers[container][loan]
+        known = self._loan(container, loan)
+        assert self.engine.given_back(ContainerId(container), loan) == (known is not None)
+        self.model.loans = [one for one in self.model.loans if one is not known]
+        position = self.engine.position
+        assert not self.engine.given_back(ContainerId(container), loan)
+        assert self.engine.position == position
+
+    @precondition(lambda self: self.model.loans)
+    @rule(sure=st.integers(0, 3))
+    def wipe(self, sure: int) -> None:
+        """The server's state is lost; what is lent stands in the ledgers, and counts when the containers are read."""
+        if sure:  # now and then will do: all else is lost with it
+            return
+        boxes = [box.contents for box in self.model.boxes.values()]
+        self._begin()
+        for contents in boxes:
+            self._plug(contents)
+        self._start()
+
     @rule(short=st.booleans())
     def restart(self, short: bool) -> None:
         """The server is killed and begins anew with what its journal has, compacted or not."""
+        self.writing.clear()
         table, position = self.engine.table, self.engine.position
         self.changes = list(history.shortest(table)) if short else self.changes
-        self.engine = Engine(
-            LicenseClock(lambda: self.now, lambda: self.now), _raise, Limits(HANDLES, SESSIONS_PER_ADDRESS)
-        )
+        self.engine = self._engine()
         self.engine.restore(Kept(self.changes, position, self.now))
         assert facts(self.engine.table) == facts(table)
         self.engine.listen(self._record, *get_args(Change))
@@ -416,8 +651,16 @@ class Server(RuleBasedStateMachine):
 
     def _plug(self, contents: Container) -> None:
         before = self._handles()
-        self.engine.plug(contents)
-        self.model.plugged(contents, self._outcome(before), self._lefts())
+        ledger = dict(self.ledgers.get(contents.id, {}))
+        for lends in self.writing:
+            if lends.license.container == contents.id and lends.new:
+                ledger.setdefault(lends.loan.id, lends.loan)
+        self.engine.plug(contents, ledger.values())
+        lent = self.engine.table.lent.values()
+        numbers = {loan.id: loan.number for loan in lent if loan.license.container == contents.id}
+        loans = lending.ledgers(self.model, contents.id, ledger.values(), numbers)
+        self.handles = max([self.handles, *(loan.number for loan in loans)])
+        self.model.plugged(contents, loans, self._outcome(before), self._lefts())
 
     @precondition(lambda self: self.engine.table.licenses)
     @rule(which=ANY, units=st.integers(0, 2), begins=st.booleans())
@@ -505,9 +748,13 @@ class Server(RuleBasedStateMachine):
             entry = (str(counted.id.container), counted.id.firm_code, counted.id.item)
             used = model_.used(entry, model_.taken)
             assert counted.used == used
-            assert used <= counted.item.quantity, "law 1"
+            assert used <= max(counted.item.quantity, model_.out(entry)), "law 1"
+            assert counted.lent == model_.out(entry)
             assert counted.item == model_.item(entry)
         assert sorted(self._lefts(), key=repr) == sorted(model_.lefts, key=repr)
+        assert {_facts(loan) for loan in table.lent.values()} == {
+            (*_facts_of(loan), loan.station, loan.host) for loan in model_.loans
+        }
         for product in table.products.values():
             order = [(str(one.id.container), one.id.firm_code, one.id.item) for one in product.licenses]
             assert order == model_.entries(product.firm_code, product.product_code)
@@ -533,6 +780,17 @@ def _place(held: Access) -> model.Entry | str | None:
 def _entry(allocation: Allocation) -> model.Entry:
     entry = allocation.license.id
     return str(entry.container), entry.firm_code, entry.item
+
+
+def _facts(loan: Lent) -> tuple[object, ...]:
+    name = loan.license
+    entry = (str(name.container), name.firm_code, name.item)
+    host = loan.client.host if loan.client else None
+    return loan.id, entry, loan.number, loan.quantity, loan.end, loan.holder, loan.first, loan.station, host
+
+
+def _facts_of(loan: model.Out) -> tuple[object, ...]:
+    return loan.id, loan.entry, loan.number, loan.quantity, loan.end, loan.holder, loan.first
 
 
 def _asked(ask: Callable[[], T]) -> tuple[T | None, model.Why | None]:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from cmserverd.core.terms import Access as Held
+from cmserverd.engine import Record
 from cmserverd.store import Entry
 from cmserverd.tracking import Occupancy, Tracking, occupied
-from drivers.container import ContainerId
+from drivers.container import Borrowing, ContainerId, Loan
 from protocol.errors import ErrorNumber
 from protocol.messages import Access
 from protocol.terms import HandleKind
@@ -187,3 +188,56 @@ def test_a_start_is_a_release_of_all() -> None:
     scene.access(scene.session("a"))
     assert since(scene, scene.engine.restart) == ["started", "licenses", "license", "access 1"]
     assert since(scene, scene.engine.stop) == ["stopped"], "nobody has let go for that"
+
+
+def test_what_is_borrowed_is_told_with_its_holder_and_end() -> None:
+    """It counts once, however often it is extended; it comes back for a reason."""
+    scene = Scene(container(item(quantity=2, borrowing=Borrowing(900, 2))))
+    session = scene.session()
+    loan = scene.borrow(session)
+    line = lines(scene)[-1]
+    assert (line.event, line.handle, line.units, line.mode) == ("borrow", loan.number, 1, "borrowed")
+    assert (line.holder, line.expires) == (loan.holder.hex(), loan.end)
+    assert (line.host, line.address, line.station) == ("PC", "192.0.2.1", "pc")
+    assert since(scene, lambda: scene.borrow(session, seconds=200)) == ["borrow"]
+    assert lines(scene)[-1].expires == loan.end == scene.now + 200
+    assert since(scene, lambda: scene.engine.given_back(ContainerId("3-1"), loan.id)) == ["return 1 released"]
+    scene.borrow(session, 2, 1)
+    assert since(scene, lambda: scene.pass_time(61)) == ["return 1 over"]
+    lending = scene.engine.borrow(session, scene.loan(3))
+    assert since(scene, lambda: scene.engine.not_lent(lending)) == ["return 1 refused"]
+    scene.borrow(session, 4)
+    assert since(scene, lambda: scene.engine.plug(scene.table.containers[ContainerId("3-1")].contents)) == [
+        "return 1 unknown"
+    ]
+
+
+def test_what_is_borrowed_is_told_again_behind_a_new_list_and_at_a_start() -> None:
+    """While its license is gone nothing is told of it."""
+    contents = container(item(quantity=2, borrowing=Borrowing(900, 2)))
+    scene = Scene(contents)
+    loan = scene.borrow(scene.session())
+    ledger = [Loan(loan.id, loan.license.firm_code, 1, 1, loan.end, loan.holder)]
+    again = since(scene, lambda: scene.engine.plug(container(item(), id="3-2")))
+    assert again == ["return 1 relisted", "licenses", "license", "license", "borrow 1"]
+    assert since(scene, scene.engine.restart) == ["started", "licenses", "license", "license", "borrow 1"]
+    assert since(scene, lambda: scene.engine.remove(ContainerId("3-1"))) == ["return 1 relisted", "licenses", "license"]
+    assert since(scene, lambda: scene.engine.plug(contents, ledger)) == ["licenses", "license", "license", "borrow 1"]
+
+
+def test_who_is_not_lent_one_for_want_of_a_license_is_denied() -> None:
+    """As who is not given one; other refusals are no denials."""
+    scene = Scene(container(item(borrowing=Borrowing(900, 9))))
+    session = scene.session()
+    scene.borrow(session)
+    records: list[Record] = []
+    scene.engine.listen(records.append)
+    scene.not_lent(session, 2)
+    scene.not_lent(session, 2, seconds=901)
+    denied = records[0].request
+    assert isinstance(denied, Access)
+    entry = Entry(records[0].position, scene.now, session.id, (), denied)
+    tracking = Tracking()
+    told = [line for one in [*entries(scene), entry] for line in tracking.follow(one)]
+    assert [(line.event, line.product_code, line.host) for line in told[-1:]] == [("denial", PRODUCT, "PC")]
+    assert [record.refusal and record.refusal.number for record in records] == [212, 226]

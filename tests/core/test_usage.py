@@ -53,6 +53,12 @@ def test_an_hour_in_which_nothing_was_has_no_row() -> None:
     ]
 
 
+def test_what_is_borrowed_is_used() -> None:
+    """From when it is taken along until it comes back."""
+    found = rows([line(0, "borrow", 1), line(30, "borrow"), line(60, "return", 1)], 60)
+    assert shown(found) == [(0, 60, 1, 1, 60, 0)]
+
+
 def test_denials_are_counted_where_they_were() -> None:
     """By what was asked for."""
     found = rows([line(0, "denial"), line(1, "denial", item=2), line(2, "denial"), line(HOUR, "denial")], HOUR)

@@ -309,8 +309,8 @@ def test_every_option_that_can_make_an_item_invalid_is_looked_at() -> None:
         assert limited(item(**options))
     without = set(ProductItem.__struct_fields__) - {name for _, options, _ in INVALID for name in options}
     assert without == {
-        "reference", "product_code", "text", "quantity", "flags", "feature_map", "linger", "protected_data",
-        "user_data", "unusable",
+        "reference", "product_code", "text", "quantity", "flags", "feature_map", "linger", "borrowing",
+        "protected_data", "user_data", "unusable",
     }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ class Reader:
         self.units: Counter[int] = Counter()
         self.where: dict[int, tuple[str, int, int]] = {}
         self.holders: dict[int, int] = {}
-        self.lingering: set[int] = set()
+        self.lent: dict[int, tuple[tuple[str, int, int], int]] = {}
 
     def take(self, line: TrackingLine) -> None:
         """Take the next line."""
@@ -34,6 +34,7 @@ class Reader:
                 pass
             case TrackingEvent.LICENSES:
                 assert not self.where, "the list changes while something stands"
+                assert not self.lent, "the list changes while something is borrowed"
                 self.listed.clear()
             case TrackingEvent.LICENSE:
                 assert line.quantity > 0
@@ -63,6 +64,19 @@ class Reader:
                     del self.where[line.allocation]
                 elif not self.units[line.allocation] and line.allocation not in self.holders.values():
                     del self.units[line.allocation], self.where[line.allocation]
+            case TrackingEvent.BORROW:
+                assert where in self.listed, "a license that was not listed"
+                assert line.mode == "borrowed"
+                assert line.expires
+                assert len(bytes.fromhex(line.holder)) == 32
+                if line.handle in self.lent:
+                    assert not line.units, "a loan counts twice"
+                    assert self.lent[line.handle][0] == where
+                else:
+                    self.lent[line.handle] = (where, line.units)
+            case TrackingEvent.RETURN:
+                assert line.reason
+                assert self.lent.pop(line.handle) == (where, line.units)
             case TrackingEvent.DENIAL:
                 assert line.product_code
             case _:
@@ -73,6 +87,8 @@ class Reader:
         used: Counter[tuple[str, int, int]] = Counter()
         for allocation, where in self.where.items():
             used[where] += self.units[allocation]
+        for where, units in self.lent.values():
+            used[where] += units
         return {where: units for where, units in used.items() if units}
 
 
@@ -81,7 +97,7 @@ def counted(table: Table) -> dict[tuple[str, int, int], int]:
     return {
         (str(name.container), name.firm_code, name.item): license_.used
         for name, license_ in table.licenses.items()
-        if license_.used
+        if license_.used and license_.item.quantity
     }
 
 

@@ -201,9 +201,10 @@ async def watching(
     grace: float = GRACE,
     intervals: Intervals | None = None,
     trust: Trust = EVERYBODY,
+    service: Service | None = None,
 ) -> AsyncGenerator[Bench]:
-    """Watch a driver, and perhaps others, until the end of the block."""
-    service = make_service(trust=trust)
+    """Watch a driver, and perhaps others, until the end of the block, for a new service or the one that is given."""
+    service = service or make_service(trust=trust)
     async with trio.open_nursery() as nursery:
         bench = Bench(service, driver, clock, nursery)
         site = Site(service.engine, service.devices, Absences(service.engine, grace, nursery))

@@ -14,6 +14,7 @@ from cmserverd.core import changes as c
 from cmserverd.store import _ENCODER, Entry, Store, _begun, _hash
 from cmserverd.tracking import Tracking
 from cmserverd.usage import Usage
+from cmserverd.verification import verify
 from protocol.messages import Access as Request
 from protocol.messages import AccessKey
 from protocol.tracking import TrackedFrom, TrackingLine, TrackingPage, TrackingProof, TrackingRequest
@@ -160,7 +161,7 @@ def test_usage_of_a_time_alone(store: Store) -> None:
 
 def test_what_is_as_it_was_written_is_proven(store: Store) -> None:
     """To its end; it says how much that is."""
-    proof = audit.verify(store)
+    proof = verify(store)
     assert proof == TrackingProof(
         sound=True,
         first=0,
@@ -171,7 +172,7 @@ def test_what_is_as_it_was_written_is_proven(store: Store) -> None:
         lines=len(whole()),
     )
     store.trim(0, 0)
-    proof = audit.verify(store)
+    proof = verify(store)
     assert (proof.sound, proof.first, proof.segments) == (True, store.segments()[0].position, 1)
 
 
@@ -181,7 +182,7 @@ def test_a_row_that_is_taken_out_is_found(store: Store) -> None:
     for (position,) in rows:
         with _undone(store):
             store._db.execute("DELETE FROM history WHERE position = ?", (position,))
-            proof = audit.verify(store)
+            proof = verify(store)
             assert not proof.sound, position
             assert proof.position < position
             assert proof.text
@@ -197,13 +198,13 @@ def test_a_row_that_is_altered_is_found(store: Store) -> None:
         for column, value in (("time", time + 1), ("entries", other), ("chain", bytes(32))):
             with _undone(store):
                 store._db.execute(f"UPDATE history SET {column} = ? WHERE position = ?", (value, position))  # noqa: S608
-                assert not audit.verify(store).sound, (position, column)
+                assert not verify(store).sound, (position, column)
         if position != rows[-1][0]:  # nothing vouches for the last one but a signature, which there is none of
             with _undone(store):
                 store._db.execute(
                     "UPDATE history SET entries = ?, chain = ? WHERE position = ?", (other, forged, position)
                 )
-                proof = audit.verify(store)
+                proof = verify(store)
                 assert not proof.sound, position
                 assert proof.position <= position
         chain = link
@@ -219,7 +220,7 @@ def test_a_beginning_that_does_not_go_on_is_found(store: Store) -> None:
     with _undone(store):
         store._db.execute("UPDATE base SET changes = ? WHERE generation = ?", (parts, segment.generation))
         store._db.execute("UPDATE segment SET digest = ? WHERE generation = ?", (digest.digest(), segment.generation))
-        proof = audit.verify(store)
+        proof = verify(store)
         assert not proof.sound
         assert f"position {segment.position}" in proof.text
 
@@ -228,7 +229,7 @@ def test_a_history_that_cannot_have_been_is_found(tmp_path: Path) -> None:
     """Even if each hash fits."""
     store = Store(tmp_path / "other.db", power=False)
     store.append([Entry(1, 1, 1, (c.Used(7, 7),))], 0)
-    proof = audit.verify(store)
+    proof = verify(store)
     assert (proof.sound, proof.position) == (False, 0)
     assert "cannot have happened" in proof.text
     store.close()

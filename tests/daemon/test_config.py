@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
 from cmserverd import config
-from cmserverd.config import Config, ConfigError, Containers, Journal, Log, Server, Sessions, load
+from cmserverd.config import Borrowing, Config, ConfigError, Containers, Journal, Log, Server, Sessions, WebAdmin, load
 from drivers import registry, tables, toml
 from drivers.driver import DriverError
 
@@ -26,7 +26,9 @@ SECTIONS: dict[str, type[Struct]] = {
     "sessions": Sessions,
     "journal": Journal,
     "containers": Containers,
+    "borrowing": Borrowing,
     "log": Log,
+    "webadmin": WebAdmin,
 }
 
 
@@ -79,6 +81,10 @@ def test_every_key_is_read(write: Path) -> None:
         pull_grace = 6
         poll = 7
         settle = 0
+        [borrowing]
+        allowed = false
+        maximum = 8
+        keep = 9
         [log]
         level = "debug"
         format = "json"
@@ -88,6 +94,7 @@ def test_every_key_is_read(write: Path) -> None:
         server=Server(name="alpha", listen=("0.0.0.0:0", "[::]:22350"), run_directory="/run/x", net_info="own"),
         sessions=Sessions(1.0, 0.0, 2.5, 1.0, 3, 4, 5.0),
         containers=Containers(6.0, 7.0, 0.0),
+        borrowing=Borrowing(False, 8, 9),
         log=Log("debug", "json"),
         drivers={"virtual": {"files": ["a"]}},
     )
@@ -108,6 +115,10 @@ def test_every_key_is_read(write: Path) -> None:
             f"sessions.handles = {10**30}",
             f"c.toml:1: sessions.handles: expected a whole number from 1 to 10000, got {10**30}",
         ),
+        (
+            "borrowing.maximum = '7d'",
+            "c.toml:1: borrowing.maximum: expected a whole number of seconds from 0 to 4294967295, got '7d'",
+        ),
         ("[log]\nlevel = 'loud'", 'c.toml:2: log.level: expected "debug", "info", "warning" or "error", got \'loud\''),
         ("server.name = ''", "c.toml:1: server.name: expected a text of 1 to 255 characters, got ''"),
         (
@@ -119,6 +130,19 @@ def test_every_key_is_read(write: Path) -> None:
             "server.listen = ['a:1', '[::1]:1', '[::1]:01']",
             "c.toml:1: server.listen: '[::1]:01' is there twice; leave one of them out",
         ),
+        (
+            "[webadmin]\nhosts = ['a', 'b c']",
+            "c.toml:2: webadmin.hosts[1]: expected the name of a host, got 'b c'",
+        ),
+        (
+            "[webadmin]\nkey = 'own.pem'",
+            "c.toml:2: webadmin.key: expected an absolute path, or an empty text, got 'own.pem'",
+        ),
+        (
+            "[webadmin]\nkey = '/own.pem'",
+            "c.toml:1: webadmin: certificate and key belong together; name both, or neither",
+        ),
+        ("webadmin.anonymous = 'admin'", 'c.toml:1: webadmin.anonymous: expected "none" or "viewer", got \'admin\''),
         ("server = 5", "c.toml:1: server: expected a table, got 5"),
         ("server = ['x']", "c.toml:1: server: expected a table, got ['x']"),
         ("[drivers]\nusb = 1", "c.toml:2: drivers.usb: expected a table, got 1"),

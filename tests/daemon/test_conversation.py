@@ -196,10 +196,11 @@ def test_local_only_licenses_are_for_this_machine_and_over_this_machine() -> Non
 
 READING = {"containers", "contents", "net_cluster", "net_users"}
 ALWAYS = {"keep_alive", "goodbye", "server_info"}
+WATCHING = {"happened", "log", "configuration", "statistics"}
 OFFERED = {
-    Door.CLIENT: READING | ALWAYS | {"access", "release", "info", "crypt", "events"},
-    Door.MONITOR: READING | ALWAYS | {"tracking", "usage", "verify_tracking"},
-    Door.CONTROL: ALWAYS | {"context", "import", "deallocate"},
+    Door.CLIENT: READING | ALWAYS | {"access", "release", "info", "crypt", "events", "borrow", "give_back"},
+    Door.MONITOR: READING | ALWAYS | WATCHING | {"tracking", "usage", "verify_tracking"},
+    Door.CONTROL: ALWAYS | {"context", "import", "deallocate", "reload", "lend", "give_back"},
 }
 PEERS = {Door.CLIENT: REMOTE, Door.MONITOR: MONITOR, Door.CONTROL: CONTROL}
 
@@ -209,6 +210,7 @@ PEERS = {Door.CLIENT: REMOTE, Door.MONITOR: MONITOR, Door.CONTROL: CONTROL}
 def test_each_door_offers_its_methods_and_no_others(door: Door, method: str) -> None:
     """Over TCP nothing administrative, over the monitor's socket reading only; the rest is 304, which says why."""
     talk = Talk(make_service(charts()), peer=PEERS[door], greeting=hello())
+    loan = {"id": bytes(16), "holder": bytes(32), "seconds": 1}
     params = {
         "access": wire(access()),
         "release": {"handle": 1},
@@ -218,6 +220,9 @@ def test_each_door_offers_its_methods_and_no_others(door: Door, method: str) -> 
         "context": {"container": "3-1"},
         "import": {"update": b""},
         "deallocate": {"handle": 1},
+        "borrow": loan | {"time": 0},
+        "lend": loan | wire(hello()) | {"firm_code": 600010, "product_code": 14},
+        "give_back": {"container": "3-1", "id": bytes(16), "signature": bytes(64)},
     }
     talk.send(request(30, method, params.get(method, {})))
     if talk.conversation.later is not None:  # a device has to be asked, which only what is offered can come to
@@ -235,7 +240,7 @@ def test_each_door_offers_its_methods_and_no_others(door: Door, method: str) -> 
 
 def test_a_method_that_is_added_is_offered_by_decision_only() -> None:
     """Whoever adds a method has to say here at which doors it is offered; TCP gets no administrative one."""
-    operators = {"context", "import", "deallocate", "tracking", "usage", "verify_tracking"}
+    operators = {"context", "import", "deallocate", "reload", "lend", "tracking", "usage", "verify_tracking"} | WATCHING
     assert set(m.METHODS) == OFFERED[Door.CLIENT] | {"hello", "resume"} | operators
 
 

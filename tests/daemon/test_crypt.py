@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from cmserverd.answers import Peer
+from cmserverd.service import Service
 from drivers import image, keys
 from drivers.chip.chip import Chip
 from drivers.chip.flash import MemoryFlash, program
@@ -59,11 +60,13 @@ class Stick:
 
 
 @asynccontextmanager
-async def plugged(clock: MockClock, stick: Stick) -> AsyncGenerator[tuple[Bench, AsyncClient]]:
+async def plugged(
+    clock: MockClock, stick: Stick, service: Service | None = None
+) -> AsyncGenerator[tuple[Bench, AsyncClient]]:
     """Serve the dongle's licenses; give a client that has greeted."""
     usb = UsbDriver(UsbOptions(), trio.from_thread.check_cancelled, backend=stick.bus)
     trust = Trust({FIRM: PUBLIC})
-    async with watching(clock, FakeDriver(), ("usb", usb), grace=1_000_000, trust=trust) as bench:
+    async with watching(clock, FakeDriver(), ("usb", usb), grace=1_000_000, trust=trust, service=service) as bench:
         await until(lambda: bench.containers() == {"3-7": True})
         async with rig(bench.service) as connections:
             yield bench, await connections.client()

@@ -19,10 +19,11 @@ from cmserverd.core.terms import LicenseId
 from cmserverd.deadlines import Deadlines
 from cmserverd.engine import Engine
 from cmserverd.service import Service
-from drivers.container import Allowance, container_id
+from drivers.container import Allowance, Borrowing, container_id
 from protocol import messages as m
 from protocol.errors import ErrorNumber, LicenseError
 from tests.daemon.harness import (
+    CHARTS,
     FIRM,
     LIMIT,
     TWO_CHARTS,
@@ -75,6 +76,28 @@ async def seconds_until(condition: Callable[[], bool]) -> float:
 def used(service: Service, serial: int = 1) -> int:
     """Return how many licenses of a container are in use."""
     return service.engine.table.licenses[LicenseId(container_id(3, serial), FIRM, 1)].used
+
+
+async def test_a_loan_is_over_at_its_instant_without_contact(autojump_clock: MockClock) -> None:
+    """A minute after its end, as late as its holder's clock may be; nothing else was to come, and it wakes for that."""
+    times = Times()
+    service = make_service(charts(borrowing=Borrowing(1_000)), clock=times.clock)
+    talk = Talk(service, greeting=hello())
+    (session,) = service.engine.table.sessions.values()
+    async with passing(service.engine):
+        asked = m.Borrow(
+            id=m.LoanId(bytes(range(16))),
+            holder=bytes(32),
+            seconds=1_000,
+            time=times.start,
+            firm_code=FIRM,
+            product_code=CHARTS,
+        )
+        service.engine.borrow(session, asked)
+        talk.ask(m.Goodbye())
+        assert used(service) == 1
+        assert 1_060 <= await seconds_until(lambda: not used(service)) <= 1_060.25
+        assert not service.engine.table.lent
 
 
 async def test_an_access_ends_at_its_instant_and_its_client_is_told(autojump_clock: MockClock) -> None:

@@ -78,6 +78,7 @@ def test_the_unit_starts_the_daemon_as_it_can_be_started(unit: dict[str, list[st
     (command,) = unit["ExecStart"]
     assert command.split() == ["/usr/bin/cmserverd", "--config", str(main.DEFAULT_CONFIG)]
     assert unit["Type"] == ["notify"]
+    assert unit["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
     assert unit["NotifyAccess"] == ["main"]
     assert int(unit["WatchdogSec"][0]) >= 10  # three messages in it, each from a loop that may be busy for a second
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from drivers import image, wire
 from drivers.chip.chip import Chip
 from drivers.chip.flash import SECTOR, MemoryFlash, program
-from drivers.container import Allowance, Container, ContainerKind, FirmItem, ProductItem, container_id
+from drivers.container import Allowance, Borrowing, Container, ContainerKind, FirmItem, ProductItem, container_id
 from drivers.device import ChipDevice
 from drivers.image import SigningKeys
 from drivers.trust import Trust
@@ -15,7 +15,9 @@ from tests.drivers.samples import CONTAINER_KEY, FIRM_CODE, LICENSOR, LICENSOR_K
 NOW = 1_800_000_000
 OTHER_CODE = 600011
 
-PLAIN = ProductItem(1, 14, "Chart Processing", 2)
+MONTH = 30 * 86_400
+
+PLAIN = ProductItem(1, 14, "Chart Processing", 2, borrowing=Borrowing(MONTH))
 COUNTED = ProductItem(2, 15, "Reports", units=Allowance(10, 1))
 TIMED = ProductItem(3, 16, "Trial", usage=Allowance(3600, 1), units=Allowance(5))
 FIRM = FirmItem(FIRM_CODE, "Chart Works", 7, (PLAIN, COUNTED, TIMED))

@@ -15,6 +15,7 @@ from drivers.container import (
     LATEST,
     UNITS_LIMIT,
     Allowance,
+    Borrowing,
     Container,
     ContainerKind,
     FirmItem,
@@ -39,7 +40,11 @@ ALLOWANCE = st.builds(Allowance, U32, U32)
 UNITS = st.builds(Allowance, st.integers(0, UNITS_LIMIT), U32)
 PERIOD = st.tuples(DATE, DATE).filter(lambda two: two[0] != two[1]).map(lambda two: Period(min(two), max(two)))
 VERSION = st.integers(0, 2**16 - 1)
-TEXT = st.text(st.characters(codec="utf-8", categories=("L", "M", "N", "P", "S", "Zs")), max_size=40)
+FILLERS = "\u034f\u115f\u1160\u3164\uffa0"
+"""Letters and marks that nobody sees: no text has them."""
+TEXT = st.text(
+    st.characters(codec="utf-8", categories=("L", "M", "N", "P", "S", "Zs"), exclude_characters=FILLERS), max_size=40
+)
 
 
 def _unique(items: list[ProductItem]) -> tuple[ProductItem, ...]:
@@ -64,6 +69,7 @@ PRODUCTS = st.builds(
     maintenance=st.none() | PERIOD,
     units=st.none() | UNITS,
     linger=U32,
+    borrowing=st.none() | st.builds(Borrowing, U32, U32),
     minimum_runtime=st.none() | st.builds(Runtime, VERSION, VERSION),
     protected_data=DATA,
     user_data=DATA,

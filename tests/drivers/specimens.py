@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 from drivers import image, keys
-from drivers.container import ContainerKind
+from drivers.container import ContainerKind, Loan
 from drivers.driver import (
     Busy,
     Dongle,
@@ -176,6 +176,11 @@ class _SignsAnything(SoundDevice):
 class _CountsAnything(SoundDevice):
     def consume(self, firm_code: int, reference: int, delta: int, key: bytes, now: int) -> Any:
         raise Faulty("no such item")
+
+
+class _LendsAnything(SoundDevice):
+    def borrow(self, loan: Loan, now: int) -> Any:
+        return loan.end
 
 
 class _TakesAnything(SoundDevice):
@@ -345,6 +350,12 @@ class KeyedDevice(SoundDevice):
     def nonce(self) -> Any:
         return self.inner.nonce()
 
+    def borrow(self, loan: Loan, now: int) -> Any:
+        return self.inner.borrow(loan, now)
+
+    def give_back(self, loan: bytes, signature: bytes, now: int) -> Any:
+        return self.inner.give_back(loan, signature, now)
+
 
 class _SignsTheOld(KeyedDevice):
     def sign(self, purpose: Purpose, body: bytes) -> Any:
@@ -370,6 +381,18 @@ class _SignsEverything(KeyedDevice):
 class _SignsAnotherUse(KeyedDevice):
     def sign(self, purpose: Purpose, body: bytes) -> Any:
         return super().sign(purpose, body[:-16] + bytes(16) if purpose is Purpose.CRYPT else body)
+
+
+class _CertifiesAnotherHash(KeyedDevice):
+    def sign(self, purpose: Purpose, body: bytes) -> Any:
+        return super().sign(purpose, bytes(len(body)) if purpose is Purpose.TRACKING else body)
+
+
+class _CallsTrackingAFault(KeyedDevice):
+    def sign(self, purpose: Purpose, body: bytes) -> Any:
+        if purpose is Purpose.TRACKING:
+            raise Faulty("broken")
+        return super().sign(purpose, body)
 
 
 class _SaysFaulty(KeyedDevice):
@@ -450,6 +473,16 @@ class _KeepsTime(EmptyDevice):
         return now
 
 
+class _LendsEmpty(EmptyDevice):
+    def borrow(self, loan: Loan, now: int) -> Any:
+        return loan.end
+
+
+class _TakesBackEmpty(EmptyDevice):
+    def give_back(self, loan: bytes, signature: bytes, now: int) -> Any:
+        return False
+
+
 class _SignsEmpty(EmptyDevice):
     def sign(self, purpose: Purpose, body: bytes) -> Any:
         return Signed(body, bytes(64))
@@ -485,8 +518,9 @@ SPECIMENS: dict[str, tuple[type[SoundDriver], str]] = {
     "gives a bytearray": (with_device(_Buffer), "returned a bytearray"),
     "gives another kind": (with_device(_AnotherKind), "says that it is virtual, but this driver's are hardware"),
     "leaves sign unimplemented": (with_device(_NotImplemented), "raised NotImplementedError"),
-    "signs for any purpose": (with_device(_SignsAnything), "sign for a reserved purpose raised nothing"),
+    "signs for any purpose": (with_device(_SignsAnything), "sign for an unknown loan raised nothing"),
     "calls what it cannot a fault": (with_device(_CountsAnything), "it must raise Unsupported or Refused"),
+    "lends what is not there": (with_device(_LendsAnything), "borrow of an unknown item raised nothing"),
     "applies an empty update": (with_device(_TakesAnything), "apply of an empty update raised nothing"),
     "is bound to one thread": (with_device(_OneThread), "used in another thread"),
     "says nothing": (with_device(_Speechless), "without a word about what the operator can do"),
@@ -514,6 +548,8 @@ KEYED_SPECIMENS: dict[str, tuple[type[SoundDriver], str]] = {
     "gives the signature alone": (with_device(_SignsBare), "sign returned a bytes; it must return a Signed"),
     "signs for items that are not there": (with_device(_SignsEverything), "sign for an unknown item gave Signed"),
     "signs what another use took": (with_device(_SignsAnotherUse), "signed something that it was not asked for"),
+    "certifies another hash": (with_device(_CertifiesAnotherHash), "signed something that it was not asked for"),
+    "calls tracking a fault": (with_device(_CallsTrackingAFault), "sign for TRACKING raised Faulty"),
     "signs another count": (with_device(_CountsOnlyHere), "sign for crypt says something else of units"),
     "calls signing a fault": (with_device(_SaysFaulty), "sign for presence raised Faulty"),
     "does not sign at all": (SoundDriver, "does not sign, and so cannot count"),
@@ -530,6 +566,8 @@ KEYED_SPECIMENS: dict[str, tuple[type[SoundDriver], str]] = {
 
 EMPTY_SPECIMENS: dict[str, tuple[type[SoundDriver], str]] = {
     "keeps a time": (with_device(_KeepsTime), "time of an empty device raised nothing"),
+    "lends": (with_device(_LendsEmpty), "borrow of an empty device raised nothing"),
+    "takes back": (with_device(_TakesBackEmpty), "give_back of an empty device raised nothing"),
     "signs": (with_device(_SignsEmpty), "sign of an empty device raised nothing"),
     "calls that a fault": (with_device(_EmptyIsFaulty), "read of an empty device raised ImageError"),
     "gives no bytes": (with_device(_NothingToRead), "read of an empty device raised nothing"),

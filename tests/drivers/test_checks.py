@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from drivers import checks
+from drivers import trying
 from drivers.checks import NonConforming, check_driver, check_empty
 from drivers.container import ContainerKind
-from tests.drivers.chips import COUNTED
+from tests.drivers.chips import COUNTED, PLAIN
+from tests.drivers.lenders import LENDERS
 from tests.drivers.samples import FIRM_CODE
 from tests.drivers.specimens import (
     EMPTY_SPECIMENS,
@@ -67,6 +68,27 @@ def test_a_bad_specimen_that_counts_is_rejected(driver: type[SoundDriver], sente
         check_counting(driver)
 
 
+def check_lending(driver: type[SoundDriver], reference: int = PLAIN.reference) -> None:
+    """Run the check on a driver whose devices lend."""
+    slot = Slot()
+    check_driver(lambda: driver(slot), slot.plug, slot.unplug, kind=ContainerKind.HARDWARE, lend=(FIRM_CODE, reference))
+
+
+def test_a_sound_driver_that_lends_passes() -> None:
+    """It has lent a license, and has it back; an item that nobody can borrow is no item to check with."""
+    check_lending(with_device(KeyedDevice))
+    for reference in (COUNTED.reference, 99):
+        with pytest.raises(NonConforming, match="cannot be borrowed; name one that can"):
+            check_lending(with_device(KeyedDevice), reference)
+
+
+@pytest.mark.parametrize(("driver", "sentence"), LENDERS.values(), ids=LENDERS)
+def test_a_bad_specimen_that_lends_is_rejected(driver: type[SoundDriver], sentence: str) -> None:
+    """Each way of lending or taking back wrong is found, and named."""
+    with pytest.raises(NonConforming, match=sentence):
+        check_lending(driver)
+
+
 def check_without_contents(driver: type[SoundDriver]) -> None:
     """Run the check of empty devices on a driver."""
     slot = Slot()
@@ -87,7 +109,7 @@ def test_an_empty_device_that_is_none_is_rejected(driver: type[SoundDriver], sen
 
 def test_a_driver_that_hangs_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """A function that never returns does not make the check wait for ever."""
-    monkeypatch.setattr(checks, "_PATIENCE", 0.2)
+    monkeypatch.setattr(trying, "_PATIENCE", 0.2)
     try:
         with pytest.raises(NonConforming, match="did not return within"):
             check(Hangs)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from drivers import description
 from drivers.container import (
     Allowance,
+    Borrowing,
     Container,
     ContainerKind,
     FirmItem,
@@ -48,6 +49,7 @@ usage = { seconds = 2592000 }
 maintenance = { start = 2026-01-01T00:00:00Z, end = 2027-01-01T00:00:00Z }
 units = { count = 100, generation = 1 }
 linger = 120
+borrow = { seconds = 2592000, licenses = 5 }
 minimum_runtime = "0.2"
 protected_data = "what applications read"
 user_data = "é"
@@ -79,6 +81,7 @@ def test_everything_that_can_be_described() -> None:
         maintenance=Period(1_767_225_600, 1_798_761_600),
         units=Allowance(100, 1),
         linger=120,
+        borrowing=Borrowing(2_592_000, 5),
         minimum_runtime=Runtime(0, 2),
         protected_data=b"what applications read",
         user_data=b"\xc3\xa9",
@@ -91,6 +94,12 @@ def test_everything_that_can_be_described() -> None:
             (FirmItem(600010, "Chart Works", 3, (full, ProductItem(2, 14))),),
         ),
     )
+
+
+def test_what_lends_all_of_its_licenses() -> None:
+    """A number of licenses may be left out: as many as there are, also after an update."""
+    (container,) = parse(FULL.replace(", licenses = 5", ""))
+    assert container.firm_items[0].products[0].borrowing == Borrowing(2_592_000, 2**32 - 1)
 
 
 def test_several_containers_in_one_file() -> None:
@@ -133,6 +142,8 @@ def test_several_containers_in_one_file() -> None:
             "activation: expected a date with time and zone, as in 2027-01-01T00:00:00Z",
         ),
         (("activation = 2026-01-01T00:00:00Z", "activation = 2026-01-01"), "Z, got 2026-01-01"),
+        (("licenses = 5", "licenses = 0"), "borrow.licenses: expected a whole number from 1 to 4294967295, got 0"),
+        (("{ seconds = 2592000, l", "{ l"), "borrow: the key seconds is missing"),
         (("linger = 120", "linger = -1"), "linger: expected a whole number from 0 to 4294967295, got -1"),
         (('"0.2"', '"0.2.1"'), 'minimum_runtime: expected a version of two numbers, as in "0.2", got'),
         (('"what applications read"', f'"{"x" * 65}"'), "protected_data: expected a text of 0 to 64 characters, got"),

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers import image, keys, statement, update, wire
-from drivers.container import LATEST, ContainerKind
+from drivers.container import LATEST, ContainerKind, Loan
 from drivers.device import ChipDevice
-from drivers.driver import DriverError, Faulty, ImageError, Purpose, Refused, Signed, Unsupported, Used
+from drivers.driver import DriverError, Faulty, ImageError, Purpose, Refused, Signed, Used
 from drivers.firm_item import Owner, encode_owner
 from drivers.wire import Command
 from tests.drivers.chip.test_cuts import LONG
@@ -21,6 +21,10 @@ from tests.drivers.samples import CONTAINER_KEY, FIRM_CODE, OWNER, STRANGER_KEY
 
 NONCE = bytes(range(32))
 KEY = bytes(range(16))
+LOAN = Loan(bytes(range(16)), FIRM_CODE, 1, 1, NOW + 1000, keys.public_of(STRANGER_KEY))
+STATION = bytes(range(64, 96))
+BORROW = statement.borrow_body(LOAN.id, STATION)
+TRACKING = statement.tracking_body(3, 40, NONCE, NOW)
 CRYPT = statement.crypt_body(NONCE, FIRM_CODE, 2, NOW, 77, KEY)
 
 
@@ -171,13 +175,6 @@ def test_a_container_without_a_key_signs_nothing() -> None:
         ChipDevice(exchange, ContainerKind.HARDWARE).sign(Purpose.PRESENCE, NONCE)
 
 
-@pytest.mark.parametrize("purpose", [Purpose.BORROW, Purpose.TRACKING])
-def test_a_purpose_that_cannot_be_checked_is_not_asked_for(purpose: Purpose) -> None:
-    """What nobody could verify is not believed, even from a later container that could."""
-    with pytest.raises(Unsupported, match="update it"):
-        tampered(lambda _, answer: answer).sign(purpose, NONCE)
-
-
 @pytest.mark.parametrize("body", [b"", bytes(31), bytes(33)])
 def test_a_body_of_the_wrong_form(body: bytes) -> None:
     """The container refuses it; and one that does not has its answer refused."""
@@ -195,6 +192,10 @@ def test_a_body_of_the_wrong_form(body: bytes) -> None:
 def test_random_answers_give_nothing_but_driver_errors(octets: bytes) -> None:
     """Whatever it sends to whatever command, there is a sentence."""
     questions: list[Callable[[ChipDevice], object]] = [
+        lambda device: device.borrow(LOAN, NOW),
+        lambda device: device.give_back(LOAN.id, bytes(64), NOW),
+        lambda device: device.sign(Purpose.BORROW, BORROW),
+        lambda device: device.sign(Purpose.TRACKING, TRACKING),
         lambda device: device.read(),
         lambda device: device.sign(Purpose.CRYPT, CRYPT),
         lambda device: device.time(0),
@@ -208,7 +209,7 @@ def test_random_answers_give_nothing_but_driver_errors(octets: bytes) -> None:
             continue
 
 
-@pytest.mark.parametrize("command", [Command.CONSUME, Command.TIME, Command.NONCE])
+@pytest.mark.parametrize("command", [Command.CONSUME, Command.TIME, Command.NONCE, Command.BORROW, Command.RETURN])
 @pytest.mark.parametrize("length", [-1, 1])
 def test_an_answer_of_the_wrong_length(command: Command, length: int) -> None:
     """Nothing is guessed from it."""
@@ -221,6 +222,8 @@ def test_an_answer_of_the_wrong_length(command: Command, length: int) -> None:
         Command.CONSUME: lambda: device.consume(FIRM_CODE, 2, 1, KEY, NOW),
         Command.TIME: lambda: device.time(0),
         Command.NONCE: device.nonce,
+        Command.BORROW: lambda: device.borrow(LOAN, NOW),
+        Command.RETURN: lambda: device.give_back(LOAN.id, bytes(64), NOW),
     }
     with pytest.raises(Faulty, match=f"answered {command.name} with"):
         questions[command]()
@@ -236,6 +239,7 @@ def test_a_time_that_cannot_be(instant: int) -> None:
             Command.CONSUME: answer[:4] + said + answer[12:],
             Command.TIME: said,
             Command.NONCE: answer[:32] + said,
+            Command.BORROW: said,
         }.get(command, answer)
 
     device = tampered(change)
@@ -243,6 +247,7 @@ def test_a_time_that_cannot_be(instant: int) -> None:
         lambda: device.time(0),
         device.nonce,
         lambda: device.consume(FIRM_CODE, 2, 1, KEY, NOW),
+        lambda: device.borrow(LOAN, NOW),
     )
     for question in questions:
         with pytest.raises(Faulty, match="which no license time can be"):

@@ -13,7 +13,7 @@ from drivers import description, image, keys, options, statement, toml, update, 
 from drivers.checks import check_driver
 from drivers.chip.chip import Chip, Memory
 from drivers.chip.flash import MemoryFlash, program
-from drivers.container import DATA_LIMIT, ContainerKind
+from drivers.container import DATA_LIMIT, Borrowing, ContainerKind, Loan, ProductItem
 from drivers.driver import Purpose, Signed, never_cancelled
 from drivers.usb import demo_licensor, frames
 from drivers.usb.driver import PRODUCT_ID, VENDOR_ID, UsbOptions
@@ -83,6 +83,22 @@ def test_the_page_s_statement() -> None:
 def test_the_page_s_update() -> None:
     """A licensor writes the page's bytes."""
     assert update.encode_time(OWNER, bytes(range(32)), 1_800_000_000, LICENSOR_KEY) == dumped("<!-- update -->")
+
+
+def test_the_page_s_return() -> None:
+    """A holder signs the page's bytes, the host sends them, and the chip strikes the loan off."""
+    octets = dumped("<!-- return -->")
+    signed, payload = octets[:66], octets[66:]
+    holder, loan, now = bytes(range(96, 128)), bytes(range(16)), 1_800_000_000
+    assert statement.return_receipt(OWNER, loan) == signed
+    assert wire.encode_return(loan, keys.sign(holder, signed), now + 500) == payload
+    flash = MemoryFlash()
+    item = ProductItem(1, 14, borrowing=Borrowing(1000))
+    program(flash, image.encode(demo_container(ContainerKind.HARDWARE, item), signing=SIGNING))
+    chip = Chip(flash, CONTAINER_KEY)
+    lent = wire.encode_loan(Loan(loan, 600010, 1, 1, now + 1000, keys.public_of(holder)), now)
+    assert chip.answer(Command.BORROW, lent) == (Status.OK, (now + 1000).to_bytes(8, "little"))
+    assert chip.answer(Command.RETURN, payload) == (Status.OK, b"\1")
 
 
 def test_the_page_s_exchange() -> None:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from drivers import image, state
-from drivers.container import LATEST, Container, ContainerId, ContainerKind, FirmItem, ProductItem, QuantityFlag
+from drivers.container import LATEST, Container, ContainerId, ContainerKind, FirmItem, Loan, ProductItem, QuantityFlag
 from drivers.driver import Faulty, ImageError
 from drivers.image import IMAGE_LIMIT, SLOT_LENGTH
 from drivers.options import CRITICAL
-from drivers.state import ItemState, Loan, Receipt, State
+from drivers.state import ItemState, Receipt, State
 from tests.drivers.samples import (
     CHART_PROCESSING,
     CONTAINERS,

@@ -10,9 +10,11 @@ from drivers.container import (
     EARLIEST,
     LATEST,
     Allowance,
+    Borrowing,
     Container,
     ContainerKind,
     FirmItem,
+    Loan,
     Period,
     ProductItem,
     QuantityFlag,
@@ -21,8 +23,8 @@ from drivers.container import (
 )
 from drivers.driver import Purpose, Signed
 from drivers.image import SigningKeys
-from drivers.state import ItemState, Loan, Receipt, State
-from drivers.statement import crypt_body
+from drivers.state import ItemState, Receipt, State
+from drivers.statement import borrow_body, crypt_body, tracking_body
 from tests.drivers.chips import NOW
 from tests.drivers.samples import CONTAINER_KEY, FIRM_CODE, LICENSOR_KEY, OWNER, SIGNING
 from tests.fuzz.targets import AS_IT_IS, SEALED
@@ -41,6 +43,7 @@ _EVERYTHING = ProductItem(
     maintenance=Period(EARLIEST, NOW),
     units=Allowance(10, 2),
     linger=30,
+    borrowing=Borrowing(3600, 2),
     minimum_runtime=Runtime(1, 2),
     protected_data=b"p",
     user_data=b"u",
@@ -90,6 +93,9 @@ def seeds() -> dict[str, list[bytes]]:
     body = crypt_body(b"n" * 16, FIRM_CODE, 1, NOW, 7, b"k" * 16)
     crypt = struct.pack("<IIIIqQ16sIIq", FIRM_CODE, 14, 1, 8, NOW, 7, b"k" * 16, 3, 7, NOW)
     nonce = b"n" * 32
+    asked = borrow_body(b"l" * 16, b"s" * 32)
+    lent = b"h" * 32 + struct.pack("<IIIIIqq", FIRM_CODE, 14, 1, 8, 1, NOW, NOW + 3600)
+    tracking = tracking_body(2, 30, b"d" * 32, NOW)
     return {
         "firm_item": [firm_item.encode(firm, OWNER) for firm in (_FIRM, _OTHER, _PLAIN_ITEM)],
         "state": [
@@ -116,6 +122,8 @@ def seeds() -> dict[str, list[bytes]]:
             _asked(0, nonce, _statement(Purpose.PRESENCE, nonce + bytes(8))),
             _asked(1, body, _statement(Purpose.CRYPT, body[:17] + crypt)),
             _asked(2, nonce, _statement(Purpose.REQUEST, nonce + bytes(48))),
+            _asked(3, asked, _statement(Purpose.BORROW, asked + lent)),
+            _asked(4, tracking, _statement(Purpose.TRACKING, tracking)),
         ],
         "rpc": [bytes([number % 4, 5]) + case.wire for number, case in enumerate(CASES.values())],
     }

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from drivers import firm_item, image, keys, request, state, statement, update
 from drivers.chip import contents
@@ -238,7 +238,7 @@ def statement_target(octets: bytes) -> bool:
         body, message = cursor.take(length), cursor.rest()
     except ImageError:
         return False
-    purpose = sorted(statement.PURPOSES)[number % len(statement.PURPOSES)]
+    purpose = sorted(Purpose)[number % len(Purpose)]
     try:
         statement.check(purpose, body, OWNER, Signed(message, keys.sign(CONTAINER_KEY, message)))
     except Faulty:
@@ -256,6 +256,16 @@ def statement_target(octets: bytes) -> bool:
         counts = statement.counts(Signed(message, b""))
         assert counts == statement.Counts(units, None if left == 2**32 - 1 else left, start)
         assert start >= 0
+    elif purpose is Purpose.BORROW:
+        certificate = statement.lent(Signed(message, b""))
+        assert said == struct.pack("<16s32s32sIIIIIqq", *astuple(certificate))
+        assert body == statement.borrow_body(certificate.id, certificate.station)
+        assert certificate.quantity
+    elif purpose is Purpose.TRACKING:
+        *record, now = struct.unpack("<QQ32sq", body)
+        time = statement.vouched(message, keys.sign(CONTAINER_KEY, message)).time
+        assert said == struct.pack("<QQ32sq", *record, time)
+        assert time >= now
     else:
         assert said[:32] == body
         assert len(said) == {Purpose.PRESENCE: 40, Purpose.REQUEST: 80}[purpose]

@@ -13,8 +13,10 @@ from protocol import rpc
 from protocol.terms import AccessMode, Client, HandleKind, Station
 from protocol.tracking import TrackedFrom, TrackingLine
 from protocol.usage import UsageRow, UsedFrom
+from tests.protocol import watching
 
 KEY = bytes(range(16))
+LOAN = m.LoanId(KEY)
 TOKEN = "0123456789abcdef" * 4
 
 REASON = m.Reason("3-3448482", 600010, 14, 2, 212, "NO_MORE_LICENSES", "All licenses are in use, Error 212.")
@@ -169,6 +171,60 @@ REQUESTS: list[tuple[m.Params, dict[str, object]]] = [
         m.Crypt(9, b"n" * 64, 3, m.AccessKey(KEY), AccessMode.STATION_SHARE),
         {"handle": 9, "nonce": b"n" * 64, "units": 3, "key": KEY, "mode": "station_share"},
     ),
+    (
+        m.Borrow(id=LOAN, holder=b"h" * 32, seconds=86_400, time=1_790_000_000, handle=9),
+        {"id": KEY, "holder": b"h" * 32, "seconds": 86_400, "time": 1_790_000_000, "handle": 9},
+    ),
+    (
+        m.Borrow(
+            id=LOAN,
+            holder=b"h" * 32,
+            seconds=2**32 - 1,
+            time=0,
+            firm_code=600010,
+            product_code=14,
+            feature_code=4,
+            container="3-3448482",
+            item=2,
+            release_date=1_700_000_000,
+        ),
+        {
+            "id": KEY,
+            "holder": b"h" * 32,
+            "seconds": 2**32 - 1,
+            "time": 0,
+            "firm_code": 600010,
+            "product_code": 14,
+            "feature_code": 4,
+            "container": "3-3448482",
+            "item": 2,
+            "release_date": 1_700_000_000,
+        },
+    ),
+    (
+        m.Lend(
+            id=LOAN,
+            holder=b"h" * 32,
+            seconds=60,
+            client=Client("WIBU", "fs", 4711),
+            station=Station("e67d72ef"),
+            firm_code=600010,
+            product_code=14,
+        ),
+        {
+            "id": KEY,
+            "holder": b"h" * 32,
+            "seconds": 60,
+            "client": {"host": "WIBU", "user": "fs", "pid": 4711, "application": ""},
+            "station": {"machine": "e67d72ef", "seat": 0},
+            "firm_code": 600010,
+            "product_code": 14,
+        },
+    ),
+    (
+        m.GiveBack("3-3448482", LOAN, b"s" * 64),
+        {"container": "3-3448482", "id": KEY, "signature": b"s" * 64},
+    ),
     (m.Containers(), {}),
     (m.Contents("140-560129638-1439315497"), {"container": "140-560129638-1439315497"}),
     (m.NetCluster(), {}),
@@ -207,6 +263,14 @@ REQUESTS: list[tuple[m.Params, dict[str, object]]] = [
     ),
     (m.Events(), {}),
     (m.Events(60), {"wait": 60}),
+    (m.Happened(), {}),
+    (m.Happened(7, 60), {"since": 7, "wait": 60}),
+    (m.LogRequest(), {}),
+    (m.LogRequest(7, 60), {"since": 7, "wait": 60}),
+    (m.ConfigurationRequest(), {}),
+    (m.StatisticsRequest(), {}),
+    (m.Reload(), {}),
+    (m.Reload("anna"), {"by": "anna"}),
 ]
 
 RESULTS: list[tuple[Struct, dict[str, object]]] = [
@@ -323,6 +387,20 @@ RESULTS: list[tuple[Struct, dict[str, object]]] = [
         },
     ),
     (
+        m.Borrowed("3-3448482", 2, 17, 1_790_086_400, b"message", b"s" * 64, b"firm item", b"t" * 64),
+        {
+            "container": "3-3448482",
+            "item": 2,
+            "number": 17,
+            "end": 1_790_086_400,
+            "message": b"message",
+            "signature": b"s" * 64,
+            "firm_item": b"firm item",
+            "firm_signature": b"t" * 64,
+        },
+    ),
+    (m.GivenBack(stood=True), {"stood": True}),
+    (
         m.HandleInfo(9, "entry", 1, 2, "station_share", 4, 600010, CONTAINER, ENTRY),
         {
             "handle": 9,
@@ -419,6 +497,7 @@ RESULTS: list[tuple[Struct, dict[str, object]]] = [
             ]
         },
     ),
+    *watching.RESULTS,
 ]
 
 NOTIFICATIONS: list[tuple[m.Event | m.Farewell, dict[str, object]]] = [

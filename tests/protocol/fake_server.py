@@ -23,7 +23,9 @@ from protocol import messages as m
 from protocol import rpc
 from protocol.address import Address
 from protocol.errors import ErrorNumber, LicenseError
+from protocol.terms import Station
 from tests.protocol.cases import CONTAINER, ENTRY, SERVER
+from tests.protocol.lender import Lender
 
 PATIENCE = 20.0
 """Seconds after which a test that waits for a condition fails."""
@@ -34,8 +36,9 @@ ADMINISTRATOR = m.ErrorBody(106, "INVALID_HANDLE", "It was removed, Error 106.",
 class FakeSession:
     """A session: its handles by key, and those that ended while it was cut off."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, station: Station) -> None:
         self.number = number
+        self.station = station
         self.token = secrets.token_hex(32)
         self.handles: dict[int, m.AccessKey] = {}
         self.ended: dict[int, m.ErrorBody] = {}
@@ -57,6 +60,8 @@ class FakeServer:
         self.pages: list[m.LicensePage | m.AccessPage] = []
         self.connections: list[FakeConnection] = []
         self.changed = threading.Condition(threading.RLock())
+        self.lender = Lender()
+        self.lent: dict[m.LoanId, m.Borrow] = {}
         self._answers: list[tuple[FakeConnection, bytes]] = []
         self._handles = 0
 
@@ -117,8 +122,8 @@ class FakeServer:
         """Return the result of a request, or its refusal."""
         session = connection.session
         match params:
-            case m.Hello():
-                session = FakeSession(len(self.sessions) + 1)
+            case m.Hello(station=station):
+                session = FakeSession(len(self.sessions) + 1, station)
                 self.sessions[session.token] = session
                 return self._greeting(connection, session)
             case m.Resume(token=token):
@@ -147,6 +152,16 @@ class FakeServer:
                     return m.HandleInfo(handle, "entry", 1, 2, "station_share", 4, 600010, CONTAINER, ENTRY)
                 del session.handles[handle]
                 return m.Done()
+            case m.Borrow(id=loan, handle=handle):
+                if loan not in self.lent and handle and session.handles.pop(handle, None) is None:
+                    return LicenseError.of(ErrorNumber.INVALID_HANDLE).body
+                self.lent[loan] = params
+                return self.lender.lend(params, session.station, now=params.time)
+            case m.GiveBack(id=loan):
+                stands = self.lent.pop(loan, None)
+                if stands and not self.lender.takes(params, stands.holder):
+                    return LicenseError.of(ErrorNumber.VALIDATION_FAILED).body
+                return m.GivenBack(stands is not None)
             case m.KeepAlive():
                 return m.Time(1)
             case m.Goodbye():

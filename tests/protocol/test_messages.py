@@ -88,6 +88,18 @@ def test_key_as_hexadecimal_digits() -> None:
     assert spelled.key == messages.AccessKey(bytes(range(16)))
 
 
+def test_the_bytes_of_a_loan_as_hexadecimal_digits() -> None:
+    """So can be the id of a loan, its holder's key and his signature; what is no such thing is refused by its name."""
+    spelled = {"id": "0a" * 16, "holder": "0b" * 32, "seconds": 60, "time": 5}
+    borrow = rpc.parameters(rpc.Request(1, "borrow", [spelled]), messages.Borrow)
+    assert (borrow.id, borrow.holder) == (b"\x0a" * 16, b"\x0b" * 32)
+    receipt = {"container": "3-1", "id": "0a" * 16, "signature": "0C" * 64}
+    assert rpc.parameters(rpc.Request(1, "give_back", [receipt]), messages.GiveBack).signature == b"\x0c" * 64
+    for name, digits in (("id", "x" * 32), ("id", "0" * 31), ("holder", "0" * 66), ("holder", "0b" * 31 + "zz")):
+        with pytest.raises(rpc.BadMessage, match=name):
+            rpc.parameters(rpc.Request(1, "borrow", [spelled | {name: digits}]), messages.Borrow)
+
+
 @given(st.lists(st.sampled_from(sorted(CASES)), max_size=5), st.data())
 def test_arbitrary_cuts(names: list[str], data: st.DataObject) -> None:
     """However a stream of messages is cut into pieces, the same messages come out."""

@@ -16,7 +16,8 @@ from protocol import rpc
 from protocol.backoff import Backoff
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError, text_of
 from protocol.held import Held
-from protocol.session import Phase, new_key
+from protocol.phase import Phase
+from protocol.session import new_key
 from tests.daemon.harness import CHARTS, FIRM, charts, make_service
 from tests.protocol.wire import Asked, Wire, stands
 

@@ -8,7 +8,8 @@ from protocol import messages as m
 from protocol import rpc
 from protocol.errors import LicenseError
 from protocol.held import Call, Held, Outcome
-from protocol.session import ClientSession, Phase, new_key
+from protocol.phase import Phase
+from protocol.session import ClientSession, new_key
 from tests.daemon.harness import CHARTS, FIRM, REMOTE, hello
 
 

@@ -20,6 +20,7 @@ from tests.drivers.chips import TORN, Flash, PowerCut, flash_of
 from tests.drivers.samples import CONTAINER_KEY, EVERYBODY
 
 INFO, READ_IMAGE, SIGN, CONSUME, APPLY, TIME, NONCE, INIT = 1, 2, 16, 17, 18, 19, 20, 21
+BORROW, RETURN = 22, 23
 OK, UNKNOWN_COMMAND, BAD_REQUEST, ALREADY_MADE, EMPTY = 0, 1, 3, 15, 16
 INFO_OF_NOTHING = bytes.fromhex("0101001000000000")
 PARAMETERS = encode_init(3, 7, "Demo")
@@ -38,14 +39,14 @@ def check_made(chip: Blank, public: bytes | None = None) -> None:
     assert chip.answer(INIT, PARAMETERS) == (ALREADY_MADE, b"")
 
 
-@pytest.mark.parametrize("command", [READ_IMAGE, SIGN, CONSUME, APPLY, TIME, NONCE])
+@pytest.mark.parametrize("command", [READ_IMAGE, SIGN, CONSUME, APPLY, TIME, NONCE, BORROW, RETURN])
 def test_an_empty_chip_says_so(command: int) -> None:
     """To whatever it is asked but for INFO, which says that its image has no bytes; and nothing is written."""
     flash = Flash()
     chip = Blank(flash)
     assert chip.answer(command, bytes(8)) == (EMPTY, b"")
     assert chip.answer(INFO, b"") == (OK, INFO_OF_NOTHING)
-    assert chip.answer(22, b"") == (UNKNOWN_COMMAND, b"")
+    assert chip.answer(24, b"") == (UNKNOWN_COMMAND, b"")
     assert (chip.image, flash.writes) == (b"", 0)
 
 

@@ -18,6 +18,7 @@ from tests.drivers.chips import CONTAINER, FIRM, KEYS, NOW, TIMED, Flash, chip_o
 from tests.drivers.samples import CONTAINER_KEY, FIRM_CODE, OWNER, STRANGER_KEY
 
 INFO, READ_IMAGE, SIGN, CONSUME, APPLY, TIME, NONCE = 1, 2, 16, 17, 18, 19, 20
+BORROW, RETURN = 22, 23
 OK, UNKNOWN_COMMAND, UNSUPPORTED, BAD_REQUEST, OUT_OF_RANGE = range(5)
 NO_ITEM, NO_COUNTER, COUNTER_ZERO, UNDERRUN, NO_ROOM = range(6, 11)
 LATEST = 253_402_300_799
@@ -137,6 +138,15 @@ def test_request(chip: Chip) -> None:
     assert (status, verified(reply)) == (OK, expected)
 
 
+def test_tracking(chip: Chip) -> None:
+    """A segment, how many records, their hash; and the floor where the time that is told is before it."""
+    chip.answer(TIME, struct.pack("<q", NOW))
+    for told, said in ((NOW - 9, NOW), (NOW, NOW), (NOW + 9, NOW + 9)):
+        status, reply = chip.answer(SIGN, b"\5" + struct.pack("<QQ32sq", 3, 2**40, bytes(range(32)), told))
+        assert (status, verified(reply)) == (OK, b"\5" + struct.pack("<QQ32sq", 3, 2**40, bytes(range(32)), said))
+    assert parsed(chip).state.sequence == 2, "nothing is written for it"
+
+
 def asked(firm: int, reference: int, now: int) -> bytes:
     """Return what is asked for crypt, after the nonce."""
     return struct.pack("<IIqQ16s", firm, reference, now, 1, bytes(16))
@@ -156,8 +166,13 @@ def asked(firm: int, reference: int, now: int) -> bytes:
         (b"\2\x10" + bytes(16) + asked(FIRM_CODE, 9, NOW), NO_ITEM),
         (b"\2\x10" + bytes(16) + asked(5, 2, NOW), NO_ITEM),
         (b"\3" + bytes(31), BAD_REQUEST),
-        (b"\4" + bytes(32), UNSUPPORTED),
-        (b"\5" + bytes(32), UNSUPPORTED),
+        (b"\4" + bytes(47), BAD_REQUEST),
+        (b"\4" + bytes(49), BAD_REQUEST),
+        (b"\4" + bytes(48), NO_ITEM),
+        (b"\5" + bytes(55), BAD_REQUEST),
+        (b"\5" + bytes(57), BAD_REQUEST),
+        (b"\5" + bytes(48) + struct.pack("<q", LATEST + 1), BAD_REQUEST),
+        (b"\6" + bytes(32), UNSUPPORTED),
         (b"\xff" + bytes(32), UNSUPPORTED),
         (b"\0" + bytes(32), UNSUPPORTED),
     ],
@@ -297,7 +312,7 @@ def test_a_nonce_is_fresh_and_kept(chip: Chip) -> None:
     ("command", "payload", "status"),
     [
         (0, b"", UNKNOWN_COMMAND),
-        (22, b"", UNKNOWN_COMMAND),
+        (24, b"", UNKNOWN_COMMAND),
         (255, b"", UNKNOWN_COMMAND),
         (INFO, b"x", BAD_REQUEST),
         (READ_IMAGE, bytes(5), BAD_REQUEST),
@@ -305,6 +320,10 @@ def test_a_nonce_is_fresh_and_kept(chip: Chip) -> None:
         (CONSUME, bytes(37), BAD_REQUEST),
         (TIME, bytes(7), BAD_REQUEST),
         (NONCE, b"x", BAD_REQUEST),
+        (BORROW, bytes(79), BAD_REQUEST),
+        (BORROW, bytes(81), BAD_REQUEST),
+        (RETURN, bytes(87), BAD_REQUEST),
+        (RETURN, bytes(89), BAD_REQUEST),
         (APPLY, bytes(7), BAD_REQUEST),
         (APPLY, bytes(8), BAD_REQUEST),
         (SIGN, bytes(4097), BAD_REQUEST),
@@ -316,7 +335,7 @@ def test_what_is_no_command(chip: Chip, command: int, payload: bytes, status: in
 
 
 @settings(max_examples=300)
-@given(st.sampled_from([SIGN, CONSUME, APPLY, TIME, NONCE, READ_IMAGE]), st.binary(max_size=120))
+@given(st.sampled_from([SIGN, CONSUME, APPLY, TIME, NONCE, READ_IMAGE, BORROW, RETURN]), st.binary(max_size=120))
 def test_random_payloads_harm_nothing(command: int, payload: bytes) -> None:
     """Whatever comes is answered, and the image is sound after it."""
     chip = chip_on(flash_of())

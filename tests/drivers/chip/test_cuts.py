@@ -7,15 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
-from drivers import update
+from drivers import keys, update
 from drivers.chip.chip import Chip
 from drivers.chip.flash import ONE_BANK
 from drivers.container import Allowance, FirmItem, ProductItem
+from drivers.firm_item import encode_owner
 from drivers.image import Image
-from tests.drivers.chips import FIRM, NOW, PLAIN, TORN, Flash, PowerCut, chip_on, flash_of, item, parsed
+from tests.drivers.chips import FIRM, MONTH, NOW, PLAIN, TORN, Flash, PowerCut, chip_on, flash_of, item, parsed
 from tests.drivers.samples import FIRM_CODE, LICENSOR_KEY, OWNER
 
-CONSUME, APPLY, TIME, NONCE = 17, 18, 19, 20
+CONSUME, APPLY, TIME, NONCE, BORROW, RETURN = 17, 18, 19, 20, 22, 23
 OK, UPDATE_TOO_OLD = 0, 11
 
 
@@ -24,6 +25,18 @@ def use(key: int, delta: int) -> bytes:
     return struct.pack("<16sIIIq", key.to_bytes(16, "big"), FIRM_CODE, 2, delta, NOW)
 
 
+def loan_id(number: int) -> bytes:
+    """Return a loan's id."""
+    return number.to_bytes(16, "big")
+
+
+def borrow(number: int, seconds: int) -> bytes:
+    """Return the payload of BORROW for one license of the plain item."""
+    return struct.pack("<16sIIIqq32s", loan_id(number), FIRM_CODE, 1, 1, NOW + seconds, NOW, keys.public_of(HOLDER))
+
+
+HOLDER = bytes(range(96, 128))
+RECEIPT = keys.sign(HOLDER, b"cmreturn\0\1" + encode_owner(OWNER) + loan_id(1))
 NEW_FIRM = FirmItem(FIRM_CODE, "Chart Works", 8, (PLAIN, ProductItem(2, 15, "Reports", units=Allowance(100, 1))))
 UPDATE = update.encode_firm(OWNER, NEW_FIRM, 7, LICENSOR_KEY)
 LONG = update.encode_firm(
@@ -48,6 +61,9 @@ CHANGES: dict[str, Callable[[Chip], int]] = {
     "an update": apply(UPDATE),
     "a long update": apply(LONG),
     "a later time": lambda chip: chip.answer(TIME, struct.pack("<q", NOW + 5))[0],
+    "a loan": lambda chip: chip.answer(BORROW, borrow(9, MONTH))[0],
+    "a later end": lambda chip: chip.answer(BORROW, borrow(1, MONTH))[0],
+    "a return": lambda chip: chip.answer(RETURN, struct.pack("<16sq64s", loan_id(1), NOW, RECEIPT))[0],
     "a nonce": lambda chip: chip.answer(NONCE, b"")[0],
 }
 
@@ -56,6 +72,7 @@ def used_flash(uses: int) -> Flash:
     """Return a flash whose chip has counted already, so that either slot may be in force."""
     flash = flash_of()
     chip = chip_on(flash)
+    assert chip.answer(BORROW, borrow(1, MONTH - 1))[0] == OK
     for key in range(1, uses + 1):
         assert chip.answer(CONSUME, use(key, 1))[0] == OK
     flash.writes = 0
@@ -65,7 +82,15 @@ def used_flash(uses: int) -> Flash:
 def essence(left: Image) -> tuple[object, ...]:
     """Return all that an image says, except for its nonce, which is another one each time."""
     state = left.state
-    return state.sequence, state.items, state.receipts, state.time_floor, bool(any(state.nonce)), left.container
+    return (
+        state.sequence,
+        state.items,
+        state.loans,
+        state.receipts,
+        state.time_floor,
+        bool(any(state.nonce)),
+        left.container,
+    )
 
 
 @pytest.mark.parametrize("uses", [0, 1, 2])

@@ -31,6 +31,8 @@ def test_the_numbers_of_the_commands() -> None:
         "TIME": 19,
         "NONCE": 20,
         "INIT": 21,
+        "BORROW": 22,
+        "RETURN": 23,
     }
 
 
@@ -90,7 +92,8 @@ def test_a_status_that_is_no_success(status: int, expected: type[DriverError], s
 
 @pytest.mark.parametrize(
     ("status", "number"),
-    [(6, 28), (7, 31), (8, 32), (9, 33), (10, 233), (11, 229), (12, 228), (13, 211), (14, 233)],
+    [(6, 28), (7, 31), (8, 32), (9, 33), (10, 233), (11, 229), (12, 228), (13, 211), (14, 233)]
+    + [(each, 226) for each in (17, 18, 19, 20)],
 )
 def test_a_refusal_has_the_field_s_number(status: int, number: int) -> None:
     """Whoever asked learns why, by number and in a sentence."""

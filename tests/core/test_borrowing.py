@@ -1,0 +1,468 @@
+"""Borrowing by examples written by hand: who may, until when, how it comes back (section 10, behaviours 16 to 18)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cmserverd import views
+from cmserverd.core.refusal import Refused
+from cmserverd.core.rules import Limits
+from cmserverd.core.terms import Lent
+from drivers.container import Allowance, Borrowing, ContainerId, Loan, ProductItem, QuantityFlag
+from protocol import messages as m
+from protocol.errors import ErrorNumber
+from protocol.messages import EndCause
+from protocol.terms import Client, HandleKind, Station
+from tests.core.scene import FIRM, NO_USER_LIMIT, START, STATION_SHARE, USER_LIMIT, Scene, container, item, place
+
+BOX = ContainerId("3-1")
+EVERY = Borrowing(1_000, 2**32 - 1)
+
+
+def lendable(reference: int = 1, quantity: int = 2, **options: Any) -> ProductItem:
+    """Return a product item that may be borrowed."""
+    options.setdefault("borrowing", EVERY)
+    return item(reference, quantity, **options)
+
+
+def row(loan: Lent) -> Loan:
+    """Return a loan as its container's ledger has it."""
+    return Loan(loan.id, FIRM, loan.license.item, loan.quantity, loan.end, loan.holder)
+
+
+def shown(scene: Scene) -> list[m.AccessInfo]:
+    """Return the rows of the listing of accesses."""
+    return list(views.access_page(scene.table, m.NetUsers(), 1, scene.now, local=True, only=None).accesses)
+
+
+def test_behaviour_16_what_is_borrowed_cannot_be_deallocated() -> None:
+    """The refusal says until when; the borrower's session, and a restart, are no matter to it."""
+    scene = Scene(container(lendable()))
+    session = scene.session()
+    loan = scene.borrow(session)
+    with pytest.raises(Refused, match=r"borrowed until 2027-01-15 08:01:40 UTC.*Error 226") as refusal:
+        scene.engine.deallocate(loan.number, alone=False, seen=frozenset(), hold_off=0)
+    assert refusal.value.number is ErrorNumber.BORROW_FAILED
+    scene.engine.deallocate_all(session.id, seen=frozenset(), hold_off=0)
+    scene.engine.close(session)
+    scene.engine.restart()
+    assert (scene.used(), scene.license().lent) == (1, 1)
+
+
+@pytest.mark.parametrize(("seconds", "granted"), [(1, True), (1_000, True), (1_001, False)])
+def test_behaviour_17_from_a_second_to_the_licensors_maximum(seconds: int, granted: bool) -> None:
+    """The refusal says for how long at most."""
+    scene = Scene(container(lendable()))
+    if granted:
+        assert scene.borrow(scene.session(), seconds=seconds).end == START + seconds
+    else:
+        refused = scene.not_lent(scene.session(), seconds=seconds)
+        assert refused.number is ErrorNumber.BORROW_FAILED
+        assert "for 1000 s at most" in str(refused)
+
+
+def test_behaviour_17_the_operator_can_allow_less_and_nothing() -> None:
+    """Never more than the licensor; 0 is nothing at all."""
+    scene = Scene(container(lendable()), limits=Limits(borrow_maximum=60))
+    assert "for 60 s at most" in str(scene.not_lent(scene.session(), seconds=61))
+    scene.borrow(scene.session(), seconds=60)
+    forbidden = Scene(container(lendable()), limits=Limits(borrow_maximum=0))
+    assert "the operator allows no borrowing" in str(forbidden.not_lent(forbidden.session(), seconds=1))
+
+
+def test_behaviour_17_a_loan_is_free_a_minute_after_its_end_without_contact() -> None:
+    """So late may the borrower's clock be; not a second before, and even while its container is away."""
+    scene = Scene(container(lendable(quantity=1)))
+    scene.borrow(scene.session(), seconds=10)
+    scene.engine.unplug(BOX)
+    assert scene.engine.due() == START + 70
+    scene.pass_time(69)
+    assert scene.used() == 1
+    scene.pass_time(1)
+    assert (scene.used(), scene.engine.due(), scene.table.lent) == (0, None, {})
+
+
+def test_behaviour_17_an_early_return_frees_at_once_and_a_replayed_one_changes_nothing() -> None:
+    """Whoever has the license by then keeps it."""
+    scene = Scene(container(lendable(quantity=1)))
+    loan = scene.borrow(scene.session())
+    assert scene.refused(scene.session("other")).number is ErrorNumber.NO_MORE_LICENSES
+    assert scene.engine.given_back(BOX, loan.id)
+    held = scene.access(scene.session("other"))
+    position = scene.engine.position
+    assert not scene.engine.given_back(BOX, loan.id)
+    assert (scene.engine.position, scene.used()) == (position, 1)
+    scene.use(held.session, held.handle)
+
+
+def test_behaviour_18_a_server_that_knows_nothing_counts_what_the_ledger_says() -> None:
+    """Until its end, and no longer; what is over counts no more."""
+    scene = Scene(started=False)
+    ledger = [Loan(b"a" * 16, FIRM, 1, 1, START + 100, b"h" * 32), Loan(b"b" * 16, FIRM, 1, 1, START - 60, b"h" * 32)]
+    scene.engine.plug(container(lendable(quantity=2)), ledger)
+    scene.engine.started()
+    assert scene.used() == 1
+    scene.access(scene.session())
+    assert scene.refused(scene.session("other")).number is ErrorNumber.NO_MORE_LICENSES
+    scene.pass_time(160)
+    assert scene.used() == 1
+    scene.access(scene.session("other"))
+
+
+def test_behaviour_18_a_server_restored_from_a_backup_believes_the_ledger() -> None:
+    """A loan that is not in it is no more, and one that was extended ends later, with the names that were known."""
+    scene = Scene(container(lendable(quantity=3)))
+    gone, longer = (scene.borrow(scene.session(), number) for number in (1, 2))
+    scene.engine.plug(container(lendable(quantity=3)), [Loan(longer.id, FIRM, 1, 1, START + 500, longer.holder)])
+    assert gone.name not in scene.table.lent
+    assert (longer.end, longer.client is not None, scene.used(), scene.engine.due()) == (
+        START + 500,
+        True,
+        1,
+        START + 560,
+    )
+
+
+def test_a_loan_that_the_server_did_not_know_of_makes_room_for_itself() -> None:
+    """What lingers goes first, then the newest accesses: to another license if there is one, else they end."""
+    contents = container(lendable(1, 3, linger=60), item(2, 1, product=15))
+    scene = Scene(contents)
+    old, new = scene.access(scene.session("a")), scene.access(scene.session("b"))
+    scene.lingered(scene.access(scene.session("c")))
+    scene.engine.plug(contents, [Loan(b"n" * 16, FIRM, 1, 1, START + 9, b"n" * 32)])
+    assert (scene.license().lingering, len(scene.table.accesses)) == ([], 2)
+    scene.engine.plug(contents, [Loan(b"n" * 16, FIRM, 1, 2, START + 9, b"n" * 32)])
+    assert scene.gone(new).cause == EndCause.LENT
+    assert "its license was borrowed" in str(scene.gone(new))
+    scene.use(old.session, old.handle)
+    assert (scene.license().lent, scene.used()) == (2, 3)
+
+
+def test_a_loan_outlives_its_license_and_counts_again_when_that_comes_back() -> None:
+    """With its holder's names, whatever the server was told of the container meanwhile."""
+    scene = Scene(container(lendable()))
+    loan = scene.borrow(scene.session())
+    scene.engine.remove(BOX)
+    assert [(one.mode, one.product_code) for one in shown(scene)] == [("borrowed", 0)]
+    assert scene.not_lent(scene.session()).number is ErrorNumber.BOX_LOST
+    scene.engine.plug(container(lendable()), [row(loan)])
+    assert (scene.used(), scene.table.lent[loan.name].client) == (1, loan.client)
+
+
+def test_who_holds_the_last_license_can_borrow_it() -> None:
+    """His access ends, with nothing lingering and no event, once the container has the loan; until then it stands."""
+    scene = Scene(container(lendable(quantity=1, linger=60)))
+    session = scene.session()
+    held = scene.access(session)
+    lending = scene.engine.borrow(session, scene.loan(handle=held.handle))
+    assert (lending.handle, lending.new, scene.used()) == (held.handle, False, 1)
+    assert scene.use(session, held.handle) is held
+    loan = scene.engine.lent(lending, lending.loan.end)
+    assert (scene.used(), scene.license().lent, scene.license().lingering) == (1, 1, [])
+    assert (scene.gone(held).cause, loan.end) == (None, START + 100)
+
+
+def test_a_container_that_refuses_leaves_the_access_and_frees_what_was_reserved() -> None:
+    """As if nobody had asked."""
+    scene = Scene(container(lendable(quantity=1)))
+    session = scene.session()
+    held = scene.access(session)
+    scene.engine.not_lent(scene.engine.borrow(session, scene.loan(handle=held.handle)))
+    scene.use(session, held.handle)
+    scene.release(held)
+    lending = scene.engine.borrow(session, scene.loan())
+    assert (lending.new, scene.used()) == (True, 1)
+    scene.engine.not_lent(lending)
+    assert (scene.used(), scene.table.lent) == (0, {})
+
+
+def test_one_of_a_share_needs_a_license_more() -> None:
+    """The others go on with theirs; so does one who counts nothing."""
+    scene = Scene(container(lendable(quantity=1)))
+    session = scene.session()
+    shares = [scene.access(session, STATION_SHARE) for _ in range(2)]
+    uncounted = scene.access(session, NO_USER_LIMIT)
+    for held in (shares[0], uncounted):
+        assert scene.not_lent(session, handle=held.handle).number is ErrorNumber.NO_MORE_LICENSES
+    scene.engine.plug(container(lendable(quantity=2)))
+    scene.borrow(session, handle=shares[0].handle)
+    assert (scene.used(), scene.license().station_share) == (2, 1)
+    assert scene.refused(scene.session("other")).number is ErrorNumber.NO_MORE_LICENSES
+
+
+def test_what_the_container_has_written_down_is_out_whoever_took_the_license_meanwhile() -> None:
+    """The newest allocation leaves for it."""
+    scene = Scene(container(lendable(quantity=1)))
+    session = scene.session()
+    held = scene.access(session)
+    lending = scene.engine.borrow(session, scene.loan(handle=held.handle))
+    scene.release(held)
+    other = scene.access(scene.session("other"))
+    scene.engine.lent(lending, lending.loan.end)
+    assert (scene.gone(other).cause, scene.used()) == (EndCause.LENT, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "number", "text"),
+    [
+        ({"borrowing": None}, ErrorNumber.BORROW_FAILED, "its licensor allows no borrowing"),
+        ({"units": Allowance(9)}, ErrorNumber.BORROW_FAILED, "cannot be counted elsewhere"),
+        ({"borrowing": Borrowing(1_000, 1)}, ErrorNumber.BORROW_FAILED, "1 are borrowed, of 1 that may be"),
+        ({"quantity": 1}, ErrorNumber.NO_MORE_LICENSES, "All licenses are in use"),
+        ({"quantity": 0}, ErrorNumber.ENTRY_NOT_FOUND, "no such license"),
+        ({"flags": QuantityFlag.LOCAL_ONLY}, ErrorNumber.ENTRY_NOT_FOUND, "no such license"),
+        ({"unusable": "too new"}, ErrorNumber.PRODUCT_ITEM_INVALID, "too new"),
+        ({"feature_map": 1}, ErrorNumber.FEATURE_MAP_INCOMPATIBLE, "feature"),
+        ({"expiration": START}, ErrorNumber.EXPIRATION_OVERRUN, "expired"),
+        ({"product": 15}, ErrorNumber.ENTRY_NOT_FOUND, "no such license"),
+    ],
+)
+def test_what_is_not_lent(options: dict[str, Any], number: ErrorNumber, text: str) -> None:
+    """Each for its reason, which the text tells; for a client of the server's own machine too."""
+    scene = Scene(container(lendable()))
+    scene.borrow(scene.session())
+    ledger = [row(loan) for loan in scene.table.lent.values()]
+    scene.engine.plug(container(lendable(**options)), ledger)
+    refused = scene.not_lent(scene.session("other", local=True), 2, feature_code=2 if "feature_map" in options else 0)
+    assert refused.number is number
+    assert text in str(refused)
+
+
+def test_denied_access_modes_do_not_matter() -> None:
+    """Nobody counts in which mode it is used elsewhere."""
+    scene = Scene(container(lendable(flags=QuantityFlag.DENY_USER_LIMIT | QuantityFlag.DENY_STATION_SHARE)))
+    scene.borrow(scene.session())
+    assert scene.used() == 1
+
+
+def test_some_are_kept_from_being_borrowed() -> None:
+    """So many of each entry; whoever holds one of those cannot take it along either."""
+    scene = Scene(container(lendable(quantity=3)), limits=Limits(borrow_keep=2))
+    session = scene.session()
+    scene.borrow(session)
+    held = scene.access(session)
+    for asked in ({}, {"handle": held.handle}):
+        assert "the operator keeps 2 of 3 here" in str(scene.not_lent(session, 2, **asked))
+
+
+def test_the_first_license_that_serves_is_lent_and_a_refusal_tells_of_each() -> None:
+    """In the order of the containers and items."""
+    first, second = container(item(1), id="3-1"), container(lendable(1, 1), id="3-2")
+    scene = Scene(first, second)
+    assert scene.borrow(scene.session()).license.container == "3-2"
+    refused = scene.not_lent(scene.session(), 2)
+    assert [(reason.container, reason.number) for reason in refused.reasons] == [("3-1", 226), ("3-2", 212)]
+    assert "1 of 1, 1 of them borrowed" in refused.reasons[1].text
+    assert refused.number is ErrorNumber.NO_MORE_LICENSES
+    scene.engine.unplug(ContainerId("3-2"))
+    assert scene.not_lent(scene.session(), 2, container="3-2").number is ErrorNumber.BOX_LOST
+
+
+@pytest.mark.parametrize(
+    ("options", "end"),
+    [
+        ({"expiration": START + 30}, START + 30),
+        ({"usage": Allowance(20)}, START + 20),
+        ({"usage": Allowance(50), "usage_start": START - 10}, START + 40),
+        ({"usage": Allowance(500), "expiration": START + 500}, START + 100),
+    ],
+)
+def test_a_loan_ends_with_its_license_at_the_latest(options: dict[str, Any], end: int) -> None:
+    """Behaviour 22; a usage period that has not begun begins with it."""
+    scene = Scene(container(lendable(**options)))
+    loan = scene.borrow(scene.session())
+    assert (loan.end, loan.until) == (end, end + 60)
+
+
+def test_the_same_id_is_the_same_loan_and_extends_it() -> None:
+    """Never shortens it; it takes no license more, and keeps its number."""
+    scene = Scene(container(lendable(quantity=1)), limits=Limits(borrow_maximum=500))
+    session = scene.session()
+    loan = scene.borrow(session)
+    scene.now += 50
+    lending = scene.engine.borrow(session, scene.loan(seconds=10))
+    position = scene.engine.position
+    assert scene.engine.lent(lending, loan.end) is loan  # the container says which end is in force
+    assert scene.engine.position == position
+    assert not lending.new
+    assert (scene.borrow(session, seconds=400), loan.end, loan.number, scene.used()) == (loan, START + 450, 1, 1)
+    assert scene.engine.due() == START + 510
+    assert scene.not_lent(session, seconds=501).number is ErrorNumber.BORROW_FAILED
+
+
+def test_nobody_else_extends_a_loan() -> None:
+    """Neither with another key nor for another station: a certificate for that would be a second license."""
+    scene = Scene(container(lendable()))
+    scene.borrow(scene.session())
+    assert scene.not_lent(scene.session(), holder=2).number is ErrorNumber.INVALID_PARAMETER
+    assert scene.not_lent(scene.session("other")).number is ErrorNumber.INVALID_PARAMETER
+
+
+def test_who_extends_a_loan_that_the_ledger_alone_told_of_is_known_then() -> None:
+    """Until then only his key is."""
+    scene = Scene()
+    scene.engine.plug(container(lendable()), [Loan(scene.loan().id, FIRM, 1, 1, START + 9, scene.loan().holder)])
+    assert [(one.client, one.station) for one in shown(scene)] == [("unknown (key 00000000)", "")]
+    scene.borrow(scene.session())
+    assert [(one.client, one.station) for one in shown(scene)] == [("192.0.2.1(PC \\ fs)", "pc")]
+
+
+def test_nothing_is_borrowed_for_longer_of_which_there_is_less_by_now() -> None:
+    """A licensor's update may lower the quantity below what is out: then that is all, and it comes back."""
+    scene = Scene(container(lendable(quantity=3)))
+    session = scene.session()
+    held = scene.access(scene.session("other"))
+    loans = [scene.borrow(session, number) for number in (1, 2)]
+    scene.engine.plug(container(lendable(quantity=1)), map(row, loans))
+    assert (scene.gone(held).cause, scene.used()) == (EndCause.REPROGRAMMED, 2)
+    (count,) = views.license_page(scene.table, m.NetCluster(), 1, scene.now, local=True).licenses
+    assert (count.quantity, count.total, count.used, count.free, count.borrowed) == (1, 2, 2, 0, 2)
+    assert scene.not_lent(session, seconds=200).number is ErrorNumber.BORROW_FAILED
+    scene.engine.given_back(BOX, loans[0].id)
+    assert scene.borrow(session, 2, 200).end == START + 200
+    assert scene.refused(session).number is ErrorNumber.NO_MORE_LICENSES
+
+
+def test_two_containers_may_have_loans_with_one_id() -> None:
+    """It is of the borrower's making: who makes two of one counts twice, and gives each back where it is from."""
+    contents = container(lendable(), id="3-1"), container(lendable(), id="3-2")
+    scene = Scene(*contents)
+    session = scene.session()
+    pair = [scene.access(session, container=name) for name in ("3-1", "3-2")]
+    lendings = [scene.engine.borrow(session, scene.loan(handle=held.handle)) for held in pair]
+    loans = [scene.engine.lent(lending, lending.loan.end) for lending in lendings]
+    assert (scene.used("3-1"), scene.used("3-2")) == (1, 1)
+    scene.engine.plug(contents[1], [row(loans[1])])
+    assert scene.engine.given_back(BOX, loans[0].id)
+    assert (scene.used("3-1"), scene.used("3-2")) == (0, 1)
+
+
+def test_a_loan_that_somebody_else_reserved_with_the_same_id_gives_way_to_that_in_the_ledger() -> None:
+    """The container takes one of them, and says which."""
+    scene = Scene(container(lendable(1), lendable(2)))
+    session, other = scene.session(), scene.session("other")
+    held = scene.access(other, item=2)
+    late = scene.engine.borrow(other, scene.loan(handle=held.handle, holder=2))
+    reserved = scene.engine.borrow(session, scene.loan())
+    assert scene.engine.lent(late, late.loan.end).license.item == 2
+    scene.engine.not_lent(reserved)
+    assert (scene.used(reference=1), scene.used(reference=2)) == (0, 1)
+
+
+def test_who_is_held_off_borrows_nothing_new() -> None:
+    """Neither would one of a share be another license; what he holds alone he may take along."""
+    scene = Scene(container(lendable(quantity=5)))
+    session = scene.session()
+    single, *shares = (scene.access(session, mode) for mode in (USER_LIMIT, STATION_SHARE, STATION_SHARE))
+    taken = scene.access(session)
+    scene.engine.deallocate(taken.handle, alone=False, seen=frozenset(), hold_off=30)
+    for asked in ({}, {"handle": shares[0].handle}):
+        refused = scene.not_lent(session, **asked)
+        assert (refused.number, "may be had in 30 s" in str(refused)) == (ErrorNumber.ACCESS_DENIED, True)
+    scene.borrow(session, handle=single.handle)
+    scene.now += 30
+    scene.borrow(session, 2)
+
+
+def test_only_an_own_handle_of_a_license_becomes_a_loan() -> None:
+    """Others, and those of other kinds, are refused as everywhere."""
+    scene = Scene(container(lendable(quantity=9)))
+    session = scene.session()
+    other, box = scene.access(scene.session("other")), scene.refer(session, HandleKind.CONTAINER)
+    assert scene.not_lent(session, handle=other.handle).number is ErrorNumber.INVALID_HANDLE
+    assert scene.not_lent(session, handle=box.handle).number is ErrorNumber.WRONG_HANDLE_TYPE
+
+
+def test_somebody_without_a_connection_borrows_by_an_operator() -> None:
+    """With his own names and station."""
+    scene = Scene(container(lendable()))
+    lending = scene.engine.lend(by_file(scene), "")
+    loan = scene.engine.lent(lending, lending.loan.end)
+    assert (loan.station, loan.client) == (Station("far"), Client("FAR", "fs", 7))
+
+
+def by_file(scene: Scene) -> m.Lend:
+    """Return the request of somebody who is far away."""
+    asked = scene.loan()
+    return m.Lend(
+        id=asked.id,
+        holder=asked.holder,
+        seconds=asked.seconds,
+        client=Client("FAR", "fs", 7),
+        station=Station("far"),
+        firm_code=FIRM,
+        product_code=14,
+    )
+
+
+def test_a_sealed_server_lends_nothing_and_takes_in_what_the_container_did() -> None:
+    """What was on its way is written down there."""
+    scene = Scene(container(lendable()))
+    session = scene.session()
+    lending = scene.engine.borrow(session, scene.loan())
+    scene.engine.sealed = "the disk is full"
+    assert scene.not_lent(session, 2).number is ErrorNumber.INTERNAL
+    scene.engine.lent(lending, START + 200)
+    assert scene.engine.due() == START + 260
+
+
+def test_a_time_that_is_set_back_leaves_loans_alone() -> None:
+    """Their certificates say until when they are."""
+    scene = Scene(container(lendable()))
+    loan = scene.borrow(scene.session())
+    scene.now -= 1_000
+    scene.engine.set_time(scene.now)
+    assert (loan.end, scene.engine.due(), scene.used()) == (START + 100, START + 160, 1)
+
+
+def test_so_many_loans_are_over_at_a_time() -> None:
+    """No more than asked for in one passage; what they free takes who had to leave."""
+    scene = Scene(container(lendable(1, 3, expiration=START + 160), lendable(2, 3)))
+    for number in range(1, 4):
+        scene.borrow(scene.session(), number, item=2)
+    held = scene.access(scene.session(), item=None)
+    assert place(held) == ("3-1", 1)
+    scene.now += 160
+    assert scene.engine.advance(2)
+    assert len(scene.table.lent) == 1
+    scene.pass_time(0)
+    assert (scene.table.lent, place(held)) == ({}, ("3-1", 2))
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 9])
+def test_loans_are_listed_among_the_accesses(limit: int) -> None:
+    """By their numbers, with the end, and on one page each; who sees only his own accesses sees none."""
+    scene = Scene(container(lendable(quantity=9)))
+    session = scene.session()
+    scene.access(session)
+    loan = scene.borrow(session)
+    scene.access(session)
+    scene.borrow(session, 2)
+    found: list[m.AccessInfo] = []
+    cursor: int | None = 0
+    while cursor is not None:
+        page = views.access_page(
+            scene.table, m.NetUsers(cursor=cursor, limit=limit), 1, scene.now, local=False, only=None
+        )
+        found += page.accesses
+        cursor = page.next
+    assert [(one.handle, one.mode) for one in found] == [
+        (1, "user_limit"),
+        (2, "borrowed"),
+        (3, "user_limit"),
+        (4, "borrowed"),
+    ]
+    assert (found[1].borrowed_until, found[1].valid_until, found[1].allocation) == (loan.end, loan.end, 0)
+    own = views.access_page(scene.table, m.NetUsers(), 1, scene.now, local=False, only=session)
+    assert [one.handle for one in own.accesses] == [1, 3]
+    for request, count in ((m.NetUsers(product_code=14), 4), (m.NetUsers(product_code=15), 0)):
+        page = views.access_page(scene.table, request, 1, scene.now, local=False, only=None)
+        assert len(page.accesses) == count
+
+
+def test_while_the_server_starts_a_license_to_be_lent_may_still_come() -> None:
+    """238, as for an access."""
+    scene = Scene(container(item()), started=False)
+    assert scene.not_lent(scene.session()).number is ErrorNumber.SERVER_STARTING
