@@ -1,0 +1,139 @@
+"""The certificate of HTTPS where none is configured: made here, kept in the state directory, made anew before its end.
+
+No browser knows it, so an administrator compares its fingerprint, which is in the log, with what the browser shows. It
+is kept, so that he does so once.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import ssl
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+FILE: Final = "certificate.pem"
+"""Certificate and key in one file, so that they can never be of two makings."""
+
+LASTS: Final = timedelta(days=397)
+"""Some browsers believe no certificate that is valid for longer."""
+
+RENEWED: Final = timedelta(days=60)
+"""It is made anew at a start when less than this is left."""
+
+EARLIER: Final = timedelta(days=1)
+"""So much before its making it is valid: clocks differ."""
+
+MOST_NAMES: Final = 100
+
+
+class CertificateFault(Exception):
+    """A certificate cannot be used; the text is one line and says what to do."""
+
+
+def self_made(directory: Path, names: Iterable[str], now: datetime) -> Path:
+    """Return the file of a certificate for these names and addresses, one made here. Raises OSError.
+
+    It is the one that is there, if it is good for them at this time (UTC).
+    """
+    wanted = sorted({name.lower() for name in names})[:MOST_NAMES]
+    path = directory / FILE
+    if not _is_good(path, wanted, now):
+        _write(path, _make(wanted, now))
+    return path
+
+
+def check(certificate: Path, key: Path) -> None:
+    """Try a certificate and its key. Raises CertificateFault."""
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            certificate,
+            key,
+            password=lambda: "",  # rather than asking at a terminal
+        )
+    except ssl.SSLError as error:
+        reason = error.reason or "they are no PEM files"
+        raise CertificateFault(
+            f"{certificate} and {key} are no certificate and its key: {reason}; correct [webadmin]"
+        ) from None
+    except OSError as error:
+        raise CertificateFault(
+            f"{certificate} or {key} cannot be read: {error.strerror}; correct [webadmin], or let this user read them"
+        ) from None
+
+
+def fingerprint(certificate: Path) -> str:
+    """Return the SHA-256 fingerprint of the first certificate in a file, as browsers show it. Raises OSError."""
+    return x509.load_pem_x509_certificate(certificate.read_bytes()).fingerprint(hashes.SHA256()).hex(":").upper()
+
+
+def own_names() -> list[str]:
+    """Return what this machine is called, by others and by itself."""
+    return [socket.gethostname(), "localhost", "127.0.0.1", "::1"]
+
+
+def _is_good(path: Path, wanted: list[str], now: datetime) -> bool:
+    try:
+        data = path.read_bytes()
+        there = x509.load_pem_x509_certificate(data)
+        key = serialization.load_pem_private_key(data, None)
+        names = there.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        there.verify_directly_issued_by(there)
+    except (OSError, ValueError, TypeError, x509.ExtensionNotFound, InvalidSignature):
+        return False
+    if key.public_key() != there.public_key() or set(names) != set(_general(wanted)):
+        return False
+    return there.not_valid_before_utc <= now <= there.not_valid_after_utc - RENEWED
+
+
+def _make(names: list[str], now: datetime) -> bytes:
+    """Return a key and a certificate that signs itself, for nothing but serving these names."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cmserverd WebAdmin")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - EARLIER)
+        .not_valid_after(now + LASTS - EARLIER)
+        .add_extension(x509.SubjectAlternativeName(_general(names)), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    form = serialization.PrivateFormat.PKCS8
+    encoding = serialization.Encoding.PEM
+    return key.private_bytes(encoding, form, serialization.NoEncryption()) + made.public_bytes(encoding)
+
+
+def _general(names: list[str]) -> list[x509.GeneralName]:
+    general: list[x509.GeneralName] = []
+    for name in names:
+        try:
+            general.append(x509.IPAddress(ipaddress.ip_address(name.partition("%")[0])))
+        except ValueError:
+            if name.isascii():
+                general.append(x509.DNSName(name))
+    return general
+
+
+def _write(path: Path, data: bytes) -> None:
+    fresh = path.with_name(f"{FILE}.new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, "wb") as file:  # noqa: PTH123 - of a descriptor
+        os.fchmod(descriptor, 0o600)
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+    fresh.replace(path)

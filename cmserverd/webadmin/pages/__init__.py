@@ -1,0 +1,36 @@
+"""The pages: one module for each, with its handler and what its template is given. `ROUTES` has what they offer."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cmserverd.webadmin.guard import Action, Offer, Page
+from cmserverd.webadmin.pages import (
+    configuration,
+    containers,
+    dashboard,
+    details,
+    events,
+    licenses,
+    removal,
+    sessions,
+    tracking,
+    usage,
+)
+from cmserverd.webadmin.people import Role
+
+ROUTES: Final[tuple[Offer, ...]] = (
+    Page("/", dashboard.dashboard, menu="Dashboard"),
+    Page("/containers", containers.containers, menu="CmContainers"),
+    Page("/containers/{container}", containers.contents),
+    Page("/licenses", licenses.licenses, menu="Licenses"),
+    Page("/licenses/{container}/{firm_code}/{product_code}", details.details),
+    Page("/sessions", sessions.sessions, menu="Sessions"),
+    Page("/accesses/{handle}/remove", removal.ask, Role.OPERATOR),
+    Action("/accesses/{handle}/remove", removal.remove, Role.OPERATOR),
+    Page("/usage", usage.usage, menu="Usage"),
+    Page("/tracking", tracking.tracking, menu="Tracking"),
+    Action("/tracking/verify", tracking.verify, Role.VIEWER),
+    Page("/events", events.events, menu="Events"),
+    Page("/configuration", configuration.configuration, menu="Configuration"),
+)

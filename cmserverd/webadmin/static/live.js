@@ -1,0 +1,47 @@
+// Keeps the region #live of a page up to date: the server tells that something changed, and htmx fetches it anew.
+// Without this, pages are what they were when they were opened, and everything else works.
+"use strict";
+
+(() => {
+  const region = document.getElementById("live");
+  if (!region || !region.dataset.stream) return;
+  const root = document.documentElement;
+  let source = null;
+  let opened = false;
+
+  // What the reader opened stays open.
+  Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, element) =>
+    !(name === "open" && element.localName === "details");
+
+  function refresh() {
+    htmx.trigger(region, "change");
+  }
+
+  function listen() {
+    source = new EventSource(region.dataset.stream);
+    source.addEventListener("change", refresh);
+    source.onopen = () => {
+      if (opened) refresh(); // something may have happened in between
+      opened = true;
+    };
+    source.onerror = () => {
+      root.dataset.live = "off";
+      if (source.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
+    };
+  }
+
+  // A browser has few connections to one server: a page that nobody sees leaves them to the others.
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) {
+      source.close();
+    } else if (source.readyState === EventSource.CLOSED) {
+      listen();
+    }
+  });
+
+  region.addEventListener("htmx:afterSwap", () => { root.dataset.live = "on"; });
+  region.addEventListener("htmx:sendError", () => { root.dataset.live = "off"; });
+  region.addEventListener("htmx:responseError", () => { root.dataset.live = "off"; });
+
+  listen();
+})();

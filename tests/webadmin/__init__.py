@@ -1,0 +1,1 @@
+"""WebAdmin: who may use it, its pages, and how they are served."""
