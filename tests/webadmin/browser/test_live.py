@@ -79,14 +79,14 @@ def test_a_stop_of_the_server_is_told(daemon: Daemon, site: str, browser: Browse
     page.goto(site + DETAILS)
     expect(page.locator("#live")).to_contain_text("Total 2, available 2.")
     daemon.stop()
-    expect(page.locator(".interrupted")).to_be_visible(timeout=60_000)
+    expect(page.locator(".interrupted")).to_be_visible()
     again = Daemon(daemon.directory, listen="[::1]:0", dongle=None)
     with ending(again):
         again.serve().said("container plugged in")
-        expect(page.locator(".interrupted")).to_be_hidden(timeout=60_000)
+        expect(page.locator(".interrupted")).to_be_hidden()
         with program(again) as wibu:
             fresh = access(wibu)
-            expect(page.locator(f"#access-{fresh}")).to_be_attached(timeout=60_000)
+            expect(page.locator(f"#access-{fresh}")).to_be_attached()
     page.close()
 
 
@@ -111,5 +111,5 @@ def test_the_connections_of_a_browser(daemon: Daemon, browser: Browser, site: st
             hide(page, hidden=True)
         fresh = access(wibu)
         hide(pages[0], hidden=False)
-        expect(pages[0].locator(f"#access-{fresh}")).to_be_attached(timeout=60_000)
+        expect(pages[0].locator(f"#access-{fresh}")).to_be_attached()
         assert pages[1].locator(f"#access-{fresh}").count() == 0
