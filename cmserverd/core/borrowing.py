@@ -158,7 +158,15 @@ def _extend(
     loan = _loan(counted, request, now, known.quantity)
     if loan.end > known.end and counted.lent > min(counted.item.quantity, _licenses(counted.item)):
         raise Refused(ErrorNumber.BORROW_FAILED, "more are borrowed than there are by now; give it back")
-    return Lending(loan, known.license, asker)
+    return Lending(loan, known.license, asker, _still_converting(table, known, asker, request))
+
+
+def _still_converting(table: Table, known: Lent, asker: Asker, request: Borrow | Lend) -> int:
+    """Return the handle that was to become the loan, if it stands beside it: the answer to the first try was lost."""
+    held = table.accesses.find(request.handle) if isinstance(request, Borrow) else None
+    if held is None or held.session is not asker.session or not isinstance(held.target, Allocation):
+        return 0
+    return held.handle if held.target.license.id == known.license else 0
 
 
 def _convert(

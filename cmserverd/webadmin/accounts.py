@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import structlog
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -49,6 +50,8 @@ class Accounts:
 
     async def own_password(self, request: Request, visit: Visit) -> Response:
         """Change one's own password; all other log-ins of the user end."""
+        if not visit.user:
+            raise HTTPException(403, "Only who is logged in has a password to change.")
         form = await request.form()
         user = self._people.user(visit.user)
         try:

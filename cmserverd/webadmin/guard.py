@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from urllib.parse import quote
 
 import structlog
+import trio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -32,6 +33,12 @@ VISITOR: Final = "cmserverd-visitor"
 """The cookie of somebody who is not logged in: his forms belong to it."""
 
 SECURE_PREFIX: Final = "__Host-"
+
+BODY_TIME: Final = 30.0
+"""Seconds in which a request must have come: else who sends it slowly holds its connection and memory for ever."""
+
+STRANGERS: Final = 16 * 1024
+"""The most bytes of a form by somebody who is not logged in."""
 
 FIELDS: Final = 100
 """How many fields a form may have."""
@@ -170,6 +177,8 @@ class Guard:
     # one request
 
     async def _answer(self, offer: Offer, request: Request) -> Response:
+        # All of it first: who is asked for below must still be who he is when his request is answered.
+        await self._take_body(request)
         if isinstance(offer, Api) and "authorization" in request.headers:
             visit = self._by_token(request)
         else:
@@ -189,6 +198,19 @@ class Guard:
         if VISITOR in request.state.set_cookies:
             set_cookie(request, response, VISITOR, request.state.set_cookies[VISITOR])
         return response
+
+    async def _take_body(self, request: Request) -> None:
+        """Read what a request brings, in a bounded time; of strangers, who only log in, it is bounded to less."""
+        if request.method in ("GET", "HEAD"):
+            return
+        known = self._login(request) is not None or "authorization" in request.headers
+        length = request.headers.get("content-length", "")
+        if not known and not (re.fullmatch(r"\d{1,9}", length, re.ASCII) and int(length) <= STRANGERS):
+            raise HTTPException(413, f"This form is longer than {STRANGERS} bytes; log in first.")
+        with trio.move_on_after(BODY_TIME) as taking:
+            await request.body()
+        if taking.cancelled_caught:
+            raise HTTPException(408, f"The request did not come within {BODY_TIME:g} s.")
 
     def _login(self, request: Request) -> Login | None:
         cookie = request.cookies.get(cookie_name(request, COOKIE), "")

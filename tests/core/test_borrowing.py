@@ -466,3 +466,17 @@ def test_while_the_server_starts_a_license_to_be_lent_may_still_come() -> None:
     """238, as for an access."""
     scene = Scene(container(item()), started=False)
     assert scene.not_lent(scene.session()).number is ErrorNumber.SERVER_STARTING
+
+
+def test_a_conversion_whose_answer_was_lost_ends_the_access_when_it_is_asked_for_again() -> None:
+    """The ledger has the loan, and the server adopted it; the access is the same license, and counts no more."""
+    scene = Scene(container(lendable()))
+    session = scene.session()
+    held = scene.access(session)
+    asked = scene.loan(handle=held.handle)
+    lending = scene.engine.borrow(session, asked)
+    scene.engine.plug(container(lendable()), [lending.loan])
+    assert scene.used() == 2
+    again = scene.engine.borrow(session, asked)
+    scene.engine.lent(again, again.loan.end)
+    assert (scene.used(), scene.license().lent, len(session.accesses)) == (1, 1, 0)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
+import trio
 from structlog.testing import capture_logs
+from trio.testing import MockClock
 
-from cmserverd.webadmin.guard import FIELDS, Action, Open, Visit
+from cmserverd.webadmin.guard import FIELDS, STRANGERS, Action, Open, Visit
 from cmserverd.webadmin.logins import IDLE
 from cmserverd.webadmin.people import Role
 from tests.webadmin.conftest import HOME, PASSWORD, Browser, World, make_world
@@ -197,6 +200,49 @@ async def test_a_form_has_a_bound(world: World) -> None:
     assert (await browser.post("/act", {"csrf": token, **fields})).status_code == 400
     assert (await browser.post("/act", {"csrf": token, "seen": "1" * 600_000})).status_code == 413
     assert world.acts == []
+
+
+async def test_a_stranger_sends_little(world: World) -> None:
+    """Whoever is not logged in has nothing to send but a log-in; a length that is not told is too long."""
+    world.add("root", Role.ADMIN)
+    browser = world.browser()
+    assert (await browser.log_in("nobody", "x" * STRANGERS)).status_code == 413
+
+    async def untold() -> AsyncIterator[bytes]:
+        yield b"csrf=x"
+
+    answer = await browser.client.post("/login", content=untold(), headers={"Origin": HOME})
+    assert answer.status_code == 413
+
+
+async def test_who_is_removed_while_he_sends_has_no_say_any_more(world: World) -> None:
+    """What he may is asked when all of his request is here, not when it began."""
+    world.add("root", Role.ADMIN)
+    browser = await world.logged_in(Role.OPERATOR)
+    form = urlencode({"csrf": await browser.token("/account")}).encode()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield form[:5]
+        world.people.remove("operator")
+        yield form[5:]
+
+    headers = {"Origin": HOME, "Content-Type": "application/x-www-form-urlencoded"}
+    answer = await browser.client.post("/act", content=slowly(), headers=headers)
+    assert answer.status_code == 403
+    assert world.acts == []
+
+
+async def test_a_request_that_does_not_come_is_given_up(world: World, autojump_clock: MockClock) -> None:
+    """Whoever sends a part and no more holds nothing for long."""
+    world.add("root", Role.ADMIN)
+    browser = await world.logged_in(Role.OPERATOR)
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"csrf="
+        await trio.sleep_forever()
+
+    answer = await browser.client.post("/act", content=never(), headers={"Origin": HOME}, timeout=None)
+    assert answer.status_code == 408
 
 
 # --- hosts --------------------------------------------------------------------------------------------------------
