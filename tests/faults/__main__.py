@@ -48,12 +48,13 @@ def main(words: Sequence[str]) -> int:
                 _say(f"{sick}\nThis is so without any fault; mend it first.")
                 return 1
             copies.put(copy)
+        width = max((len(fault.name) for fault in faults), default=0)
+        bad = []
         with ThreadPoolExecutor(WORKERS) as pool:
-            verdicts = list(pool.map(lambda fault: _judge(fault, copies), faults))
-    bad = [f"{fault.name}: {verdict}" for fault, verdict in zip(faults, verdicts, strict=True) if verdict != CAUGHT]
-    width = max((len(fault.name) for fault in faults), default=0)
-    for fault, verdict in zip(faults, verdicts, strict=True):
-        _say(f"{verdict.splitlines()[0]:<8}  {fault.name:<{width}}  {fault.test.removeprefix('tests/')}")
+            for fault, verdict in zip(faults, pool.map(lambda fault: _judge(fault, copies), faults), strict=True):
+                _say(f"{verdict.splitlines()[0]:<8}  {fault.name:<{width}}  {fault.test.removeprefix('tests/')}")
+                if verdict != CAUGHT:
+                    bad.append(f"{fault.name}: {verdict}")
     for line in bad:
         _say(f"\n{line}")
     _say(f"\n{len(faults) - len(bad)} of {len(faults)} faults caught in {time.monotonic() - started:.0f} s")
@@ -135,6 +136,7 @@ def _run(copy: Path, *arguments: str, limit: float = LIMIT) -> subprocess.Comple
 
 def _say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
