@@ -134,22 +134,23 @@ async def keeping(
     path: Path, *containers: Container, power: bool = False, reaping: bool = False, started: bool = True
 ) -> AsyncGenerator[Server]:
     """Run a server with these containers plugged in; at the end of the block it is stopped as the daemon is."""
-    async with trio.open_nursery() as records, trio.open_nursery() as clients, trio.open_nursery() as parts:
-        server = Server(path, power=power, parts=parts, rig_nursery=clients)
-        records.start_soon(server.journal.run)
-        if reaping:
-            parts.start_soon(Reaper(server.service, PATIENCE).run)
-        for container in containers:
-            server.engine.plug(container)
-        if started:
-            server.engine.started()
-        try:
-            yield server
-        finally:
-            server.store.open_gate()
-            server.service.stop()
-            for client in server.rig.clients:
-                client.close()
-            parts.cancel_scope.cancel()
-            clients.cancel_scope.cancel()
-            records.cancel_scope.cancel()
+    async with trio.open_nursery() as records:
+        async with trio.open_nursery() as clients, trio.open_nursery() as parts:
+            server = Server(path, power=power, parts=parts, rig_nursery=clients)
+            records.start_soon(server.journal.run)
+            if reaping:
+                parts.start_soon(Reaper(server.service, PATIENCE).run)
+            for container in containers:
+                server.engine.plug(container)
+            if started:
+                server.engine.started()
+            try:
+                yield server
+            finally:
+                server.store.open_gate()
+                server.service.stop()
+                for client in server.rig.clients:
+                    client.close()
+                parts.cancel_scope.cancel()
+                clients.cancel_scope.cancel()
+        records.cancel_scope.cancel()
