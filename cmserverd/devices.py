@@ -93,10 +93,14 @@ class OpenDevice:
 
 
 class Devices:
-    """The device of each container that is there. `trust` says which licensors are believed."""
+    """The device of each container that is there. `trust` says which licensors are believed.
+
+    `converting` are the accesses that are on their way to become loans: the id of each loan by the handle.
+    """
 
     def __init__(self, trust: Trust) -> None:
         self.trust = trust
+        self.converting: dict[int, bytes] = {}
         self._open: dict[ContainerId, OpenDevice] = {}
 
     def believe(self, trust: Trust) -> None:

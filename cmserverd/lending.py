@@ -7,7 +7,8 @@ did what it was asked to, it is read anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import structlog
@@ -37,7 +38,8 @@ async def borrow(engine: Engine, devices: Devices, session: Session, request: m.
     _check_clock(request.time, engine.clock.now())
     _check_id(request.id)
     lending = engine.borrow(session, request)
-    return await _write(engine, devices, lending, session.station, session.address)
+    with _converting(devices, lending):
+        return await _write(engine, devices, lending, session.station, session.address)
 
 
 async def lend(engine: Engine, devices: Devices, request: m.Lend, by: str) -> m.Borrowed:
@@ -65,6 +67,26 @@ async def give_back(engine: Engine, devices: Devices, request: m.GiveBack, asker
     if stood:
         _log.info("a borrowed license was given back", container=opened.container, loan=request.id.hex(), by=by)
     return m.GivenBack(stood)
+
+
+@contextmanager
+def _converting(devices: Devices, lending: Lending) -> Iterator[None]:
+    """Have an access become one loan only. Raises Refused: 64 while it is becoming another one.
+
+    Its unit would count for two, and somebody else have to make room. What takes a unit of its own may.
+    """
+    if not lending.handle or lending.new:
+        yield
+        return
+    known = devices.converting.get(lending.handle)
+    if known not in (None, lending.loan.id):
+        raise Refused(ErrorNumber.BOX_BUSY, "the access is being taken along as another loan")
+    devices.converting[lending.handle] = lending.loan.id
+    try:
+        yield
+    finally:
+        if known is None:
+            del devices.converting[lending.handle]
 
 
 async def _write(engine: Engine, devices: Devices, lending: Lending, station: Station, asker: str) -> m.Borrowed:

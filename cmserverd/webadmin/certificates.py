@@ -7,7 +7,6 @@ is kept, so that he does so once.
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 import ssl
 from collections.abc import Iterable
@@ -20,6 +19,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from cmserverd.webadmin import private_file
 
 FILE: Final = "certificate.pem"
 """Certificate and key in one file, so that they can never be of two makings."""
@@ -48,7 +49,7 @@ def self_made(directory: Path, names: Iterable[str], now: datetime) -> Path:
     wanted = sorted({name.lower() for name in names})[:MOST_NAMES]
     path = directory / FILE
     if not _is_good(path, wanted, now):
-        _write(path, _make(wanted, now))
+        private_file.replace(path, _make(wanted, now))
     return path
 
 
@@ -126,14 +127,3 @@ def _general(names: list[str]) -> list[x509.GeneralName]:
             if name.isascii():
                 general.append(x509.DNSName(name))
     return general
-
-
-def _write(path: Path, data: bytes) -> None:
-    fresh = path.with_name(f"{FILE}.new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "wb") as file:  # noqa: PTH123 - of a descriptor
-        os.fchmod(descriptor, 0o600)
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
-    fresh.replace(path)

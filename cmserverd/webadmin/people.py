@@ -7,7 +7,6 @@ random bits. It is replaced as a whole, synced before and after, so that a power
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
 import unicodedata
@@ -19,6 +18,8 @@ import msgspec
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from msgspec import Meta, Struct
+
+from cmserverd.webadmin import private_file
 
 FILE: Final = "users.json"
 
@@ -201,7 +202,7 @@ class People:
         book = Book(self.users if users is None else users, self.tokens if tokens is None else tokens)
         if self.set_up and not any(user.role is Role.ADMIN for user in book.users):
             raise NotAllowed("This is the last administrator; make another one first.")
-        _write(self._path, msgspec.json.format(msgspec.json.encode(book)))
+        private_file.replace(self._path, msgspec.json.format(msgspec.json.encode(book)))
         self._book = book
 
 
@@ -236,20 +237,3 @@ def _read(path: Path) -> Book:
         raise PeopleFault(
             f"{path}: {error}; put a copy in its place, or move it away and set WebAdmin up anew"
         ) from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Replace the file. Raises OSError; then the old one is there."""
-    fresh = path.with_name(f"{FILE}.new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "wb") as file:  # noqa: PTH123 - of a descriptor
-        os.fchmod(descriptor, 0o600)
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
-    fresh.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -106,11 +106,12 @@ async def _serve_once(
     try:
         with trio.CancelScope(shield=True):
             await anycorn.serve(app, _settings(sockets, certificate), shutdown_trigger=stopping.wait)  # type: ignore[arg-type]
-    except* OSError as group:
-        errors = _leaves(group)
-        if any(error.errno not in PASSING for error in errors):
+    except* Exception as group:
+        # The web server tells it wrapped, and with the application that could not end beside it.
+        passing = [error for leaf in _leaves(group) if (error := _passing(leaf))]
+        if not passing:
             raise
-        _log.error("no connection could be taken; there are too many", reason=str(errors[0]))
+        _log.error("no connection could be taken; there are too many", reason=str(passing[0]))
         with trio.move_on_after(PAUSE):
             await stopping.wait()
 
@@ -162,8 +163,17 @@ def _is_loopback(sock: socket.socket) -> bool:
     return ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def _leaves(group: BaseExceptionGroup[OSError]) -> list[OSError]:
-    leaves: list[OSError] = []
+def _passing(error: BaseException | None) -> OSError | None:
+    """Return what goes away by itself and led to an error; None if that came otherwise."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in PASSING:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    leaves: list[BaseException] = []
     for error in group.exceptions:
         leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
     return leaves

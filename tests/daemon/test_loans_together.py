@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from functools import partial
 
+import pytest
 import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
+from cmserverd import lending as lend
 from cmserverd.answers import Peer
 from cmserverd.core import changes as c
+from cmserverd.core.refusal import Refused
 from cmserverd.devices import QUEUE
 from drivers import update
 from drivers.driver import Device
@@ -145,3 +148,25 @@ async def test_two_at_once_with_one_id(mock_clock: MockClock) -> None:
         one, other = desk.client.inbox.take(first, asked), again.inbox.take(second, asked)
         assert (one.number, one.end) == (other.number, other.end)
         assert desk.counts() == (1, 1)
+
+
+async def test_an_access_becomes_one_loan_only(mock_clock: MockClock) -> None:
+    """Whoever converts it twice while the container is slow would have two licenses for one unit."""
+    async with (
+        lending(mock_clock, quantity=2) as desk,
+        rig(desk.bench.service) as connections,
+        trio.open_nursery() as nursery,
+    ):
+        held = await desk.client.ask(access())
+        other = await connections.client(2)
+        await other.ask(access())
+        session = desk.engine.table.accesses[held.handle].session
+        busy = await occupied(desk, nursery)
+        ask = partial(lend.borrow, desk.engine, desk.bench.service.devices, session)
+        nursery.start_soon(ask, Borrower().asks(desk.now, handle=held.handle))
+        await until(lambda: desk.opened.waiting == 1)
+        with pytest.raises(Refused, match="as another loan"):
+            await ask(Borrower().asks(desk.now, handle=held.handle))
+        busy.set()
+        await until(lambda: desk.counts() == (2, 1))
+        assert [held.session.station.machine for held in desk.engine.table.accesses.values()] == ["machine-2"]

@@ -46,7 +46,7 @@ level = "warning"
 [licensors]
 600010 = "unsigned"
 [drivers.virtual]
-files = ["/tmp/a"]
+files = ["/srv/a.toml"]
 """
 
 
@@ -83,7 +83,7 @@ def test_every_setting_is_told_with_where_it_is_set(tmp_path: Path) -> None:
     assert (told["log.level"].value, told["log.level"].line, told["log.level"].reloads) == ('"warning"', 8, True)
     assert told["log.format"].reloads is False
     assert (told["licensors.600010"].value, told["licensors.600010"].line) == ('"unsigned"', 10)
-    assert (told["drivers.virtual.files"].value, told["drivers.virtual.files"].line) == ('["/tmp/a"]', 13)
+    assert (told["drivers.virtual.files"].value, told["drivers.virtual.files"].line) == ('["/srv/a.toml"]', 13)
 
 
 def test_a_secret_is_not_told(tmp_path: Path) -> None:

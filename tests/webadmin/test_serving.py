@@ -15,8 +15,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anycorn
+import anyio
 import pytest
 import trio
+from anycorn.utils import LifespanFailureError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from starlette.applications import Starlette
@@ -163,7 +165,12 @@ async def test_many_connections_do_not_end_it(monkeypatch: pytest.MonkeyPatch) -
             for text in config.bind:  # type: ignore[attr-defined]
                 os.close(int(text.removeprefix("fd://")))
             number = fails.pop()
-            raise ExceptionGroup("", [ExceptionGroup("", [OSError(number, os.strerror(number))])])
+            try:
+                raise OSError(number, os.strerror(number))
+            except OSError as cause:
+                broken = anyio.BrokenResourceError()
+                broken.__cause__ = cause
+            raise ExceptionGroup("", [ExceptionGroup("", [broken]), LifespanFailureError("shutdown", "cancelled")])
         await real(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(anycorn, "serve", failing)
