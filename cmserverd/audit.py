@@ -72,7 +72,7 @@ class _Reader:
         self._until = asked.until
         segments = store.segments()
         if asked.cursor is None:
-            self._at = max((n for n, one in enumerate(segments) if one.time <= self._since), default=0)
+            self._at = max((n for n, one in enumerate(segments) if one.time < self._since), default=0)
             self.reached = TrackedFrom(segments[self._at].position, 0)
         else:
             at = [n for n, one in enumerate(segments) if one.position == asked.cursor.segment]
@@ -116,15 +116,25 @@ class _Reader:
 
 
 def usage_pages(store: Store, asked: UsageRequest) -> Iterator[UsagePage]:
-    """Yield the rows that are asked for, page by page, as the file is at the first. Raises StoreFault."""
+    """Yield the rows that are asked for, page by page, as the file is at the first: those of what was dropped, too.
+
+    Raises StoreFault.
+    """
     since = asked.cursor.start if asked.cursor else asked.since or 0
     had = asked.cursor.rows if asked.cursor else 0
     with store.unchanging():
-        adding = Usage(asked.by)
         # What was used before counts as well: a span begins with what stands then.
-        told = _Reader(store, TrackingRequest(since=begin_of(asked.by, since)))
+        begin = begin_of(asked.by, since)
+        adding = Usage(asked.by)
+        rows: Iterator[UsageRow] = iter(())
+        first = store.segments()[0]
+        if begin <= first.time:
+            rollup = store.rollup()
+            if rollup.time:
+                begin, adding, rows = 0, rollup.onward(asked.by, first.position), rollup.rows(asked.by)
+        told = _Reader(store, TrackingRequest(since=begin))
         rows = chain(
-            chain.from_iterable(map(adding.take, told.lines())), _until_now(store, adding), adding.unfinished()
+            rows, chain.from_iterable(map(adding.take, told.lines())), _until_now(store, adding), adding.unfinished()
         )
         page: list[UsageRow] = []
         start, of_span = since, 0

@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import apsw
 
-FORMAT: Final = 1
-"""The version of the file's format. A program reads those up to its own."""
+FORMAT: Final = 2
+"""The version of the file's format. A program reads those up to its own, and makes an older one its own.
+
+2: the usage of what was dropped is kept; licenses are borrowed, and containers vouch for the history.
+"""
 
 APPLICATION: Final = 0x636D7372
 """What tells this kind of SQLite file from others: "cmsr"."""
@@ -50,6 +54,10 @@ class StoreBusy(StoreFault):
     """Another connection to the file writes just now, and did so for longer than was to be waited."""
 
 
+class StoreDamage(StoreFault):
+    """Something in the file is not as it was written."""
+
+
 def connect(path: Path, *, power: bool) -> apsw.Connection:
     """Connect to the file, after making it if it is not there. Raises StoreFault, apsw.Error.
 
@@ -73,9 +81,18 @@ def connect(path: Path, *, power: bool) -> apsw.Connection:
     return db
 
 
-def damage(path: Path, position: int) -> StoreFault:
+def damage(path: Path, position: int) -> StoreDamage:
     """Return what is said where something in the file is not as it was written."""
-    return StoreFault(f"the journal {path} is damaged at position {position}; {_AWAY}")
+    return StoreDamage(f"the journal {path} is damaged at position {position}; {_AWAY}")
+
+
+def usage_damage(path: Path, time: int) -> StoreDamage:
+    """Return what is said where that is the usage of what was dropped; what came after it began at this time."""
+    when = datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M")
+    return StoreDamage(
+        f"the usage history of before {when} UTC in the journal {path} is damaged; "
+        "put a copy of the journal in its place, or ask for what came later"
+    )
 
 
 def fault(path: Path, error: apsw.Error) -> StoreFault:

@@ -278,9 +278,11 @@ class Journal:
         done = await trio.run_process(
             command, capture_stdout=True, capture_stderr=True, check=False, start_new_session=True
         )
+        said = done.stderr.decode(errors="replace").strip()[-_SAID:]
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip()[-_SAID:]
             raise StoreFault(said or f"the compaction ended with code {done.returncode}")
+        if said:
+            _log.warning("part of the usage history is lost", reason=said)
         grown, base, dropped = map(int, done.stdout.split())
         _log.info("journal compacted", bytes=self._since_base - grown)
         self._since_base = grown

@@ -4,11 +4,13 @@ A SQLite database, through apsw. `history` has a row for each commit, with all t
 is cut into segments: each begins with a `base`, the shortest history up to its position, so that it can be read without
 those before it; the last one's is where a restart begins. Compacting writes a new base in small transactions, and only
 then lets a segment begin with it; what was written of one that never did is thrown away by the next. The segments
-before the last are there for license tracking, and the oldest are dropped whole.
+before the last are there for license tracking, and the oldest are dropped whole; what their `usage` was is kept, by a
+`rollup` that takes the place of the one before as they go.
 
 Each row carries the hash of itself and of the one before, so that damage is found where it is, and a row that was
 taken out or altered breaks the chain. A segment carries the hash of itself with its base, and the clock its own; the
-clock's position also tells when rows are missing at the end, which the chain alone would not.
+clock's position also tells when rows are missing at the end, which the chain alone would not. A rollup carries the hash
+of itself with its rows.
 
 Blocking calls, and one thread at a time. Whoever commits on the daemon's loop gives `patience` 0 and does it again in a
 thread on `StoreBusy`.
@@ -29,31 +31,18 @@ import apsw
 import msgspec
 from msgspec import Struct
 
-from cmserverd import database
+from cmserverd import database, sql
 from cmserverd.core.changes import Change
-from cmserverd.database import StoreBusy, StoreFault
+from cmserverd.database import StoreBusy, StoreDamage, StoreFault
+from cmserverd.rollup import Part, Rollup
 from protocol.messages import Access
 
-__all__ = ["Entry", "Segment", "Store", "StoreBusy", "StoreFault"]
+__all__ = ["Entry", "Segment", "Store", "StoreBusy", "StoreDamage", "StoreFault"]
 
 T = TypeVar("T")
 
 _ROW: Final = 1_000
 """The most entries in a row, so that none of them takes long to read."""
-
-_SCHEMA: Final = """
-CREATE TABLE history (position INTEGER PRIMARY KEY, time INTEGER NOT NULL, entries BLOB NOT NULL, chain BLOB NOT NULL)
-STRICT;
-CREATE TABLE base (generation INTEGER, number INTEGER, changes BLOB NOT NULL, PRIMARY KEY (generation, number)) STRICT;
-CREATE TABLE segment (
-  generation INTEGER PRIMARY KEY, position INTEGER NOT NULL, time INTEGER NOT NULL, chain BLOB NOT NULL,
-  digest BLOB NOT NULL
-) STRICT;
-CREATE TABLE clock (
-  only INTEGER PRIMARY KEY CHECK (only = 1), position INTEGER NOT NULL, time INTEGER NOT NULL, ahead INTEGER NOT NULL,
-  digest BLOB NOT NULL
-) STRICT;
-"""
 
 _NOTHING: Final = bytes(32)
 
@@ -75,6 +64,7 @@ class Entry(Struct, frozen=True, gc=False, array_like=True):
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _ENTRIES: Final = msgspec.msgpack.Decoder(tuple[Entry, ...])
 _CHANGES: Final = msgspec.msgpack.Decoder(tuple[Change, ...])
+_PARTS: Final = msgspec.msgpack.Decoder(Part)
 
 
 class Segment(Struct, frozen=True, array_like=True):
@@ -126,10 +116,10 @@ class Store:
         try:
             self._db.set_busy_timeout(round(patience * 1_000))
             if len(rows) == 1:  # a transaction by itself, at half of what one of its own costs
-                self._db.execute(_INSERT, rows[0])
+                self._db.execute(sql.INSERT, rows[0])
             else:
                 with self._db:
-                    self._db.executemany(_INSERT, rows)
+                    self._db.executemany(sql.INSERT, rows)
         except apsw.Error as error:
             raise database.fault(self.path, error) from error
         self.position, self.time, self._chain = last.position, last.at, chain
@@ -139,7 +129,7 @@ class Store:
         """Keep the license time, and by how much the system clock is known to be wrong."""
         with self._telling():
             self._db.set_busy_timeout(round(patience * 1_000))
-            self._db.execute(_SET_CLOCK, (self.position, now, ahead, _hash(self.position, now, ahead)))
+            self._db.execute(sql.SET_CLOCK, (self.position, now, ahead, _hash(self.position, now, ahead)))
         self.time, self.ahead = now, ahead
 
     def reopen(self, patience: float) -> None:
@@ -148,7 +138,7 @@ class Store:
             self._db.close(True)
             self._db = self._open()
             self._db.set_busy_timeout(round(patience * 1_000))
-            if (self._chain,) not in self._db.execute(_LINKS, (self.position, self.position)).fetchall():
+            if (self._chain,) not in self._db.execute(sql.LINKS, (self.position, self.position)).fetchall():
                 raise StoreFault(
                     f"the journal {self.path} is not the one it was; put that one back in its place, "
                     "or restart the server, which goes by the one that is there"
@@ -198,23 +188,43 @@ class Store:
             for (octets,) in self._db.execute(*parts):
                 yield from self._decoded(_CHANGES, octets, segment.position)
 
-    def entries(self, segment: Segment) -> Iterator[Entry]:
-        """Yield the history from where a segment begins to the end: of each row once the next vouched for it."""
+    def entries(self, segment: Segment, following: Segment | None = None) -> Iterator[Entry]:
+        """Yield the history from where a segment begins to the end: of each row once the next vouched for it.
+
+        Or to where a `following` one begins; `position` and `time` stay what they are then.
+        """
         chain = segment.chain
         entries: tuple[Entry, ...] = ()
         with self._telling(segment.position):
             rows = self._db.execute(
-                "SELECT position, time, entries, chain FROM history WHERE position > ? ORDER BY position",
-                (segment.position,),
+                "SELECT position, time, entries, chain FROM history WHERE position BETWEEN ? AND ? ORDER BY position",
+                (segment.position + 1, following.position if following else _LAST),
             )
             for position, time, octets, link in rows:
                 if _hash(chain, position, time, octets) != link:
                     raise database.damage(self.path, position)
                 yield from entries
                 entries = self._decoded(_ENTRIES, octets, position)
-                self.position, self._chain, self.time = position, link, time
                 chain = link
+                if following is None:
+                    self.position, self._chain, self.time = position, link, time
+            if following is not None and chain != following.chain:
+                raise database.damage(self.path, following.position)
             yield from entries
+
+    def rollup(self) -> Rollup:
+        """Return what the usage was of all that was dropped, once that is known to be sound. Raises StoreDamage."""
+        first = self.segments()[0]
+        with self._telling(first.position):
+            *begins, digest = self._only("SELECT generation, position, time, hour, day, month, digest FROM rollup")
+            rows = self._db.execute("SELECT part FROM usage WHERE generation = ? ORDER BY number", begins[:1])
+            parts = [octets for (octets,) in rows]
+            if _rolled(begins, parts) != digest or begins[1] != first.position:
+                raise database.usage_damage(self.path, first.time)
+            rollup = Rollup(begins[2], (begins[3], begins[4], begins[5]))
+            for octets in parts:
+                rollup.load(self._decoded(_PARTS, octets, first.position))
+        return rollup
 
     @property
     def head(self) -> tuple[int, bytes]:
@@ -265,26 +275,46 @@ class Store:
             for parts, octets in enumerate(_parts(base), 1):
                 digest.update(octets)
                 self._db.execute("INSERT INTO base VALUES (?, ?, ?)", (generation, parts, octets))
-            self._db.execute(_BEGIN, (*begins, digest.digest(), before, parts, generation))
+            self._db.execute(sql.BEGIN, (*begins, digest.digest(), before, parts, generation))
         if not self._db.changes():
-            raise StoreBusy(f"the journal {self.path} is compacted by another process; wait until it has done so")
+            raise StoreBusy(_COMPACTED.format(self.path))
 
-    def trim(self, most: int, patience: float) -> int:
-        """Drop the oldest segments until those before the last have at most so many bytes; return how many went."""
+    def surplus(self, most: int) -> tuple[int, int]:
+        """Return how many of the oldest segments go for those before the last to have at most so many bytes.
+
+        And how many bytes these have.
+        """
+        number = left = surplus = 0
+        for segment, end in reversed(list(pairwise(self.segments()))):
+            size = self._sum("length(changes)", f"base WHERE generation = {segment.generation}") + self._sum(
+                "length(entries)", f"history WHERE position > {segment.position} AND position <= {end.position}"
+            )
+            left += size
+            if left > most:
+                surplus += size
+                number += 1
+        return number, surplus
+
+    def drop(self, oldest: Segment, until: Segment, rollup: Rollup, patience: float) -> None:
+        """Drop the oldest segment and all up to another one, and keep at once what the usage of all before that was.
+
+        Raises StoreBusy too if another process does that.
+        """
         with self._telling():
             self._db.set_busy_timeout(round(patience * 1_000))
-            before = self.segments()
-            left = dropped = 0
-            for segment, end in reversed(list(pairwise(before))):
-                size = self._sum("length(changes)", f"base WHERE generation = {segment.generation}") + self._sum(
-                    "length(entries)", f"history WHERE position > {segment.position} AND position <= {end.position}"
-                )
-                left += size
-                if left > most:
-                    dropped += size
-                    self._db.execute("DELETE FROM segment WHERE generation = ?", (segment.generation,))
             self._sweep()
-        return dropped
+            begins = [1 + secrets.randbelow(_APART), until.position, rollup.time, *rollup.known.values()]
+            parts = [_ENCODER.encode(part) for part in rollup.parts()]
+            for number, octets in enumerate(parts, 1):
+                self._db.execute("INSERT INTO usage VALUES (?, ?, ?)", (begins[0], number, octets))
+            whole = (oldest.generation, len(parts), begins[0])
+            with self._db:
+                self._db.execute(sql.ROLL_UP, (*begins, _rolled(begins, parts), *whole))
+                if self._db.changes():
+                    self._db.execute("DELETE FROM segment WHERE generation < ?", (until.generation,))
+                else:
+                    raise StoreBusy(_COMPACTED.format(self.path))
+            self._sweep()
 
     def checkpoint(self, patience: float) -> None:
         """Bring what was committed from the log of the database into itself, so that the log begins anew.
@@ -305,11 +335,14 @@ class Store:
         if not db.pragma("application_id"):
             begins = (0, 0, 0, _NOTHING)
             with db:
-                db.execute(_SCHEMA)
+                db.execute(sql.SCHEMA)
                 db.execute("INSERT INTO segment VALUES (?, ?, ?, ?, ?)", (*begins, _begun(*begins).digest()))
                 db.execute("INSERT INTO clock VALUES (1, 0, 0, 0, ?)", (_hash(0, 0, 0),))
-                db.pragma("user_version", database.FORMAT)
+                _begin_rollup(db)
                 db.pragma("application_id", database.APPLICATION)
+        elif db.pragma("user_version") < database.FORMAT:
+            with db:
+                _begin_rollup(db)
         return db
 
     def _sum(self, what: str, of: str) -> int:
@@ -340,23 +373,15 @@ class Store:
 
     def _sweep(self) -> None:
         """Delete what belongs to no segment, a little at a time."""
-        for what in (_LOOSE_BASES, _LOOSE_HISTORY):
+        for what in (sql.LOOSE_BASES, sql.LOOSE_HISTORY, sql.LOOSE_USAGE):
             while self._db.execute(f"DELETE FROM {what} RETURNING 1").fetchall():  # noqa: S608 - our own words
                 pass
 
 
-_LOOSE_BASES: Final = (
-    "base WHERE rowid IN (SELECT rowid FROM base WHERE generation NOT IN (SELECT generation FROM segment) LIMIT 16)"
-)
-_LOOSE_HISTORY: Final = (
-    "history WHERE position IN (SELECT position FROM history WHERE position <= (SELECT min(position) FROM segment) "
-    "ORDER BY position LIMIT 100)"
-)
-_INSERT: Final = "INSERT INTO history VALUES (?, ?, ?, ?)"
-_SET_CLOCK: Final = "UPDATE clock SET position = ?, time = ?, ahead = ?, digest = ?"
-_LINKS: Final = "SELECT chain FROM history WHERE position = ? UNION ALL SELECT chain FROM segment WHERE position = ?"
-_BEGIN: Final = """INSERT INTO segment SELECT ?, ?, ?, ?, ?
-WHERE ? = (SELECT max(generation) FROM segment) AND ? = (SELECT count(*) FROM base WHERE generation = ?)"""
+_COMPACTED: Final = "the journal {} is compacted by another process; wait until it has done so"
+
+_LAST: Final = (1 << 63) - 1
+"""The last position that there can be."""
 
 _APART: Final = 1 << 40
 """Generations lie so far apart by chance that two who compact at once never write the same one."""
@@ -367,6 +392,22 @@ _PART: Final = 500
 
 def _hash(*values: object) -> bytes:
     return sha256(_ENCODER.encode(values)).digest()
+
+
+def _rolled(begins: Sequence[int], parts: Iterable[bytes]) -> bytes:
+    """Return the hash of a rollup: of how it begins, and of its parts."""
+    digest = sha256(_ENCODER.encode(begins))
+    for octets in parts:
+        digest.update(octets)
+    return digest.digest()
+
+
+def _begin_rollup(db: apsw.Connection) -> None:
+    """Begin to keep the usage of what is dropped, in a new file or in one of format 1, which is one of this then."""
+    db.execute(sql.ROLLUP_SCHEMA)
+    begins = [0, db.execute("SELECT coalesce(min(position), 0) FROM segment").get, 0, 0, 0, 0]
+    db.execute("INSERT OR IGNORE INTO rollup VALUES (1, ?, ?, ?, ?, ?, ?, ?)", (*begins, _rolled(begins, ())))
+    db.pragma("user_version", database.FORMAT)
 
 
 def _begun(generation: int, position: int, time: int, chain: bytes) -> hashlib._Hash:

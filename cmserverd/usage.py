@@ -6,9 +6,9 @@ in a span has no row. A license time that was set back adds nothing until it has
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Self
 
 from msgspec import Struct
 
@@ -57,10 +57,32 @@ class Usage:
         self._by = by
         self._cells: dict[Key, _Cell] = {}
         self._begin = self._end = self._known = self._now = 0
+        self._opening = -1
+
+    @classmethod
+    def onward(cls, by: SpanName, time: int, known: int, position: int, begun: Iterable[UsageRow] = ()) -> Self:
+        """Go on from a time, with what was `begun` of its span by then. Known is the span since `known`, if not before.
+
+        What the lines up to `position` tell was so at that time already.
+        """
+        usage = cls(by)
+        usage._begin_at(time, time)
+        usage._known = max(usage._begin, known)
+        usage._opening = position
+        for row in begun:
+            key = row.container, row.firm_code, row.product_code, row.item
+            usage._cells[key] = _Cell(time, 0, row.peak, row.unit_seconds, row.denials)
+        return usage
+
+    @property
+    def time(self) -> int:
+        """The time it has come to, in Unix seconds."""
+        return self._now
 
     def take(self, line: TrackingLine) -> Iterator[UsageRow]:
         """Take the next line; all of it must be taken."""
-        yield from self.reach(line.time)
+        if line.position > self._opening:
+            yield from self.reach(line.time)
         key = line.container, line.firm_code, line.product_code, line.item
         match line.event:
             case TrackingEvent.STARTED:

@@ -86,6 +86,7 @@ class _Verification:
             self.wrong = _UNLIKE.format(self.position)
         for _ in store.changes():  # which also finds rows missing at the end
             pass
+        store.rollup()  # which finds what is wrong with the usage of what was dropped
 
     def _check(self, segment: Segment, before: Tracking, adding: Occupancy) -> None:
         """Check that a segment begins with what there was at its position, and that the lines add up to that."""

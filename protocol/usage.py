@@ -22,7 +22,10 @@ class UsedFrom(Struct, frozen=True, gc=False):
 
 
 class UsageRequest(Params["UsagePage"], frozen=True, gc=False):
-    """Asks for the usage history by spans, of those that begin at or after `since` and before `until`."""
+    """Asks for the usage history by spans, of those that begin at or after `since` and before `until`.
+
+    What is long over is told by day or by month only, and at last not at all.
+    """
 
     method: ClassVar[str] = "usage"
     by: SpanName = "day"

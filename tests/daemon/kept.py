@@ -5,9 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import apsw
+
+from cmserverd import audit
 from cmserverd.core.table import Table
 from cmserverd.store import Entry, Store
+from cmserverd.tracking import Tracking
+from cmserverd.usage import Usage
+from protocol.usage import SpanName, UsageRequest, UsageRow
 from tests.core.replay import facts
 from tests.core.scene import Scene
 from tests.core.test_laws import eventful
@@ -52,6 +59,26 @@ def read(path: Path) -> tuple[int, Table]:
         return store.position, table
     finally:
         store.close()
+
+
+def added_up(entries: Sequence[Entry], by: SpanName, now: int) -> list[UsageRow]:
+    """Return the usage history that all lines of a history give, up to a time."""
+    tracking, usage = Tracking(), Usage(by)
+    rows = [row for entry in entries for line in tracking.follow(entry) for row in usage.take(line)]
+    return [*rows, *usage.reach(now), *usage.unfinished()]
+
+
+def usage(store: Store, by: SpanName = "hour", **asked: Any) -> list[UsageRow]:
+    """Return the rows of the usage history that a store tells, of all pages."""
+    return [row for page in audit.usage_pages(store, UsageRequest(by=by, **asked)) for row in page.rows]
+
+
+def of_format_1(path: Path) -> Path:
+    """Make a file as the first version wrote it: with two segments, and one that was denied something."""
+    db = apsw.Connection(str(path))
+    db.execute(Path(__file__).with_name("format_1.sql").read_text(encoding="utf-8"))
+    db.close()
+    return path
 
 
 def copied(path: Path, directory: Path) -> Path:

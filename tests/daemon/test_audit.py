@@ -97,6 +97,23 @@ def test_a_time_to_begin_at(store: Store, monkeypatch: pytest.MonkeyPatch, size:
         assert reader.holders == tracked.holders(table)
 
 
+def test_a_time_to_begin_at_that_is_in_two_segments(tmp_path: Path) -> None:
+    """What was at that second before the later one begins is told, too: lines and usage."""
+    store = Store(tmp_path / "cut.db", power=False)
+    first = EVENTFUL[0]
+    opened = [entry for entry in EVENTFUL if any(isinstance(change, c.Opened) for change in entry.changes)][:1]
+    store.append([first, *opened], 0)
+    now = opened[0].at
+    assert isinstance(opened[0].changes[0], c.Opened)
+    session = opened[0].changes[0].session
+    for number in (1, 2):
+        store.append([Entry(store.position + 1, now, session, (), DENIED.denied)], 0)
+        compaction.compact(store, most=1_000_000)
+        assert [line.event for line in lines(store, since=now)].count("denial") == number
+        assert [row.denials for row in usage(store, by="hour", since=now - now % 3_600) if row.denials] == [number]
+    store.close()
+
+
 def test_a_time_to_end_at(store: Store) -> None:
     """What happened then or later is left out."""
     until = max(line.time for line in whole())
@@ -105,7 +122,7 @@ def test_a_time_to_end_at(store: Store) -> None:
 
 def test_the_oldest_history_goes_first(store: Store) -> None:
     """What is left can be read by itself; who was in the middle of what went has to begin anew."""
-    store.trim(0, 0)
+    compaction.trim(store, 0, 0)
     assert len(store.segments()) == 1
     reader = tracked.read(lines(store))
     assert reader.used() == tracked.counted(replay(store))
@@ -171,7 +188,7 @@ def test_what_is_as_it_was_written_is_proven(store: Store) -> None:
         entries=len(EVENTFUL) + 1,
         lines=len(whole()),
     )
-    store.trim(0, 0)
+    compaction.trim(store, 0, 0)
     proof = verify(store)
     assert (proof.sound, proof.first, proof.segments) == (True, store.segments()[0].position, 1)
 

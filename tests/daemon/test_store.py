@@ -216,18 +216,18 @@ def test_the_oldest_segments_are_dropped_until_the_rest_fits(path: Path, store: 
     """As few as that takes, whole ones, and never anything of the last one."""
     segments = in_segments(store, 5)
     whole = size_before_the_last(store)
-    assert store.trim(whole, 0) == 0
+    assert compaction.trim(store, whole, 0) == 0
     assert store.segments() == segments
-    dropped = store.trim(whole - 1, 0)
+    dropped = compaction.trim(store, whole - 1, 0)
     assert store.segments() == segments[1:]
     assert size_before_the_last(store) == whole - dropped
     assert store._db.execute("SELECT min(position) FROM history").get == segments[1].position + 1
-    store.trim(1, 0)
+    compaction.trim(store, 1, 0)
     assert store.segments() == segments[-1:]
     assert size_before_the_last(store) == 0
     position, table = read(path)
     assert (position, facts(table)) == (LAST.position, FACTS[LAST.position])
-    assert store.trim(0, 0) == 0
+    assert compaction.trim(store, 0, 0) == 0
     assert store.grown() > 0
 
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import apsw
 import pytest
 
 from cmserverd import compaction
+from cmserverd.database import FORMAT
 from cmserverd.store import Store
+from protocol.usage import UsageRow
 from tests.core.replay import facts
 from tests.daemon.disk import Left, Remains, Step, noting
-from tests.daemon.kept import EVENTFUL, FACTS, replay
+from tests.daemon.kept import EVENTFUL, FACTS, added_up, of_format_1, replay, usage
 
 LAST = EVENTFUL[-1].position
 
@@ -72,6 +75,7 @@ def opened(directory: Path, run: Run, left: Left) -> list[tuple[int, int]]:
         remains.put(directory, left)
         store = Store(directory / "journal.db", power=False)
         assert facts(replay(store)) == FACTS[store.position], f"after step {count}, {step.kind} {step.name}"
+        assert usage(store) == expected_usage(store), "what was dropped is told once"
         found.append((acknowledged, store.position))
         go_on(store)
         store._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # nobody needs it any more
@@ -86,10 +90,25 @@ def go_on(store: Store) -> None:
         store.append(rest, 0)
     compaction.compact(store, most=0)
     assert facts(replay(store)) == FACTS[LAST]
+    assert usage(store) == expected_usage(store)
     assert store.position == LAST
     (segment,) = store.segments()
     assert {row[0] for row in store._db.execute("SELECT generation FROM base")} == {segment.generation}
+    assert (
+        store._db.execute("SELECT count(*) FROM usage WHERE generation NOT IN (SELECT generation FROM rollup)").get == 0
+    )
     assert store._db.pragma("integrity_check") == "ok"
+
+
+def expected_usage(store: Store) -> list[UsageRow]:
+    """Return what a store must tell of the usage, up to where it has come."""
+    return known_usage(store.position, store.time)
+
+
+@cache
+def known_usage(position: int, time: int) -> list[UsageRow]:
+    """Return the usage history of all up to a position, at a time."""
+    return added_up([entry for entry in EVENTFUL if entry.position <= position], "hour", time)
 
 
 @pytest.mark.parametrize("left", Left)
@@ -103,6 +122,35 @@ def test_a_crash_at_every_write(tmp_path: Path, left: Left, *, power: bool) -> N
     else:
         assert any(position < acknowledged for acknowledged, position in found), "this must be able to fail"
     assert found[-1] == (LAST, LAST)
+
+
+@pytest.mark.parametrize("left", Left)
+def test_a_crash_while_a_file_of_format_1_becomes_one_of_this(tmp_path: Path, left: Left) -> None:
+    """It is still one of that, or already one of this: all is in it, and it can be gone on with."""
+    path = of_format_1(tmp_path / "journal.db")
+    before = path.read_bytes()
+    with noting() as disk:
+        store = Store(path, power=True)
+        expected = facts(replay(store)), usage(store)
+        store.checkpoint(0)
+        store.close()
+    after = tmp_path / "after" / path.name
+    remains = Remains({path.name: before})
+    formats = set()
+    for step in disk.steps:
+        remains.follow(step)
+        shutil.rmtree(after.parent, ignore_errors=True)
+        after.parent.mkdir()
+        remains.put(after.parent, left)
+        db = apsw.Connection(str(after))
+        formats.add(db.pragma("user_version"))
+        db.close()
+        store = Store(after, power=False)
+        assert (facts(replay(store)), usage(store)) == expected
+        compaction.compact(store, most=0)
+        assert (facts(replay(store)), usage(store)) == expected
+        store.close()
+    assert formats == {1, FORMAT}, "it has been cut before and after"
 
 
 def test_the_run_has_everything_in_it(tmp_path: Path) -> None:
