@@ -18,7 +18,7 @@ from urllib.parse import quote
 import structlog
 import trio
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
@@ -207,8 +207,11 @@ class Guard:
         length = request.headers.get("content-length", "")
         if not known and not (re.fullmatch(r"\d{1,9}", length, re.ASCII) and int(length) <= STRANGERS):
             raise HTTPException(413, f"This form is longer than {STRANGERS} bytes; log in first.")
-        with trio.move_on_after(BODY_TIME) as taking:
-            await request.body()
+        try:
+            with trio.move_on_after(BODY_TIME) as taking:
+                await request.body()
+        except ClientDisconnect:
+            raise HTTPException(400, "The request did not come to its end.") from None
         if taking.cancelled_caught:
             raise HTTPException(408, f"The request did not come within {BODY_TIME:g} s.")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -230,6 +231,40 @@ async def test_who_is_removed_while_he_sends_has_no_say_any_more(world: World) -
     answer = await browser.client.post("/act", content=slowly(), headers=headers)
     assert answer.status_code == 403
     assert world.acts == []
+
+
+async def test_who_goes_away_in_the_middle_is_no_fault_of_a_page(world: World) -> None:
+    """Anybody can do so as often as he likes, and fill the log."""
+    world.add("root", Role.ADMIN)
+    messages: list[MutableMapping[str, Any]] = [
+        {"type": "http.request", "body": b"csrf=", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1"), (b"origin", b"http://127.0.0.1"), (b"content-length", b"9")]
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/login",
+        "raw_path": b"/login",
+        "query_string": b"",
+        "headers": headers,
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+    }
+    with capture_logs() as said:
+        await world.site(scope, receive, send)
+    assert sent[0]["status"] == 400
+    assert not [line for line in said if line["log_level"] == "error"]
 
 
 async def test_a_request_that_does_not_come_is_given_up(world: World, autojump_clock: MockClock) -> None:
