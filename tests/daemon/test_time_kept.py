@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from cmserverd.clock import LicenseClock
 from cmserverd.engine import Engine, Listener
@@ -71,9 +70,7 @@ class Interrupted(Store):
             self.meanwhile = None  # after it: who waits for this must not look before
 
 
-async def test_a_time_that_is_set_while_another_one_is_being_kept_is_kept_too(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
+async def test_a_time_that_is_set_while_another_one_is_being_kept_is_kept_too(tmp_path: Path) -> None:
     """As soon as it is acknowledged: a crash at that moment must not bring the wrong time back."""
     system = float(NOON + YEAR)
     engine = Engine(LicenseClock(lambda: system, lambda: 100.0), _raise)
