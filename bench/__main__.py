@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from bench import core, journal, listing, machine, memory, stall, wire
+from bench import core, journal, listing, machine, memory, pages, stall, wire
 from bench.processes import ChildFailed
 from bench.report import Row, replace_block, table
 
@@ -25,6 +25,7 @@ PARTS: Final[dict[str, tuple[Callable[[], Iterator[Row]], Callable[[], Iterator[
     "stall": (partial(stall.measure, stall.Plan()), partial(stall.measure, stall.QUICK)),
     "listing": (partial(listing.measure, listing.Plan()), partial(listing.measure, listing.QUICK)),
     "journal": (partial(journal.measure, journal.Plan()), partial(journal.measure, journal.QUICK)),
+    "pages": (partial(pages.measure, pages.Plan()), partial(pages.measure, pages.QUICK)),
 }
 """Each part in full, and quick."""
 

@@ -1,8 +1,9 @@
 """What happens, told to whoever looks: a ring of the last happenings, and those who wait for the next one.
 
 The engine is listened to only while somebody has asked lately, and once however many ask: a grant that nobody looks at
-costs nothing more. Nor is it while everybody has missed something, and is to list anew when he asks the next time. What
-was changed is noted as it passes, and put into words only for who asks for it.
+costs nothing more. Nor is it while everybody has missed something, and is to list anew when he asks the next time, nor
+while more happens than could be told. What was changed is noted as it passes, and put into words only for who asks for
+it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ GATHER: Final = 0.2
 Else each grant could be an answer. So who asks again and again has some 2,500 happenings a second; if more happen he
 is told that he missed some, which costs less than all of it would.
 """
+
+RATE: Final = PAGE / GATHER
+"""How many passages a second can be told. While there are more, who looks hears that he missed some, and no more."""
 
 _Place = tuple[str, int, int, int]
 """Container, firm code, product code, item; 0 or empty where there is none."""
@@ -80,6 +84,7 @@ class Happenings:
         self._until = 0
         self._last = 0
         self._answered = 0  # up to where somebody was told
+        self._left: tuple[int, float] | None = None  # where it was, and when, when it came to be too much
         self._wake = trio.Event()
         self.first = 0
 
@@ -88,12 +93,19 @@ class Happenings:
         self._look()
         if asked.wait and asked.since is not None:
             with trio.move_on_after(asked.wait):
-                if self._last <= asked.since <= self._engine.position:
-                    await self._wake.wait()
+                await self._something(asked.since)
                 await trio.sleep(GATHER)
         answer = self._told(asked.since)
         self._answered = max(self._answered, answer.position)
         return answer
+
+    async def _something(self, since: int) -> None:
+        """Wait until there may be something to tell after a position."""
+        while not self._listens and since == self._engine.position:
+            await trio.sleep(GATHER)
+            self._look()
+        if self._listens and self._last <= since <= self._engine.position:
+            await self._wake.wait()
 
     # what the engine calls
 
@@ -126,6 +138,7 @@ class Happenings:
         self._wake.set()
         if self.first > self._answered:
             self._leave()
+            self._left = (self._engine.position, trio.current_time())
 
     # listening or not
 
@@ -135,10 +148,25 @@ class Happenings:
         self._until = engine.clock.now() + IDLE
         if self._wake.is_set():
             self._wake = trio.Event()
-        if not self._listens:
+        if self._listens:
+            return
+        if self._is_too_much():
+            self.first = self._last = engine.position
+        else:
             self._listens = True
             self.first = self._last = self._answered = engine.position
             engine.listen(self.listen, before=self.note)
+
+    def _is_too_much(self) -> bool:
+        """Tell whether more happens than could be told: the engine's position shows that at no cost."""
+        if self._left is None:
+            return False
+        now, position = trio.current_time(), self._engine.position
+        before, at = self._left
+        if now - at < GATHER:
+            return True  # it was a moment ago
+        self._left = (position, now) if position - before > RATE * (now - at) else None
+        return self._left is not None
 
     def _leave(self) -> None:
         self._listens = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from bench import core, journal, listing, memory, requests, stall, wire
+from bench import core, journal, listing, memory, pages, requests, stall, wire
 from bench.filled import hold, make_engine, open_sessions
 from bench.load import Load
 from bench.report import Row
@@ -151,3 +151,18 @@ def test_a_restart_finds_the_handles_that_were_made_up_for_it(tmp_path: Path) ->
         requests.call(sock, requests.hello(999), m.Greeting)
         info = requests.call(sock, m.ServerInfoRequest(), m.ServerInfo)
     assert (info.sessions, info.accesses) == (31, 60)
+
+
+def test_pages() -> None:
+    """What the readers see is what the daemon has, and no request is refused while they look."""
+    rows = list(pages.measure(pages.Plan(2, 3, 5, rounds=1, seconds=0.3, looks=2)))
+    assert [row.what for row in rows] == [
+        "pages, 6 handles: the details' first rows",
+        "pages, 6 handles, 5 pages: until all show a change",
+        "pages, 6 handles, 64 clients: none open",
+        "pages, 6 handles, 64 clients: 5 open",
+        "pages, 6 handles, 64 clients: 5 open / none",
+        "pages: requests refused",
+    ]
+    assert all(number(row) > 0 for row in rows[:-1])
+    assert rows[-1].valid

@@ -120,20 +120,54 @@ async def test_who_comes_too_late_is_told_that_he_missed_some() -> None:
     assert events == RING
 
 
-async def test_nobody_listens_while_all_have_missed_some() -> None:
-    """A server that does more than anybody can follow is not held up by noting it; who asks again is heard again."""
+async def test_nobody_listens_while_all_have_missed_some(autojump_clock: MockClock) -> None:
+    """A server that does more than anybody can follow is not held up by noting it; then who asks is heard again."""
     service = make_service(charts())
     engine = service.engine
     before = engine._listeners
     start = (await told(service)).position
     talk = Talk(service, greeting=hello(1))
-    for _ in range(RING):
+    for _ in range(RING // 2 + 1):
         talk.ask(m.Release(talk.ask(access()).handle))
     assert engine._listeners == before
     answer = await told(service, start)
     assert (answer.missed, answer.position) == (True, engine.position)
+    await trio.sleep(2 * GATHER)
+    assert (await told(service, answer.position)).events == ()
     talk.ask(access())
     assert kinds(await told(service, answer.position)) == ["granted"]
+
+
+async def test_while_too_much_happens_who_waits_hears_that_alone(autojump_clock: MockClock) -> None:
+    """Nothing is noted for him meanwhile; he hears of it every moment, and all of what comes when it is over."""
+    service = make_service(charts())
+    engine = service.engine
+    before = engine._listeners
+    here = (await told(service)).position
+    talk = Talk(service, greeting=hello(1))
+    for _ in range(RING):
+        talk.ask(m.Release(talk.ask(access()).handle))
+    for _ in range(5):
+        asked = trio.current_time()
+        answer = await told(service, here, 20)
+        assert (answer.missed, answer.position, answer.first) == (True, engine.position, engine.position)
+        assert trio.current_time() == pytest.approx(asked + GATHER)
+        assert engine._listeners == before
+        here = answer.position
+        for _ in range(PAGE):
+            talk.ask(m.Release(talk.ask(access()).handle))
+    answer = await told(service, here, 20)
+    assert answer.missed
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_later, talk)
+        answer = await told(service, answer.position, 20)
+    assert (answer.missed, kinds(answer)) == (False, ["granted"])
+
+
+async def _later(talk: Talk) -> None:
+    """Take a license when it has been quiet for a while."""
+    await trio.sleep(3 * GATHER)
+    talk.ask(access())
 
 
 async def test_one_passage_that_is_more_than_the_ring_is_missed_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
