@@ -1,20 +1,23 @@
 """The demo: the main job of a license server, on the embedded virtual USB dongle, with real processes over TCP.
 
-It starts a daemon of its own on free ports and in a private directory, runs instances of `examples.charts` on several
-"stations", and says line by line what it shows. Every number is read from `cmu --json`. Exit codes: 0 each number was
-right, the exit code of the daemon included, 1 one was not, 130 Ctrl-C came before all had been shown. SIGTERM and
-SIGHUP end it as Ctrl-C does, daemon and directory with it; before all had been shown, with 143 and 129.
+It starts a daemon of its own on free ports and in a private directory, and WebAdmin beside it, runs instances of
+`examples.charts` on several "stations", and says line by line what it shows. Every number is read from `cmu --json`,
+and some from WebAdmin's page, too. Exit codes: 0 each number was right, the exit code of the daemon included, 1 one was
+not, 130 Ctrl-C came before all had been shown. SIGTERM and SIGHUP end it as Ctrl-C does, daemon and directory with it;
+before all had been shown, with 143 and 129.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -78,9 +81,9 @@ class Daemon:
 
     def __init__(self, directory: Path) -> None:
         self.monitor = directory / "run" / "monitor.sock"
+        self.config = directory / "cmserverd.toml"
         self._log = directory / "daemon.log"
-        config = directory / "cmserverd.toml"
-        config.write_text(
+        self.config.write_text(
             "[server]\n"
             'name = "demo"\n'
             'listen = ["127.0.0.1:0", "[::1]:0"]\n'
@@ -89,12 +92,15 @@ class Daemon:
             "[licensors]\n"
             f'{FIRM_CODE} = "{keys.to_text(demo_licensor.PUBLIC)}"\n'
             "[drivers.usb]\n"
-            "embedded = true\n",
+            "embedded = true\n"
+            "[webadmin]\n"
+            'listen = ["127.0.0.1:0"]\n'
+            'anonymous = "viewer"\n',
             encoding="utf-8",
         )
         with self._log.open("w") as log:
             self._process = subprocess.Popen(  # a group of its own: the terminal's signals are for the demo
-                [COMMANDS / "cmserverd", "--config", config], stderr=log, cwd=ROOT, process_group=0
+                [COMMANDS / "cmserverd", "--config", self.config], stderr=log, cwd=ROOT, process_group=0
             )
 
     def cmu(self, *options: str) -> tuple[int, str]:
@@ -132,6 +138,44 @@ class Daemon:
         """Ask the daemon to stop; return its exit code."""
         self._process.terminate()
         return self._process.wait(PATIENCE)
+
+
+class WebAdmin:
+    """The daemon's pages for a browser; on this machine everybody may look at them here."""
+
+    def __init__(self, directory: Path, config: Path) -> None:
+        self._log = directory / "webadmin.log"
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [COMMANDS / "cmserverd-webadmin", "--config", config], stderr=log, cwd=ROOT, process_group=0
+            )
+
+    def link(self) -> str:
+        """Wait until it serves; return the link by which its first administrator is made."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and self._process.poll() is None:
+            for line in self._log.read_text().splitlines():
+                if line.startswith("{") and line.endswith("}") and "link" in (entry := json.loads(line)):
+                    link: str = entry["link"]
+                    return link
+            time.sleep(0.1)
+        raise Failed(f"WebAdmin did not come up; its log:\n{self._log.read_text()}")
+
+    def page(self) -> str:
+        """Return the address of the page about the demo's license."""
+        address, _, _ = self.link().partition("/setup/")
+        return f"{address}/licenses/{CONTAINER}/{FIRM_CODE}/{PRODUCT_CODE}"
+
+    def says(self) -> str:
+        """Return the sentence on that page that tells how it stands."""
+        with urllib.request.urlopen(self.page(), timeout=PATIENCE) as answer:  # noqa: S310 - its own address
+            found = re.search(r"Total \d+, available \d+", answer.read().decode())
+        return found[0] if found else "nothing"
+
+    def stop(self) -> None:
+        """Ask it to stop, and wait for that."""
+        self._process.terminate()
+        self._process.wait(PATIENCE)
 
 
 class Instance:
@@ -173,11 +217,11 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="end after the demo instead of serving on")
     once = parser.parse_args().once
     try:
-        with running() as daemon:
-            show(daemon)
+        with running() as (daemon, webadmin):
+            show(daemon, webadmin)
             if not once:
                 with suppress(KeyboardInterrupt):
-                    serve_on(daemon)
+                    serve_on(daemon, webadmin)
         say("\nThe daemon has stopped in good order.")
     except (Failed, subprocess.TimeoutExpired) as failure:
         say(f"\nFAILED: {failure}")
@@ -189,19 +233,24 @@ def main() -> int:
 
 
 @contextmanager
-def running() -> Iterator[Daemon]:
-    """Have a daemon in a private directory, and stop it in the end. Raises Failed if it does not stop in good order."""
-    with tempfile.TemporaryDirectory(prefix="cmserverd-demo-") as directory:
+def running() -> Iterator[tuple[Daemon, WebAdmin]]:
+    """Have a daemon in a private directory and WebAdmin, and stop both in the end.
+
+    Raises Failed if the daemon does not stop in good order.
+    """
+    with tempfile.TemporaryDirectory(prefix="cmserverd-demo-") as directory, ExitStack() as stack:
         daemon = Daemon(Path(directory))
         try:
+            webadmin = WebAdmin(Path(directory), daemon.config)
+            stack.callback(webadmin.stop)
             with STOP.breaking_in():
-                yield daemon
+                yield daemon, webadmin
         finally:
             code = daemon.stop()
         check("the daemon's exit code", code, 0)
 
 
-def show(daemon: Daemon) -> None:
+def show(daemon: Daemon, webadmin: WebAdmin) -> None:
     """Show the main job, step by step."""
     container = daemon.wait_for_container()
     say(f"1. The daemon runs and reads a dongle: container {container['id']} ({container['kind']}).")
@@ -232,6 +281,9 @@ def show(daemon: Daemon) -> None:
         say(f"   {third.said}\n   {third.rest().rstrip()}")
         check("the refusal's number", "Error 212." in third.said, right=True)
         expect(daemon, used=2, accesses=5, clients=2)
+        said = webadmin.says()
+        say(f"   WebAdmin, the page for a browser, says the same: {said}.")
+        check("WebAdmin's sentence", said, "Total 2, available 0")
 
         say("\n5. Three of the first four instances end. The fourth still runs, so nothing is free:")
         for instance in first[:3]:
@@ -246,13 +298,17 @@ def show(daemon: Daemon) -> None:
     say("\nEvery number was right.")
 
 
-def serve_on(daemon: Daemon) -> None:
+def serve_on(daemon: Daemon, webadmin: WebAdmin) -> None:
     """Go on serving until Ctrl-C."""
     server = daemon.address()
     say(
         "\nThe daemon goes on serving; stop it with Ctrl-C. Meanwhile, in other terminals (in this directory):\n"
         f"   .venv/bin/python -m examples.charts --server '{server}'\n"
-        f"   .venv/bin/cmu -n --server unix:{daemon.monitor}"
+        f"   .venv/bin/cmu -n --server unix:{daemon.monitor}\n"
+        "and in a browser, to see it happen:\n"
+        f"   {webadmin.page()}\n"
+        "Who takes a license away there has to log in; this link, open for an hour, makes the first administrator:\n"
+        f"   {webadmin.link()}"
     )
     while True:
         time.sleep(1)  # a Ctrl-C that comes just before it begins is noticed when it ends
