@@ -5,7 +5,7 @@
     HYPOTHESIS_PROFILE=explore pytest --hypothesis-seed=1234 tests/core      the same again
 
 `EXPLORE` in the environment is how many times as long the exploring lasts. With `REQUIRE_EVERYTHING` a test fails that
-would be skipped since something is not installed.
+would be skipped since something is not installed. `PATIENCE` is how many seconds a test waits for what must happen.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ from protocol.terms import AccessMode, Client, HandleKind, Station
 
 R = TypeVar("R", bound=Struct)
 
-LIMIT: Final = 60.0
+LIMIT: Final = float(os.environ.get("PATIENCE", "60"))
 """Seconds after which a test gives up waiting for what must happen."""
 
 MACHINE: Final = "daemons-own-machine"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -265,7 +264,7 @@ def test_resuming_an_attached_session_takes_it_over() -> None:
     assert old.inbox.events == []
 
 
-@pytest.mark.parametrize("token", ["0" * 64, secrets.token_hex(32)])
+@pytest.mark.parametrize("token", ["0" * 64, "5e" * 32])
 def test_an_unknown_token_is_106(token: str) -> None:
     """The sentence says to greet anew, and that works."""
     talk = Talk(make_service())

@@ -15,7 +15,7 @@ from cmserverd import logs
 from cmserverd.logbook import BYTES, LINES, LONGEST, Logbook
 from protocol import messages as m
 from protocol.watching import LogLine
-from tests.daemon.harness import MONITOR, Talk, hello, make_service
+from tests.daemon.harness import LIMIT, MONITOR, Talk, hello, make_service
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ async def test_who_waits_is_told_of_a_line_from_another_thread() -> None:
     async def wait() -> None:
         pages.append(await lines(book, 0, 60))
 
-    with trio.fail_after(30):  # before the wait ends by itself
+    with trio.fail_after(LIMIT / 2):  # before the wait ends by itself
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             nursery.start_soon(wait)

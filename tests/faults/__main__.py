@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import os
 import queue
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 
+from tests.faults.copies import Copy, Hangs
 from tests.faults.planted import ROOT, Fault, all_faults
 
 WORKERS = min(2, os.cpu_count() or 1)
@@ -30,7 +30,9 @@ LIMIT = 120.0
 LIMIT_OF_ALL = 1_800.0
 """The same for all tests together, which are run once before any fault is planted."""
 
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "node_modules")
+SLOWEST = 15
+"""How many faults are named at the end as those that took longest."""
+
 CAUGHT = "caught"
 
 
@@ -38,100 +40,91 @@ def main(words: Sequence[str]) -> int:
     """Run the command; return its exit status."""
     faults = [fault for fault in all_faults() if not words or any(word in fault.name for word in words)]
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
-        copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
-        for number in range(WORKERS):
-            copy = Path(scratch) / str(number)
-            shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
-            tests = [] if number else [fault.test for fault in faults]  # the copies are alike
-            if sick := _sickness(copy, sorted({fault.file for fault in faults}), tests):
-                _say(f"{sick}\nThis is so without any fault; mend it first.")
-                return 1
-            copies.put(copy)
+    with tempfile.TemporaryDirectory(prefix="faults-") as scratch, ExitStack() as stack:
+        directories = [Path(scratch) / str(number) for number in range(WORKERS)]
+        copies = [stack.enter_context(closing(Copy(ROOT, directory))) for directory in directories]
+        pool = stack.enter_context(ThreadPoolExecutor(WORKERS))
+        if sick := _sickness(faults, copies, pool):
+            _say(f"{sick}\nThis is so without any fault; mend it first.")
+            return 1
+        _say(f"without any fault all is well after {time.monotonic() - started:.0f} s")
+        idle: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+        for copy in copies:
+            idle.put(copy)
         width = max((len(fault.name) for fault in faults), default=0)
         bad = []
-        with ThreadPoolExecutor(WORKERS) as pool:
-            for fault, verdict in zip(faults, pool.map(lambda fault: _judge(fault, copies), faults), strict=True):
-                _say(f"{verdict.splitlines()[0]:<8}  {fault.name:<{width}}  {fault.test.removeprefix('tests/')}")
-                if verdict != CAUGHT:
-                    bad.append(f"{fault.name}: {verdict}")
+        seconds = {}
+        for fault, (verdict, took) in zip(faults, pool.map(lambda fault: _judge(fault, idle), faults), strict=True):
+            _say(f"{verdict.splitlines()[0]:<8}  {fault.name:<{width}}  {fault.test.removeprefix('tests/')}")
+            seconds[fault.name] = took
+            if verdict != CAUGHT:
+                bad.append(f"{fault.name}: {verdict}")
+    _say(f"\nthe slowest {SLOWEST}:")
+    for name in sorted(seconds, key=lambda name: -seconds[name])[:SLOWEST]:
+        _say(f"{seconds[name]:6.1f} s  {name}")
     for line in bad:
         _say(f"\n{line}")
     _say(f"\n{len(faults) - len(bad)} of {len(faults)} faults caught in {time.monotonic() - started:.0f} s")
     return 1 if bad or not faults else 0
 
 
-def _judge(fault: Fault, copies: queue.SimpleQueue[Path]) -> str:
-    """Return what became of a fault, in a word; and more, in further lines, if it was not caught."""
-    copy = copies.get()
+def _judge(fault: Fault, idle: queue.SimpleQueue[Copy]) -> tuple[str, float]:
+    """Return what became of a fault, in a word, and more in further lines if it was not caught; and the seconds."""
+    copy = idle.get()
+    started = time.monotonic()
     try:
-        healthy = fault.plant(copy)
+        healthy = fault.plant(copy.root)
         try:
-            return _verdict(fault, copy)
+            verdict = _verdict(fault, copy)
         finally:
-            (copy / fault.file).write_text(healthy, encoding="utf-8")
+            (copy.root / fault.file).write_text(healthy, encoding="utf-8")
     except ValueError as misfit:
-        return f"misfit\n{misfit}"
-    except subprocess.TimeoutExpired:
-        return f"hangs\nfor more than {LIMIT:.0f} s"
+        verdict = f"misfit\n{misfit}"
+    except Hangs:
+        verdict = f"hangs\nfor more than {LIMIT:.0f} s"
     finally:
-        copies.put(copy)
+        idle.put(copy)
+    return verdict, time.monotonic() - started
 
 
-def _verdict(fault: Fault, copy: Path) -> str:
+def _verdict(fault: Fault, copy: Copy) -> str:
     if seen := _seen_by_tools(copy, [fault.file]):
         return f"seen\n{seen}"
-    tested = _tests(copy, [fault.test])
-    failed = [line.split()[1] for line in tested.stdout.splitlines() if line.startswith("FAILED ")]
-    if tested.returncode == 0:
+    status, said = copy.pytest("--exitfirst", FIRST_GRANT, fault.test, limit=LIMIT)
+    failed = [line.split()[1] for line in said.splitlines() if line.startswith("FAILED ")]
+    if status == 0:
         return "SURVIVES\nits test passes"
     if FIRST_GRANT in failed:
-        return f"blunt\nthe first grant does not work any more\n{tested.stdout}"
+        return f"blunt\nthe first grant does not work any more\n{said}"
     if not failed:
-        return f"breaks\nits test cannot be run\n{tested.stdout}{tested.stderr}"
+        return f"breaks\nits test cannot be run\n{said}"
     return CAUGHT
 
 
-def _sickness(copy: Path, files: list[str], tests: list[str]) -> str:
-    """Return what is wrong with the project as it is."""
-    tested = _tests(copy, tests, LIMIT_OF_ALL)
-    return _seen_by_tools(copy, files) or (tested.stdout + tested.stderr if tested.returncode else "")
+def _sickness(faults: Sequence[Fault], copies: Sequence[Copy], pool: ThreadPoolExecutor) -> str:
+    """Return what is wrong with the project as it is. The copies are alike: each shows it of its share of the tests."""
+    files = sorted({fault.file for fault in faults})
+    tests = sorted({FIRST_GRANT, *(fault.test for fault in faults)})
+    found: Iterable[str] = pool.map(
+        lambda number: _sick(copies[number], files, tests[number :: len(copies)]), range(len(copies))
+    )
+    return "\n".join(filter(None, found))
 
 
-def _seen_by_tools(copy: Path, files: list[str]) -> str:
+def _sick(copy: Copy, files: Sequence[str], tests: Sequence[str]) -> str:
+    if seen := _seen_by_tools(copy, files):
+        return seen
+    status, said = copy.pytest(*tests, limit=LIMIT_OF_ALL) if tests else (0, "")
+    return said if status else ""
+
+
+def _seen_by_tools(copy: Copy, files: Sequence[str]) -> str:
     python = [file for file in files if file.endswith(".py")]
     for tool in (["ruff", "check", "--quiet"], ["mypy"]) if python else ():
-        checked = _run(copy, "-m", *tool, *python)
-        if checked.returncode != 0:
-            return f"{tool[0]}: {checked.stdout}{checked.stderr}"
+        status, said = copy.tool(*tool, *python, limit=LIMIT)
+        if status:
+            return f"{tool[0]}: {said}"
     return ""
-
-
-def _tests(copy: Path, tests: list[str], limit: float = LIMIT) -> subprocess.CompletedProcess[str]:
-    wanted = sorted({FIRST_GRANT, *tests})
-    return _run(copy, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", *wanted, limit=limit)
-
-
-def _run(copy: Path, *arguments: str, limit: float = LIMIT) -> subprocess.CompletedProcess[str]:
-    # No bytecode: a fault of the same length, planted within the same second, would not be noticed. Each copy has its
-    # own directory for temporary ones: pytest clears those of earlier runs away, and meets others that do the same.
-    temporary = copy.with_suffix(".tmp")
-    temporary.mkdir(exist_ok=True)
-    environment = {
-        **os.environ,
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HYPOTHESIS_PROFILE": "gate",
-        "PYTEST_DEBUG_TEMPROOT": str(temporary),
-    }
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=copy,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=limit,
-        check=False,
-    )
 
 
 def _say(line: str) -> None:
