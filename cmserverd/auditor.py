@@ -1,6 +1,7 @@
 """Has a process of its own read license tracking from the journal's file, one at a time, and gives its answer.
 
-A process that has more to tell is kept for some seconds, for whoever asks for the next page.
+A process that has more to tell is kept for some seconds, for whoever asks for the next page. Whoever else asks waits,
+with one question of each connection to the monitor socket at most, of which there are few.
 """
 
 from __future__ import annotations

@@ -208,6 +208,9 @@ class Borrowing(Struct, frozen=True):
     keep: Annotated[
         int, count(0, 1_000_000, "How many licenses of each entry are never lent, for those who are connected.")
     ] = 0
+    per_address: Annotated[
+        int, count(1, 1_000_000, "How many licenses the clients of one address may have out at once.")
+    ] = 20
 
 
 class Containers(Struct, frozen=True):

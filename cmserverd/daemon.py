@@ -234,6 +234,7 @@ def _limits(config: Config) -> Limits:
         config.sessions.per_address,
         borrow_maximum=longest if borrowing.allowed else 0,
         borrow_keep=borrowing.keep,
+        borrow_per_address=borrowing.per_address,
     )
 
 

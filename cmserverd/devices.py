@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
+import trio
+
+from cmserverd.core.borrowing import Lending
 from cmserverd.core.refusal import Refused
 from cmserverd.turns import OWN, Turns
+from cmserverd.wear import Wear
 from drivers import driver
 from drivers.container import Container, ContainerId, Loan, mask_and_serial
 from drivers.driver import Device, Vanished
@@ -37,7 +41,7 @@ class OpenDevice:
     """A device that was read, and what it held then.
 
     `floor` is the license time that it is known to know of. `doubtful`: it may hold something else by now, and is to
-    be read anew. `writing` are the loans that are counted already, and on their way into its ledger.
+    be read anew. `writing` are the loans that are on their way into its ledger.
     """
 
     def __init__(self, device: Device, image: Image, floor: int, call: Call) -> None:
@@ -45,7 +49,7 @@ class OpenDevice:
         self.image = image
         self.floor = floor
         self.doubtful = False
-        self.writing: list[Loan] = []
+        self.writing: list[Lending] = []
         self._device = device
         self._call = call
         self._turns = Turns()
@@ -58,10 +62,15 @@ class OpenDevice:
 
     @property
     def loans(self) -> tuple[Loan, ...]:
-        """What is lent of it: its ledger as it was read just now, and what was on its way into that meanwhile."""
+        """What is lent of it: its ledger as it was read just now, and what counts and was on its way into that."""
         ledger = self.image.state.loans
         known = {loan.id for loan in ledger}
-        return (*ledger, *(loan for loan in self.writing if loan.id not in known))
+        return (*ledger, *(one.loan for one in self.writing if one.new and one.loan.id not in known))
+
+    @property
+    def converting(self) -> frozenset[bytes]:
+        """The ids of the loans on their way into it that accesses are to become, and which do not count until then."""
+        return frozenset(one.loan.id for one in self.writing if one.handle and not one.new)
 
     @property
     def has_key(self) -> bool:
@@ -93,14 +102,14 @@ class OpenDevice:
 
 
 class Devices:
-    """The device of each container that is there. `trust` says which licensors are believed.
+    """The device of each container that is there.
 
-    `converting` are the accesses that are on their way to become loans: the id of each loan by the handle.
+    `trust` says which licensors are believed, `wear` how often clients may have ledgers written.
     """
 
     def __init__(self, trust: Trust) -> None:
         self.trust = trust
-        self.converting: dict[int, bytes] = {}
+        self.wear = Wear(trio.current_time)
         self._open: dict[ContainerId, OpenDevice] = {}
 
     def believe(self, trust: Trust) -> None:

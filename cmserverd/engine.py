@@ -7,7 +7,7 @@ lock. Journal, log, metrics and events are listeners; rules and table know nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol, TypeVar
 
 from msgspec import Struct
@@ -169,6 +169,10 @@ class Engine:
         """Decide on a loan for somebody who asked an operator, whose address is `by`. Raises Refused."""
         return self._borrow(Asker(request.station, request.client, by), request)
 
+    def writes(self, request: messages.Borrow) -> int:
+        """Return how often a container's ledger is written for the sake of a request, if that is granted."""
+        return borrowing.writes(self.table, request, self.clock.now())
+
     def lent(self, lending: Lending, end: int) -> Lent:
         """The container has a loan in its ledger; it ends then (Unix seconds)."""
         now = self.clock.now()
@@ -256,13 +260,14 @@ class Engine:
         """A container signed up to which position the history is kept, and its hash."""
         self._pass(self.clock.now(), 0, None, plugging.witness(container, message, signature))
 
-    def plug(self, contents: Container, loans: Iterable[Loan] = ()) -> None:
+    def plug(self, contents: Container, loans: Iterable[Loan] = (), converting: Collection[bytes] = ()) -> None:
         """A container is here, new, again, or with other contents.
 
-        `loans` are those in its ledger, and those that are being written into it just now: they decide what is lent.
+        `loans` are those in its ledger, and those that are counted and being written into it just now: they decide what
+        is lent. `converting` are the ids of those that count once they are written, as accesses do until then.
         """
         now = self.clock.now()
-        self._pass(now, 0, None, plugging.plug(self.table, contents, now, loans))
+        self._pass(now, 0, None, plugging.plug(self.table, contents, now, loans, converting))
 
     def unplug(self, container: ContainerId) -> None:
         """A container was unplugged; its grace begins."""
@@ -293,8 +298,9 @@ class Engine:
 
     def set_time(self, instant: int) -> None:
         """A certified update says which license time it is (Unix seconds), which may be earlier than it was."""
+        back = max(0, self.clock.now() - instant)
         self.clock.set(instant)
-        self._pass(instant, 0, None, passing.set_to(instant))
+        self._pass(instant, 0, None, passing.set_to(instant, back))
 
     def advance(self, most: int) -> bool:
         """Let happen what is due by now: so many allocations at a time. Return whether there is more."""

@@ -7,8 +7,7 @@ did what it was asked to, it is read anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
@@ -37,16 +36,23 @@ async def borrow(engine: Engine, devices: Devices, session: Session, request: m.
     """Lend a session's client a license, or for longer. Raises Refused: 232 if its clock is not right."""
     _check_clock(request.time, engine.clock.now())
     _check_id(request.id)
-    lending = engine.borrow(session, request)
-    with _converting(devices, lending):
-        return await _write(engine, devices, lending, session.station, session.address)
+    charge = engine.writes(request) / engine.limits.borrow_per_address
+    devices.wear.take(session.address, charge)
+    writing: _Writing | None = None
+    try:
+        lending = engine.borrow(session, request)
+        writing = _writing(engine, lending, session.station)
+        return await _write(engine, devices, lending, writing, session.address)
+    finally:
+        if writing is None or not writing.written:
+            devices.wear.give_back(session.address, charge)
 
 
 async def lend(engine: Engine, devices: Devices, request: m.Lend, by: str) -> m.Borrowed:
     """Lend a license to somebody who asked in a file. Raises Refused. `by` is the operator's address."""
     _check_id(request.id)
     lending = engine.lend(request, by)
-    return await _write(engine, devices, lending, request.station, OWN)
+    return await _write(engine, devices, lending, _writing(engine, lending, request.station), OWN)
 
 
 async def give_back(engine: Engine, devices: Devices, request: m.GiveBack, asker: str, by: str) -> m.GivenBack:
@@ -69,46 +75,28 @@ async def give_back(engine: Engine, devices: Devices, request: m.GiveBack, asker
     return m.GivenBack(stood)
 
 
-@contextmanager
-def _converting(devices: Devices, lending: Lending) -> Iterator[None]:
-    """Have an access become one loan only. Raises Refused: 64 while it is becoming another one.
-
-    Its unit would count for two, and somebody else have to make room. What takes a unit of its own may.
-    """
-    if not lending.handle or lending.new:
-        yield
-        return
-    known = devices.converting.get(lending.handle)
-    if known not in (None, lending.loan.id):
-        raise Refused(ErrorNumber.BOX_BUSY, "the access is being taken along as another loan")
-    devices.converting[lending.handle] = lending.loan.id
-    try:
-        yield
-    finally:
-        if known is None:
-            del devices.converting[lending.handle]
+def _writing(engine: Engine, lending: Lending, station: Station) -> _Writing:
+    """Return what is to be asked of the container, which certifies the loan to its holder at this station."""
+    begins = _begins_usage(engine, lending)
+    return _Writing(lending.loan, certificate.digest(station), engine.clock.now(), begins=begins)
 
 
-async def _write(engine: Engine, devices: Devices, lending: Lending, station: Station, asker: str) -> m.Borrowed:
-    """Have the container write the loan, and certify it to its holder at this station. Raises Refused.
+async def _write(engine: Engine, devices: Devices, lending: Lending, writing: _Writing, asker: str) -> m.Borrowed:
+    """Have the container write the loan, and certify it. Raises Refused.
 
     What happens on the way decides what this server knows of it: nothing awaits between the container's word and that.
     """
     where = lending.license
-    begins = _begins_usage(engine, lending)
-    writing = _Writing(lending.loan, certificate.digest(station), engine.clock.now(), begins=begins)
     try:
         opened = devices.find(where.container)
     except Refused:
         engine.not_lent(lending)
         raise
-    if lending.new:
-        opened.writing.append(lending.loan)
+    opened.writing.append(lending)
     try:
         signed = await devices.ask(where.container, writing, asker)
     finally:
-        if lending.new:
-            opened.writing.remove(lending.loan)
+        opened.writing.remove(lending)
         _settle(engine, devices, opened, lending, writing)
     lent = engine.table.lent.get((where.container, lending.loan.id))
     if lent is None or not devices.has(opened):  # it was pulled out in the very moment; its ledger has the loan
@@ -218,6 +206,11 @@ class _Writing(_LedgerChange):
         self._body = statement.borrow_body(loan.id, station)
         self._now = now
         self._begins = begins
+
+    @property
+    def written(self) -> bool:
+        """Whether the container was made to write, for all that is known."""
+        return not self.certain or self.end is not None
 
     def __call__(self, device: Device) -> Signed:
         """Do it in this device. Raises DriverError."""

@@ -22,6 +22,7 @@ from trio.lowlevel import wait_readable
 from cmserverd.answers import Door, Peer
 from cmserverd.connection import Connection, Pace
 from cmserverd.conversation import Conversation
+from cmserverd.core.hosts import host_of
 from cmserverd.core.rules import Limits
 from cmserverd.seldom import Seldom
 from cmserverd.service import Service
@@ -176,13 +177,6 @@ class Rooms:
         self.hosts[host] -= 1
         if not self.hosts[host]:
             del self.hosts[host]
-
-
-def host_of(address: str) -> str:
-    """Return what tells hosts apart: an IPv4 address; of IPv6 the /64, since a host has as many of one as it likes."""
-    if ":" not in address:
-        return address
-    return str(ipaddress.IPv6Network((address, 64), strict=False))
 
 
 async def accept(

@@ -1,6 +1,7 @@
 """The settings that are in force: told to operators, each with where it is set, and read anew while the daemon runs.
 
-What cannot be changed while it runs stays as it was until the next start, and whoever asked is told so.
+What cannot be changed while it runs stays as it was until the next start, and whoever asked is told so. What is in
+`[webadmin]` waits for a start of WebAdmin, another process that reads the same file.
 """
 
 from __future__ import annotations
@@ -78,7 +79,15 @@ class Settings:
         self.config = _merged(self.config, fresh)
         if taken:
             self.apply(self.config)
-        _log.info("the settings were read anew", taken=taken, need_a_restart=restart, by=by)
+        webadmins = tuple(name for name in restart if name.startswith("webadmin."))
+        others = tuple(name for name in restart if name not in webadmins)
+        _log.info(
+            "the settings were read anew",
+            taken=taken,
+            need_a_restart=others,
+            need_a_restart_of_webadmin=webadmins,
+            by=by,
+        )
         return m.Reloaded(taken, restart)
 
     # what is told

@@ -8,7 +8,7 @@ A client that is not `local` is shown no entry that does not exist for it: licen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from heapq import merge
 from itertools import islice
 from typing import Final
@@ -82,8 +82,8 @@ def handle_info(table: Table, held: Access, now: int) -> m.HandleInfo:
     return m.HandleInfo(
         handle=held.handle,
         kind=target.kind,
-        first_access=held.first,
-        last_access=held.last,
+        first_access=table.elapsed.was(held.first),
+        last_access=table.elapsed.was(held.last),
         firm_code=target.firm_code,
         container=None if target.container is None else _container(table.containers[target.container]),
         maximum_life=held.want.maximum_life,
@@ -101,7 +101,7 @@ def license_page(table: Table, request: m.NetCluster, position: int, now: int, *
     page = wanted[: request.limit]
     more = len(wanted) > len(page)
     return m.LicensePage(
-        position, now, tuple(_license(counted, now) for counted in page), page[-1].number if more else None
+        position, now, tuple(_license(table, counted, now) for counted in page), page[-1].number if more else None
     )
 
 
@@ -115,15 +115,15 @@ def access_page(
     rows: list[m.AccessInfo] = []
     size = 0
     last = request.cursor
-    loans = [loan for loan in table.lent.values() if loan.number > request.cursor]
-    all_of_them: Iterator[Access | Lent] = merge(table.accesses.after(request.cursor), loans, key=_number)
+    loans = [loan for loan in table.lent.values() if loan.number > request.cursor and only is None]
+    all_of_them: Iterator[Access | Lent] = merge(_accesses(table, request, only), loans, key=_number)
     for one in islice(all_of_them, ROWS_LOOKED_AT):
         last = _number(one)
         if isinstance(one, Access):
             if (only is None or one.session is only) and _wants_access(request, one) and (local or _exists(one)):
-                rows.append(_access(one))
+                rows.append(_access(table, one))
                 size += _size(one.session.client)
-        elif only is None:
+        else:
             counted = table.licenses.get(one.license)
             if _wants_loan(request, one, counted) and (local or (counted and visible(counted.item, local=False))):
                 rows.append(_loan(one, counted))
@@ -132,6 +132,42 @@ def access_page(
             break
     more = next(all_of_them, None) is not None
     return m.AccessPage(position, now, tuple(rows), last if more else None)
+
+
+def _accesses(table: Table, request: m.NetUsers, only: Session | None) -> Iterator[Access]:
+    """Yield the accesses after the cursor, in their order; where few come into question, no others.
+
+    Else a rare product would be looked for among all that a large site holds, page after page.
+    """
+    few = _few(table, request, only)
+    if few is not None:
+        found = list(islice(few, ROWS_LOOKED_AT + 1))
+        if len(found) <= ROWS_LOOKED_AT:
+            return iter(sorted((held for held in found if held.handle > request.cursor), key=_number))
+    return table.accesses.after(request.cursor)
+
+
+def _few(table: Table, request: m.NetUsers, only: Session | None) -> Iterator[Access] | None:
+    """Yield the accesses that alone may be wanted, in any order; None if any may be."""
+    if request.session is not None or only is not None:
+        session = only if request.session is None else table.sessions.find(request.session)
+        return iter(session.accesses.values() if session is not None else ())
+    if request.allocation is None and request.product_code is None:
+        return None
+    return (
+        held
+        for counted in table.licenses.values()
+        if _wants_license(request, counted)
+        for allocation in _allocations(counted, request.allocation)
+        for held in allocation.accesses.values()
+    )
+
+
+def _allocations(counted: License, named: int | None) -> Iterable[Allocation]:
+    if named is None:
+        return counted.allocations.values()
+    found = counted.allocations.find(named)
+    return () if found is None else (found,)
 
 
 def _number(one: Access | Lent) -> int:
@@ -188,7 +224,7 @@ def _entry(item: ProductItem, now: int) -> m.EntryInfo:
     )
 
 
-def _license(counted: License, now: int) -> m.LicenseCount:
+def _license(table: Table, counted: License, now: int) -> m.LicenseCount:
     # What an unplugged container had free cannot be had just now; what is used stands, and so does what is borrowed of
     # a license whose quantity was lowered since.
     total = max(counted.item.quantity, counted.used) if counted.present else counted.used
@@ -209,17 +245,18 @@ def _license(counted: License, now: int) -> m.LicenseCount:
         exclusive=counted.exclusive,
         station_share=counted.station_share,
         lingering=len(counted.lingering),
-        lingering_until=counted.lingering[0][0] if counted.lingering else None,
+        lingering_until=table.elapsed.comes(counted.lingering[0][0]) if counted.lingering else None,
         valid_until=valid_until(counted.item),
         state=_state(counted.item, now),
         borrowed=counted.lent,
     )
 
 
-def _access(held: Access) -> m.AccessInfo:
+def _access(table: Table, held: Access) -> m.AccessInfo:
     session = held.session
     client = session.client
     target = held.target
+    life = held.want.maximum_life
     if isinstance(target, Allocation):
         entry = target.license
         allocation, kind, mode = target.id, HandleKind.ENTRY, str(target.mode)
@@ -248,12 +285,13 @@ def _access(held: Access) -> m.AccessInfo:
         application=client.application,
         session=session.id,
         station=_station(session.station),
-        first_access=held.first,
-        last_access=held.last,
+        first_access=table.elapsed.was(held.first),
+        last_access=table.elapsed.was(held.last),
         attached=session.state is SessionState.ATTACHED,
         valid_until=end,
-        maximum_life=held.want.maximum_life,
+        maximum_life=life,
         cleanup_time=held.want.cleanup_time,
+        life_until=table.elapsed.comes(held.first + life) if life else None,
     )
 
 
@@ -292,7 +330,7 @@ def _station(station: Station) -> str:
     return f"{station.machine}/{station.seat}" if station.seat else station.machine
 
 
-def _wants_license(request: m.NetCluster, counted: License) -> bool:
+def _wants_license(request: m.NetCluster | m.NetUsers, counted: License) -> bool:
     return (
         request.container in (None, counted.id.container)
         and request.firm_code in (None, counted.id.firm_code)
@@ -307,7 +345,9 @@ def _exists(held: Access) -> bool:
 
 def _wants_loan(request: m.NetUsers, loan: Lent, counted: License | None) -> bool:
     return (
-        request.container in (None, loan.license.container)
+        request.session is None
+        and request.allocation is None
+        and request.container in (None, loan.license.container)
         and request.firm_code in (None, loan.license.firm_code)
         and (
             request.product_code is None or (counted is not None and request.product_code == counted.item.product_code)
@@ -317,15 +357,19 @@ def _wants_loan(request: m.NetUsers, loan: Lent, counted: License | None) -> boo
 
 def _wants_access(request: m.NetUsers, held: Access) -> bool:
     target = held.target
+    if request.session not in (None, held.session.id):
+        return False
     if isinstance(target, Allocation):
         counted = target.license
         return (
-            request.container in (None, counted.id.container)
+            request.allocation in (None, target.id)
+            and request.container in (None, counted.id.container)
             and request.firm_code in (None, counted.id.firm_code)
             and request.product_code in (None, counted.item.product_code)
         )
     return (
         not request.relevant
+        and request.allocation is None
         and request.product_code is None
         and request.container in (None, target.container)
         and request.firm_code in (None, target.firm_code)

@@ -18,10 +18,12 @@ from drivers.trying import call, check_statement, expect_refused, fail, image_of
 _NO_ITEM: Final = 28
 _NOT_SIGNED: Final = 211
 _NOT_LENT: Final = 226
+_ROUNDS: Final = 100
+"""So often a license goes and comes back that a device which writes each change behind the last one begins anew."""
 
 
 def check_lending(device: Device, firm_code: int, reference: int) -> None:
-    """Raise NonConforming unless one license of the item is lent, extended and given back as it must be."""
+    """Raise NonConforming unless one license of the item is lent, extended and given back as it must be, and often."""
     image = image_of(device)
     now = call(lambda: device.time(0), "time")
     last = now + _terms(device, image, firm_code, reference).seconds
@@ -49,6 +51,7 @@ def check_lending(device: Device, firm_code: int, reference: int) -> None:
         _check_ledger(device, image, what, stands)
     _check_certificate(device, image, body, extended)
     _check_return(device, image, extended, private, now)
+    _check_many(device, loan, private, now)
 
 
 def _terms(device: Device, image: Image, firm_code: int, reference: int) -> Borrowing:
@@ -95,3 +98,18 @@ def _check_return(device: Device, before: Image, loan: Loan, private: bytes, now
         if said is not stood:
             fail(f"{what} returned {said!r}; it must return {stood}")
         _check_ledger(device, before, what)
+
+
+def _check_many(device: Device, loan: Loan, private: bytes, now: int) -> None:
+    """Loans that come and go leave the ledger as it was, and each change has the next sequence number."""
+    before = image_of(device)
+    for _ in range(_ROUNDS):
+        each = replace(loan, id=secrets.token_bytes(16))
+        signature = keys.sign(private, statement.return_receipt(before.owner, each.id))
+        call(partial(device.borrow, each, now), "borrow, many times")
+        if call(partial(device.give_back, each.id, signature, now), "give_back, many times") is not True:
+            fail("after many loans give_back did not find the last one")
+    _check_ledger(device, before, "many loans")
+    changes = image_of(device).state.sequence - before.state.sequence
+    if changes != 2 * _ROUNDS:
+        fail(f"the sequence number of its state rose by {changes} in {2 * _ROUNDS} changes")

@@ -56,8 +56,8 @@ def check_driver(
     `kind` are what the driver gives. With `tells_replug` false, a container that was out and in again may have the
     same key. `spend` is the firm code and the reference of an item with three units or more, of which the check takes
     two; with it the container must sign and count. `lend` is the same of an item of which a license can be borrowed,
-    for two seconds or more: the check borrows one and gives it back. Each function of the driver is called in a thread
-    of its own.
+    for two seconds or more: the check borrows one and gives it back, a hundred times. Each function of the driver is
+    called in a thread of its own.
     """
     driver, other = make_driver(), make_driver()
     before = _scan(driver)

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Final
 
 from drivers import image, keys, newfile, wire
+from drivers.chip.banks import Damaged, Newer, check_version, program
 from drivers.chip.chip import Chip
-from drivers.chip.flash import SECTOR, SECTORS, Damaged, FileFlash, program
+from drivers.chip.flash import FIRST, LATEST, SECTOR, FileFlash, Layout
 from drivers.container import Container, ContainerKind
 from drivers.device import ChipDevice
 from drivers.driver import Busy, Dongle, DriverError, Faulty, NoPermission, Vanished
 
 SUFFIX: Final = ".cmc"
-_SIZE: Final = SECTOR * SECTORS
+_LAYOUTS: Final = {SECTOR * layout.sectors: layout for layout in (FIRST, LATEST)}
+"""The layouts by the bytes of a file."""
 
 
 def create(path: Path, container: Container, signing: image.SigningKeys) -> None:
@@ -40,8 +42,8 @@ def create(path: Path, container: Container, signing: image.SigningKeys) -> None
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         with newfile.appearing(path) as descriptor:
-            os.ftruncate(descriptor, _SIZE)
-            program(FileFlash(descriptor), encoded)
+            os.ftruncate(descriptor, SECTOR * LATEST.sectors)
+            program(FileFlash(descriptor, LATEST), encoded)
             keys.write(key, signing.container)
             written = True
     except BaseException as error:
@@ -78,11 +80,9 @@ class CmcFile:
             status = os.fstat(descriptor)
             if stat.S_ISREG(status.st_mode) and self._dongle(status) != dongle:
                 raise _gone(dongle)
-            if not stat.S_ISREG(status.st_mode) or status.st_size != _SIZE:
-                msg = f"The {dongle.text} is no {SUFFIX} file of {_SIZE} bytes; put back the one that was made."
-                raise Faulty(msg)
+            layout = self._layout(descriptor, status, dongle)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return CmcDevice(self, dongle, descriptor, self._chip(descriptor, dongle))
+            return CmcDevice(self, dongle, descriptor, self._chip(FileFlash(descriptor, layout), dongle))
         except BlockingIOError:
             os.close(descriptor)
             msg = f"Another process has the {dongle.text}; end it (a second daemon)."
@@ -94,10 +94,24 @@ class CmcFile:
             os.close(descriptor)
             raise
 
-    def _chip(self, descriptor: int, dongle: Dongle) -> Chip:
+    def _layout(self, descriptor: int, status: os.stat_result, dongle: Dongle) -> Layout:
+        try:
+            if stat.S_ISREG(status.st_mode):
+                check_version(FileFlash(descriptor, LATEST))
+                return _LAYOUTS[status.st_size]
+        except Newer:
+            msg = f"The {dongle.text} was made by a later version of this software; update it."
+            raise Faulty(msg) from None
+        except KeyError:
+            pass
+        sizes = " or ".join(map(str, _LAYOUTS))
+        msg = f"The {dongle.text} is no {SUFFIX} file of {sizes} bytes; put back the one that was made."
+        raise Faulty(msg)
+
+    def _chip(self, flash: FileFlash, dongle: Dongle) -> Chip:
         private = keys.read(self._path.with_suffix(".key"))
         try:
-            return Chip(FileFlash(descriptor), private)
+            return Chip(flash, private)
         except Damaged:
             msg = f"The {dongle.text} is damaged, or the key beside it is another one's; put back those that were made."
             raise Faulty(msg) from None

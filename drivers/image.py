@@ -1,6 +1,6 @@
 """The container image: all that a container holds, as bytes. Every driver gives one, and the daemon decodes it.
 
-    header | firm items, each opaque and signed by its licensor | state, in two slots
+    header | firm items, each opaque and signed by its licensor | state, and its changes since
 
 The layout, byte by byte, is in `docs/drivers.md`. An image is checked before it is believed: whatever it is made of,
 `decode` returns a container that is wholly sound, or raises `ImageError` with a sentence that says what is wrong.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from struct import Struct as Layout
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -29,31 +29,42 @@ from drivers.trust import ED25519, Trust
 
 __all__ = ["FORMAT_VERSION", "IMAGE_LIMIT", "Image", "ImageError", "SigningKeys", "decode", "encode", "parse"]
 
-FORMAT_VERSION: Final = 1
-IMAGE_LIMIT: Final = 64 * 1024
-"""The most bytes of an image: some 1,500 product items, and what a small dongle can store."""
-SLOT_LENGTH: Final = 4096
-"""Bytes of a state slot where nobody asks for another length: 64 receipts, and the counters of 95 items."""
+FORMAT_VERSION: Final = 2
+"""Of what is written. The first version is still read: its state is in two slots, whole in each."""
+FIXED_LIMIT: Final = 56 * 1024
+"""The most bytes of an image before its state: some 1,500 product items."""
+STATE_LIMIT: Final = 20 * 1024
+"""The most bytes of a whole state: 64 receipts, the counters of 64 items, and 250 loans; or more of one, fewer of the
+others."""
+CHANGES_LIMIT: Final = 4 * 1024
+"""The bytes that the changes behind a whole state may have at least, before it is written anew."""
+IMAGE_LIMIT: Final = FIXED_LIMIT + STATE_LIMIT + CHANGES_LIMIT
+"""The most bytes of an image: what a small dongle can store."""
 
 _MAGIC: Final = b"CMIMAGE\n"
 """The line feed at its end is broken by transfers that take the file for text."""
 _START: Final = Layout("<8sHHI")
 _COUNTS: Final = Layout("<HII")
 _ITEM_HEAD: Final = Layout(f"<BB{keys.LENGTH}sI")
+_WITH_SLOTS: Final = 1
+"""The version of an image that has its state in two slots."""
 _NO_SIGNATURE: Final = bytes(keys.SIGNATURE_LENGTH)
 _CHECKSUM: Final = Layout("<I")
 
 
 class Image(Struct, frozen=True):
-    """A decoded image. `owner` has the container's public key, `state` is the slot in force.
+    """A decoded image. `owner` has the container's public key, `state` is the one in force.
 
-    `sealed` has each firm item as its licensor signed it, by firm code.
+    `sealed` has each firm item as its licensor signed it, by firm code. Before its state the image has `fixed_length`
+    bytes; a whole state may have `state_limit`.
     """
 
     container: Container
     owner: Owner
     state: State
     sealed: Mapping[int, SealedItem]
+    fixed_length: int
+    state_limit: int
 
 
 class SigningKeys(Struct, frozen=True):
@@ -63,16 +74,14 @@ class SigningKeys(Struct, frozen=True):
     licensors: Mapping[int, bytes] = field(default_factory=dict)
 
 
-def encode(
-    container: Container,
-    states: tuple[State, State] = (State(sequence=1), State()),
-    slot_length: int = SLOT_LENGTH,
-    signing: SigningKeys | None = None,
-) -> bytes:
+_NEW: Final = State(sequence=1)
+
+
+def encode(container: Container, present: State = _NEW, signing: SigningKeys | None = None) -> bytes:
     """Return the image of a container. Raises ImageError if it holds anything that `decode` would refuse.
 
-    Without `signing` the container has no key, and nothing is signed. What was used is taken from `states`, not from
-    the items.
+    Without `signing` the container has no key, and nothing is signed. What was used is taken from the `present` state,
+    not from the items.
     """
     try:
         owner = Owner(*mask_and_serial(container.id), container.kind)
@@ -86,22 +95,21 @@ def encode(
         owner = replace(owner, key_algorithm=ED25519, key=keys.public_of(private))
         licensors = signing.licensors
     items = b"".join(_encode_item(item, owner, licensors.get(item.firm_code)) for item in container.firm_items)
-    slots = b"".join(state.encode(each, slot_length, owner, private) for each in states)
     text = encode_text(container.text)
     header_length = _START.size + len(firm_item.encode_owner(owner)) + _COUNTS.size + len(text) + _CHECKSUM.size
-    total = header_length + len(items) + len(slots)
-    if total > IMAGE_LIMIT:
-        msg = f"The container takes {total} bytes; the most is {IMAGE_LIMIT}. Leave out items, or shorten their texts."
+    fixed = header_length + len(items)
+    if fixed > FIXED_LIMIT:
+        msg = f"The container takes {fixed} bytes; the most is {FIXED_LIMIT}. Leave out items, or shorten their texts."
         raise ImageError(msg)
     header = b"".join(
         (
-            _START.pack(_MAGIC, FORMAT_VERSION, header_length, total),
+            _START.pack(_MAGIC, FORMAT_VERSION, header_length, fixed),
             firm_item.encode_owner(owner),
-            _COUNTS.pack(len(container.firm_items), len(items), slot_length),
+            _COUNTS.pack(len(container.firm_items), len(items), STATE_LIMIT),
             text,
         )
     )
-    image = header + _CHECKSUM.pack(zlib.crc32(header)) + items + slots
+    image = header + _CHECKSUM.pack(zlib.crc32(header)) + items + state.encode(present, STATE_LIMIT, owner, private)
     trust = Trust(
         {code: keys.public_of(private) for code, private in licensors.items()},
         {item.firm_code for item in container.firm_items} - licensors.keys(),
@@ -137,27 +145,41 @@ def decode(image: bytes, trust: Trust) -> Container:
 
 def parse(image: bytes, trust: Trust) -> Image:
     """Return all that an image holds. Raises ImageError, and nothing else, if it is not sound."""
-    header_length = _check_start(image)
+    version, header_length, total = _check_start(image)
     cursor = Cursor(image[:header_length], "the header")
     cursor.take(_START.size)
     owner = firm_item.decode_owner(cursor)
-    count, items_length, slot_length = cursor.unpack(_COUNTS)
+    count, items_length, state_limit = cursor.unpack(_COUNTS)
     text = cursor.text()
     cursor.unpack(_CHECKSUM)
     cursor.end()
 
     cursor = Cursor(image[header_length:], "the image")
     sealed = _sealed_items(cursor.take(items_length), count)
-    slots = (cursor.take(slot_length), cursor.take(slot_length))
-    cursor.end()
-    in_force = state.in_force(slots, owner)
+    if version == _WITH_SLOTS:
+        slots = (cursor.take(state_limit), cursor.take(state_limit))
+        cursor.end()
+        in_force = state.in_force(slots, owner)
+    elif total == header_length + items_length:
+        in_force = state.decode(cursor.rest(), owner)
+    else:
+        msg = f"The image is damaged: it says that {total} bytes come before its state, and has other lengths, too."
+        raise ImageError(msg)
     firm_items = tuple(_firm_item(item, owner, in_force, trust) for item in sealed.values())
     container = Container(container_id(owner.mask, owner.serial), owner.kind, text, firm_items)
-    return Image(container, owner, in_force, sealed)
+    return Image(container, owner, in_force, sealed, header_length + items_length, state_limit)
 
 
-def _check_start(image: bytes) -> int:
-    """Return the header's length, once the header is known to be whole and the image as long as it says."""
+class _Start(NamedTuple):
+    """How an image begins: its version, its header's length, and the other one that stands there."""
+
+    version: int
+    header_length: int
+    total: int
+
+
+def _check_start(image: bytes) -> _Start:
+    """Return how an image begins, once the header is known to be whole."""
     if len(image) > IMAGE_LIMIT:
         msg = f"The image has {len(image)} bytes; the most is {IMAGE_LIMIT}."
         raise ImageError(msg)
@@ -165,10 +187,10 @@ def _check_start(image: bytes) -> int:
     if magic != _MAGIC:
         msg = "This is no container image; read it from a container, or have the container programmed."
         raise ImageError(msg)
-    if version != FORMAT_VERSION:
-        msg = f"The image has format version {version}, this software reads version {FORMAT_VERSION}; update it."
+    if not _WITH_SLOTS <= version <= FORMAT_VERSION:
+        msg = f"The image has format version {version}, this software reads versions 1 to {FORMAT_VERSION}; update it."
         raise ImageError(msg)
-    if total != len(image):
+    if total != len(image) and version == _WITH_SLOTS:
         msg = f"The image is damaged: it says that it has {total} bytes, and has {len(image)}."
         raise ImageError(msg)
     cursor = Cursor(image[:header_length], "the header")
@@ -177,7 +199,7 @@ def _check_start(image: bytes) -> int:
     if checksum != zlib.crc32(covered):
         msg = "The image is damaged: the checksum of the header is wrong."
         raise ImageError(msg)
-    return int(header_length)
+    return _Start(version, header_length, total)
 
 
 def _sealed_items(octets: bytes, count: int) -> dict[int, SealedItem]:

@@ -1,19 +1,21 @@
 """What changes in a container in the field: units used, first uses, its clock, what is lent out (decisions 5 and 21).
 
-It lies in the image in two slots. A device writes the one that is not in force and raises the sequence number, so
-that a cut in mid-write leaves the other. No licensor signs any of it; the container itself does, if it has a key.
+It is a whole state, and behind it the changes since, each with the next sequence number, so that a device need not
+write everything for each one. No licensor signs any of it; the container itself does, if it has a key. In images of the
+first version there are two slots instead, each with a whole state: a device writes the one that is not in force.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from struct import Struct as Layout
 from struct import error as LayoutError  # noqa: N812 - an exception, so named like one
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from drivers import keys
 from drivers.container import LATEST, UNITS_LIMIT, Loan
@@ -25,12 +27,17 @@ from drivers.trust import ED25519
 NO_COUNTER: Final = UNITS_LIMIT + 1
 """Stands for the units that are left of an item without units."""
 
-_PREFIX: Final = b"cmstate\x00\x01"
-"""Tells a slot from all else that a container signs."""
+RECEIPTS: Final = 64
+"""Uses whose results a container remembers."""
+
+_WHOLE: Final = b"cmstate\x00\x01"
+_CHANGE: Final = b"cmchange\x00\x01"
+"""Tell a whole state, and a change, from all else that a container signs."""
 _HEAD: Final = Layout("<QqHHHH32sq")
 _ITEM: Final = Layout("<IIIq")
 _LOAN: Final = Layout("<16sIIIq32s")
 _RECEIPT: Final = Layout("<16sIIII")
+_STRUCK: Final = Layout("<16s")
 _SIGNATURE: Final = Layout("<B64s")
 _CHECKSUM: Final = Layout("<I")
 _TAIL: Final = _SIGNATURE.size + _CHECKSUM.size
@@ -75,10 +82,18 @@ class State(Struct, frozen=True):
     asked: int = 0
 
 
-def encode(state: State, length: int, owner: Owner, private: bytes | None = None) -> bytes:
-    """Return a slot of `length` bytes, signed with the container's private key if that is given.
+class _Record(NamedTuple):
+    """What a record says: all that there is, or what is new and the ids of the loans that are struck off."""
 
-    Raises ImageError if the state does not fit.
+    state: State
+    struck: tuple[bytes, ...]
+
+
+def encode(state: State, limit: int, owner: Owner, private: bytes | None = None, *, padded: bool = False) -> bytes:
+    """Return the record of a whole state, signed with the container's private key if that is given.
+
+    It is a slot of `limit` bytes if it is `padded`, else as long as it need be. Raises ImageError if the state takes
+    more than `limit`.
     """
     try:
         filled = b"".join(
@@ -101,33 +116,80 @@ def encode(state: State, length: int, owner: Owner, private: bytes | None = None
     except LayoutError as error:
         msg = f"The container's state cannot be written: {error}."
         raise ImageError(msg) from None
-    if len(filled) > length - _TAIL:
-        msg = f"The container's state takes {len(filled)} bytes; its slots have room for {length - _TAIL}."
+    if len(filled) > limit - _TAIL:
+        msg = f"The container's state takes {len(filled)} bytes; it has room for {limit - _TAIL}."
         raise ImageError(msg)
-    signed = filled.ljust(length - _TAIL, b"\0") + bytes([private is not None])
-    covered = signed + (_UNSIGNED if private is None else keys.sign(private, _statement(signed, owner)))
+    signed = filled.ljust(limit - _TAIL if padded else 0, b"\0") + bytes([private is not None])
+    covered = signed + (_UNSIGNED if private is None else keys.sign(private, _WHOLE + encode_owner(owner) + signed))
     return covered + _CHECKSUM.pack(zlib.crc32(covered))
 
 
-def _statement(signed: bytes, owner: Owner) -> bytes:
-    """Return what the container signs: whose state it is, and all of the slot before the signature."""
-    return _PREFIX + encode_owner(owner) + signed
+def decode(octets: bytes, owner: Owner) -> State:
+    """Return the state that a whole one of this container and the changes behind it make.
 
-
-def decode(slot: bytes, owner: Owner) -> State:
-    """Return the state in a slot of this container.
-
-    Raises ImageError if the slot is damaged, half written, or not the container's own.
+    Raises ImageError if any of them is damaged, not the container's own, or not the next one.
     """
-    cursor = Cursor(slot, "a state slot")
-    covered = cursor.take(max(len(slot), _TAIL) - _CHECKSUM.size)
+    items: dict[tuple[int, int], ItemState] = {}
+    loans: dict[bytes, Loan] = {}
+    receipts: dict[bytes, Receipt] = {}
+    for new, struck in (records := _records(octets, owner)):
+        items.update(((item.firm_code, item.reference), item) for item in new.items)
+        for gone in (*struck, *(loan.id for loan in new.loans)):
+            loans.pop(gone, None)
+        loans.update((loan.id, loan) for loan in new.loans)
+        receipts.update((receipt.key, receipt) for receipt in new.receipts)
+        receipts = dict(islice(receipts.items(), max(0, len(receipts) - RECEIPTS), None))
+    return replace(
+        records[-1].state,
+        items=tuple(items.values()),
+        loans=tuple(loans.values()),
+        receipts=tuple(receipts.values()),
+    )
+
+
+def _records(octets: bytes, owner: Owner) -> list[_Record]:
+    cursor = Cursor(octets, "the state")
+    records = [_Record(decode_whole(_taken(cursor), owner), ())]
+    while not cursor.done:
+        change = _decode_record(_taken(cursor), owner, _CHANGE)
+        before, after = records[-1].state.sequence, change.state.sequence
+        if after != before + 1:
+            msg = f"The image is damaged: state {after} comes after state {before}."
+            raise ImageError(msg)
+        records.append(change)
+    return records
+
+
+def _taken(cursor: Cursor) -> bytes:
+    """Return the next record, with its signature and checksum."""
+    head = cursor.take(_HEAD.size)
+    _, _, items, loans, receipts, struck, _, _ = _HEAD.unpack(head)
+    length = items * _ITEM.size + loans * _LOAN.size + receipts * _RECEIPT.size + struck * _STRUCK.size
+    return head + cursor.take(length + _TAIL)
+
+
+def decode_whole(record: bytes, owner: Owner) -> State:
+    """Return the state in a record, or a slot, that has all of it.
+
+    Raises ImageError if it is damaged, half written, or not the container's own.
+    """
+    found = _decode_record(record, owner, _WHOLE)
+    if found.struck:
+        msg = "The image is damaged: a whole state strikes loans off."
+        raise ImageError(msg)
+    return found.state
+
+
+def _decode_record(record: bytes, owner: Owner, prefix: bytes) -> _Record:
+    cursor = Cursor(record, "a record of the state")
+    covered = cursor.take(max(len(record), _TAIL) - _CHECKSUM.size)
     (checksum,) = cursor.unpack(_CHECKSUM)
     if checksum != zlib.crc32(covered):
-        msg = "The image is damaged: the checksum of a state slot is wrong."
+        msg = "The image is damaged: the checksum of a record of its state is wrong."
         raise ImageError(msg)
-    _check_signature(covered, owner)
-    cursor = Cursor(covered[: -_SIGNATURE.size], "a state slot")
-    sequence, time_floor, items, loans, receipts, reserved, nonce, asked = cursor.unpack(_HEAD)
+    _check_signature(covered, owner, prefix)
+    cursor = Cursor(covered[: -_SIGNATURE.size], "a record of the state")
+    sequence, time_floor, items, loans, receipts, struck, nonce, asked = cursor.unpack(_HEAD)
     state = State(
         sequence,
         time_floor,
@@ -137,13 +199,14 @@ def decode(slot: bytes, owner: Owner) -> State:
         nonce,
         asked,
     )
-    if reserved or cursor.rest().strip(b"\0"):
-        msg = "The image is damaged: the room left in a state slot is not empty."
+    found = _Record(state, tuple(name for _ in range(struck) for name in cursor.unpack(_STRUCK)))
+    if cursor.rest().strip(b"\0"):
+        msg = "The image is damaged: the room left in a record of its state is not empty."
         raise ImageError(msg)
     if not all(0 <= each <= LATEST for each in _times(state)):
         msg = "The container's state has a time that no license time can be; have the container exchanged."
         raise ImageError(msg)
-    return state
+    return found
 
 
 def _times(state: State) -> Iterator[int]:
@@ -154,8 +217,8 @@ def _times(state: State) -> Iterator[int]:
     yield from (loan.end for loan in state.loans)
 
 
-def _check_signature(covered: bytes, owner: Owner) -> None:
-    """Raise ImageError unless the slot is signed as its container's key demands: by it, or by nobody."""
+def _check_signature(covered: bytes, owner: Owner, prefix: bytes) -> None:
+    """Raise ImageError unless the record is signed as its container's key demands: by it, or by nobody."""
     algorithm, signature = _SIGNATURE.unpack(covered[-_SIGNATURE.size :])
     if owner.key_algorithm not in {0, ED25519}:
         msg = (
@@ -166,7 +229,7 @@ def _check_signature(covered: bytes, owner: Owner) -> None:
         msg = "The container's state is signed in another way than its key demands; have the container exchanged."
         raise ImageError(msg)
     sound = (
-        keys.verify(owner.key, signature, _statement(covered[: -len(signature)], owner))
+        keys.verify(owner.key, signature, prefix + encode_owner(owner) + covered[: -len(signature)])
         if algorithm
         else signature == _UNSIGNED
     )
@@ -176,7 +239,7 @@ def _check_signature(covered: bytes, owner: Owner) -> None:
 
 
 def in_force(slots: tuple[bytes, bytes], owner: Owner) -> State:
-    """Return the state that counts: of the valid slots the one with the higher sequence number.
+    """Return the state that counts in an image of the first version: the later one of the valid slots.
 
     Raises ImageError if no slot is valid.
     """
@@ -184,7 +247,7 @@ def in_force(slots: tuple[bytes, bytes], owner: Owner) -> State:
     faults: list[str] = []
     for slot in slots:
         try:
-            valid.append(decode(slot, owner))
+            valid.append(decode_whole(slot, owner))
         except ImageError as error:
             faults.append(str(error))
     if not valid:

@@ -115,7 +115,7 @@ BORROWED: Final = "borrowed"
 class AccessInfo(Struct, frozen=True, gc=False, omit_defaults=True):
     r"""One access. `client` is `address(host \ user)`; `attached` is false while its client is cut off.
 
-    It ends at `valid_until` with its license; None: never; and `maximum_life` seconds after its first access, if not 0.
+    It ends at `valid_until` with its license; None: never; and after `maximum_life` seconds, if not 0: at `life_until`.
     `cleanup_time`: how many seconds it outlives its client's last word; 0: as long as its session.
 
     What is borrowed is listed too, with mode `borrowed` and its end, `borrowed_until`: it has no allocation and no
@@ -146,3 +146,4 @@ class AccessInfo(Struct, frozen=True, gc=False, omit_defaults=True):
     maximum_life: int = 0
     cleanup_time: int = 0
     borrowed_until: int | None = None
+    life_until: int | None = None

@@ -84,7 +84,7 @@ class Kind(Generic[T]):
             raise Unreadable("is damaged: its bytes are not those that were written")
         try:
             return msgspec.msgpack.decode(octets[_HEAD.size : -_HASH], type=self._content)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Unreadable(f"is no {self.name}: {error}") from None
 
 

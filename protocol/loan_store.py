@@ -65,7 +65,12 @@ class LoanStore:
     def receipt(self, loan: bytes) -> GiveBack | None:
         """Return the receipt of a loan that was given back, or None. Raises Unreadable."""
         octets = _read(self._receipt(loan))
-        return None if octets is None else RECEIPT.decode(octets)
+        if octets is None:
+            return None
+        receipt = RECEIPT.decode(octets)
+        if receipt.id != loan:
+            raise Unreadable("is damaged: it is that of another loan")
+        return receipt
 
     def give_back(self, receipt: GiveBack) -> None:
         """Write the receipt of a loan."""

@@ -265,11 +265,11 @@ class Loans:
                 return earlier
             if kept.lent is None:
                 raise LicenseError.of(ErrorNumber.BORROW_FAILED, "the server has not answered; ask for it again first")
-            owner = signed.firm_item(kept.lent.firm_item).owner
+            firm = signed.firm_item(kept.lent.firm_item)
         except (Unreadable, signed.Malformed) as error:
             raise proof.broken(f"what is kept of the loan {loan.hex()} {error}") from None
         key = Ed25519PrivateKey.from_private_bytes(kept.key)
-        receipt = GiveBack(kept.lent.container, loan, key.sign(signed.receipt(owner, loan)))
+        receipt = GiveBack(firm.container, loan, key.sign(signed.receipt(firm.owner, loan)))
         self._store.give_back(receipt)
         return receipt
 

@@ -362,7 +362,10 @@ class LicensePage(Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class NetUsers(Params["AccessPage"], frozen=True, gc=False):
-    """Asks for the accesses; `relevant` leaves only those that allocate a license."""
+    """Asks for the accesses; `relevant` leaves only those that allocate a license.
+
+    With `session` or `allocation`, those of one client, or those that share one allocation: no loan is among them.
+    """
 
     method: ClassVar[str] = "net_users"
     container: ContainerText | None = None
@@ -371,6 +374,8 @@ class NetUsers(Params["AccessPage"], frozen=True, gc=False):
     relevant: bool = False
     cursor: Cursor = 0
     limit: PageSize = 200
+    session: HandleNumber | None = None
+    allocation: HandleNumber | None = None
 
 
 class AccessPage(Struct, frozen=True, gc=False, omit_defaults=True):

@@ -47,7 +47,7 @@ FROM_OPERATOR: Final = MessageLimits(total=131_072, array=16_384, map=64, text=1
 """Over the control socket come an update file, which has 64 KiB at most, and the handles that an operator was shown."""
 
 FROM_SERVER: Final = MessageLimits(total=4 * 1024 * 1024, array=16_384, map=64, text=65_536, binary=131_072)
-"""A page of 1,000 accesses at 2 KB each, a container's contents or request file of 64 KiB, with room to spare."""
+"""A page of 1,000 accesses at 2 KB each, a container's contents or request file of 80 KiB, with room to spare."""
 
 
 HOPED: Final = 64

@@ -9,6 +9,9 @@ from msgspec import Meta, Struct
 from protocol.params import By, Params
 from protocol.terms import ContainerText
 
+LONGEST_UPDATE = 65_536
+"""Bytes of an update file."""
+
 
 class Context(Params["ContextFile"], frozen=True, gc=False):
     """Asks for a container's request file, which its licensor answers with an update; `time`: with a certified time."""
@@ -29,7 +32,7 @@ class Import(Params["Imported"], frozen=True, gc=False):
     """Applies a licensor's update file."""
 
     method: ClassVar[str] = "import"
-    update: Annotated[bytes, Meta(max_length=65_536)]
+    update: Annotated[bytes, Meta(max_length=LONGEST_UPDATE)]
     by: By = ""
 
 

@@ -80,6 +80,7 @@ ONLY_IN = {
     "usb1": "drivers.usb",
     "libusb1": "drivers.usb",
     "anycorn": "cmserverd.webadmin.serving",
+    "anyio": "cmserverd.webadmin.serving",
     "argon2": "cmserverd.webadmin.people",
     "starlette.routing": "cmserverd.webadmin.guard",
     "starlette.applications": "cmserverd.webadmin.site",

@@ -20,7 +20,6 @@ from cmserverd.cmboxpgm.programming import Change, Target
 from drivers import image, keys, request, statement, update
 from drivers.container import FirmItem
 from drivers.driver import Device, DriverError, Faulty, Purpose
-from drivers.image import Image
 from drivers.trust import Trust
 
 _NOBODY: Final = Trust()
@@ -139,7 +138,7 @@ def _certify_time(options: argparse.Namespace) -> Outcome:
     private = _licensor_key(options.key)
     asked = _requested(options.request)
     at = now()
-    target = Target(asked.image, len(asked.octets), options.update)
+    target = Target(asked.image, options.update)
     with ledger.opened(options.ledger) as book:
         programming.certify(book, target, private, at)
     name = asked.image.container.id
@@ -234,12 +233,10 @@ def _programmed(options: argparse.Namespace, change: Change) -> tuple[FirmItem, 
 def _target(options: argparse.Namespace) -> Iterator[Target]:
     if options.request is not None:
         asked = _requested(options.request)
-        yield Target(asked.image, len(asked.octets), options.update)
+        yield Target(asked.image, options.update)
         return
     with _opened(options) as device:
-        octets = device.read()
-        found: Image = image.parse(octets, _NOBODY)
-        yield Target(found, len(octets), device)
+        yield Target(image.parse(device.read(), _NOBODY), device)
 
 
 @contextmanager

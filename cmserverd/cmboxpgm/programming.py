@@ -19,24 +19,20 @@ from drivers import firm_item, keys, state, update
 from drivers.container import EARLIEST, FirmItem
 from drivers.driver import Device, DriverError, Faulty
 from drivers.firm_item import Owner
-from drivers.image import IMAGE_LIMIT, SLOT_LENGTH, Image, ImageError
-from drivers.state import ItemState, Receipt
+from drivers.image import FIXED_LIMIT, Image, ImageError
+from drivers.state import RECEIPTS, ItemState, Receipt
 from drivers.trust import ED25519
 
 _RECORD: Final = 106
 """Bytes that a firm item takes in an image besides those that its licensor signs (`docs/drivers.md`)."""
 
-_RECEIPTS: Final = 64
-"""Uses whose results a container remembers."""
-
 Change = Callable[[FirmItem], FirmItem]
 
 
 class Target(Struct, frozen=True):
-    """What is to be programmed: a container's image of `length` bytes, and the open device or the update's place."""
+    """What is to be programmed: a container's image, and the open device or the update's place."""
 
     image: Image
-    length: int
     place: Device | Path
 
 
@@ -173,10 +169,10 @@ def _fits(image: Image, counted: int) -> bool:
     fullest = replace(
         image.state,
         items=tuple(ItemState(1, reference) for reference in range(counted)),
-        receipts=(Receipt(bytes(16), 1, 0, 0, 0),) * _RECEIPTS,
+        receipts=(Receipt(bytes(16), 1, 0, 0, 0),) * RECEIPTS,
     )
     try:
-        state.encode(fullest, SLOT_LENGTH, image.owner)
+        state.encode(fullest, image.state_limit, image.owner)
     except ImageError:
         return False
     return True
@@ -186,10 +182,10 @@ def _check_room(target: Target, firm_code: int, signed: bytes) -> None:
     """Raise DriverError if the container would be too full; its own refusal would come too late for a customer."""
     sealed = target.image.sealed.get(firm_code)
     before = 0 if sealed is None else len(sealed.octets) + _RECORD
-    needed = target.length - before + len(signed) + _RECORD
-    if needed > IMAGE_LIMIT:
+    needed = target.image.fixed_length - before + len(signed) + _RECORD
+    if needed > FIXED_LIMIT:
         msg = (
-            f"Container {target.image.container.id} is full: it would have {needed} bytes, the most is {IMAGE_LIMIT}; "
+            f"Container {target.image.container.id} is full: it would have {needed} bytes, the most is {FIXED_LIMIT}; "
             "remove items, or shorten their texts and data."
         )
         raise DriverError(msg)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cmserverd.cmu import updating
 from cmserverd.cmu.outcome import Misused, NotThere
 from protocol.messages import AccessInfo, AccessPage, Deallocate, Deallocated, DeallocatedAccess, NetUsers
-from protocol.terms import HandleKind, printable
+from protocol.terms import printable
 
 _PAGE: Final = 1_000
 _SHOWN: Final = 20
@@ -49,20 +50,18 @@ def _hit(monitor: Path, handle: int, what: str, timeout: float) -> list[AccessIn
     if not page.accesses or page.accesses[0].handle != handle:
         raise NotThere(f"there is no access {handle} any more (cmu -n lists them)")
     named = page.accesses[0]
-    if what == "access" or (what == "allocation" and named.kind != HandleKind.ENTRY):
-        return [named]
+    if what == "access" or not named.session or (what == "allocation" and not named.allocation):
+        return [named]  # a loan is of no session, and a handle of another kind is of no allocation
     if what == "session":
-        return [row for row in _rows(monitor, NetUsers(limit=_PAGE), timeout) if row.session == named.session]
-    asked = NetUsers(named.container, named.firm_code, named.product_code, limit=_PAGE)
-    return [row for row in _rows(monitor, asked, timeout) if row.allocation == named.allocation]
+        return _rows(monitor, NetUsers(limit=_PAGE, session=named.session), timeout)
+    return _rows(monitor, NetUsers(limit=_PAGE, allocation=named.allocation), timeout)
 
 
 def _rows(monitor: Path, asked: NetUsers, timeout: float) -> list[AccessInfo]:
     rows: list[AccessInfo] = []
     cursor: int | None = 0
     while cursor is not None:
-        filters = (asked.container, asked.firm_code, asked.product_code, asked.relevant)
-        page: AccessPage = updating.ask(monitor, NetUsers(*filters, cursor, _PAGE), timeout)
+        page: AccessPage = updating.ask(monitor, replace(asked, cursor=cursor), timeout)
         rows += page.accesses
         cursor = page.next
     return rows

@@ -35,8 +35,11 @@ class TakenOver(Struct, frozen=True):
     def sentence(self) -> str:
         """Say it to people."""
         taken = f"Taken over: {', '.join(self.taken)}." if self.taken else "Nothing was taken over."
-        restart = f" A restart is needed for: {', '.join(self.restart)}." if self.restart else ""
-        return printable(taken + restart)
+        webadmins = [one for one in self.restart if one.startswith("webadmin.")]
+        others = [one for one in self.restart if one not in webadmins]
+        restart = f" A restart is needed for: {', '.join(others)}." if others else ""
+        webadmin = f" A restart of WebAdmin is needed for: {', '.join(webadmins)}." if webadmins else ""
+        return printable(taken + restart + webadmin)
 
 
 def watch(options: argparse.Namespace, chosen: fetch.Selection, out: Console) -> NoReturn:

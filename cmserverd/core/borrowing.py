@@ -7,21 +7,32 @@ it keeps its unit until the container has the loan.
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cmserverd.core import changes as c
 from cmserverd.core.fitting import featureless, visible
+from cmserverd.core.hosts import host_of
 from cmserverd.core.ledger import same
 from cmserverd.core.plugging import Refuges, make_room
 from cmserverd.core.refusal import Refused, none_serves, offered, unless_starting
 from cmserverd.core.rules import Limits, Rule, end, held_by, unless_held_off
 from cmserverd.core.table import Table
-from cmserverd.core.terms import Allocation, Lent, License, LicenseId, Session, Want
+from cmserverd.core.terms import Allocation, Conversion, Lent, License, LicenseId, Session, Want
 from cmserverd.core.validity import invalid, valid_until
 from drivers.container import ContainerId, Loan, ProductItem
 from protocol.errors import ErrorNumber
 from protocol.messages import Access, AccessKey, Borrow, EndCause, Lend
 from protocol.terms import Client, LoanEnd, Station
+
+GAIN: Final = 100
+"""A loan is made longer by a hundredth of what its time would be then at least: for less no flash is worn.
+
+So its ledger is written a hundred times at most in the time that it is for, however often that is asked for, and its
+holder lacks a hundredth of what he may have at most.
+"""
 
 
 class Asker(Struct, frozen=True):
@@ -56,6 +67,8 @@ def borrow(table: Table, asker: Asker, request: Borrow | Lend, now: int, limits:
     known = [loan for loan in table.lent.values() if loan.id == request.id]
     if known:
         return _extend(table, known, asker, request, now, limits)
+    if asker.session is not None:
+        _unless_too_many(table, asker.address, request, limits)
     handle = request.handle if isinstance(request, Borrow) else 0
     if handle and asker.session is not None:
         counted, needs_unit = _convert(table, asker, asker.session, request, handle, now, limits)
@@ -64,6 +77,8 @@ def borrow(table: Table, asker: Asker, request: Borrow | Lend, now: int, limits:
     loan = _loan(counted, request, now, 1)
     if needs_unit:
         yield _borrowed(table, counted.id, asker, loan, loan.end, now)
+    else:
+        yield from _begin_converting(table, handle, Conversion(counted.id.container, loan.id, loan.holder))
     return Lending(loan, counted.id, asker, handle, needs_unit)
 
 
@@ -87,7 +102,7 @@ def lent(table: Table, lending: Lending, end_in_force: int, now: int) -> Rule[Le
             yield from make_room(counted, counted.item, loan.quantity, refuges, EndCause.LENT)
         yield _borrowed(table, lending.license, lending.asker, loan, end_in_force, now)
     elif known.end != end_in_force or known.station is None:
-        asker = lending.asker
+        asker = lending.asker  # it goes on counting for the address that borrowed it, or two could borrow without end
         yield c.Borrowed(
             known.id,
             known.license,
@@ -97,7 +112,7 @@ def lent(table: Table, lending: Lending, end_in_force: int, now: int) -> Rule[Le
             known.holder,
             asker.station,
             asker.client,
-            asker.address,
+            asker.address if known.station is None else known.address,
             known.first,
         )
     return table.lent[lending.license.container, loan.id]
@@ -108,6 +123,26 @@ def not_lent(table: Table, lending: Lending) -> Rule[None]:
     known = table.lent.get((lending.license.container, lending.loan.id))
     if lending.new and known is not None and same(known, lending.loan):
         yield c.Returned(*known.name, LoanEnd.REFUSED)
+    becoming = table.converting.get(lending.handle)
+    if becoming is not None and becoming.loan == lending.loan.id:
+        yield c.Unconverted(lending.handle)
+
+
+def writes(table: Table, request: Borrow, now: int) -> int:
+    """Return how often a ledger is written for the sake of a request, if it is granted.
+
+    A loan is written when it is made and when it is given back, and both count when it is made; later, if the request
+    makes it longer.
+    """
+    known = [loan for loan in table.lent.values() if loan.id == request.id]
+    if not known:
+        return 2
+    longer = (
+        _longer(counted, loan, request, now).end > loan.end
+        for loan in known
+        if (counted := table.licenses.get(loan.license)) is not None
+    )
+    return int(any(longer))
 
 
 def given_back(table: Table, container: ContainerId, loan: bytes) -> Rule[bool]:
@@ -155,10 +190,47 @@ def _extend(
     if counted is None or why is not None:
         assert why is not None
         raise unless_starting(table, Refused(*why))
-    loan = _loan(counted, request, now, known.quantity)
+    loan = _longer(counted, known, request, now)
     if loan.end > known.end and counted.lent > min(counted.item.quantity, _licenses(counted.item)):
         raise Refused(ErrorNumber.BORROW_FAILED, "more are borrowed than there are by now; give it back")
     return Lending(loan, known.license, asker, _still_converting(table, known, asker, request))
+
+
+def _longer(counted: License, known: Lent, request: Borrow | Lend, now: int) -> Loan:
+    """Return a loan that stands with the end that is asked for, or with its own if that is hardly later."""
+    loan = _loan(counted, request, now, known.quantity)
+    return replace(loan, end=known.end) if (loan.end - known.end) * GAIN < loan.end - now else loan
+
+
+def _unless_too_many(table: Table, address: str, request: Borrow | Lend, limits: Limits) -> None:
+    """Raise Refused with 226 if one host's clients have borrowed, or are borrowing, all that they may.
+
+    A station would be of the client's making, an address is not. What only a container knows of is nobody's, and what
+    an operator lent is his.
+    """
+    host = host_of(address)
+    out = [loan.address for loan in table.lent.values()]
+    out += [
+        table.accesses[handle].session.address
+        for handle, becoming in table.converting.items()
+        if becoming.loan != request.id
+    ]
+    if sum(host_of(one) == host for one in out) >= limits.borrow_per_address:
+        most = limits.borrow_per_address
+        raise Refused(
+            ErrorNumber.BORROW_FAILED,
+            f"{most} are borrowed from {host}, as many as may be; give one back, or have the operator raise "
+            "[borrowing] per_address",
+        )
+
+
+def _begin_converting(table: Table, handle: int, becoming: Conversion) -> Rule[None]:
+    """Have an access become one loan only: its unit would count for two, and somebody else have to make room."""
+    before = table.converting.get(handle)
+    if before is None:
+        yield c.Converting(handle, becoming.container, becoming.loan, becoming.holder)
+    elif before != becoming:
+        raise Refused(ErrorNumber.BOX_BUSY, "the access is being taken along as another loan")
 
 
 def _still_converting(table: Table, known: Lent, asker: Asker, request: Borrow | Lend) -> int:

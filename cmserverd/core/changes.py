@@ -1,6 +1,7 @@
 """Everything that can happen to the table, as values. Replaying them in order gives the same table.
 
-Each says what is, not why it was decided; `at` is license time. `cause` is None where the client itself let go.
+Each says what is, not why it was decided; its times are license time as that counts just then.
+`cause` is None where the client itself let go.
 """
 
 from __future__ import annotations
@@ -70,13 +71,14 @@ class Expired(Struct, frozen=True, gc=False, tag=True, array_like=True):
 
 
 class TimeSet(Struct, frozen=True, gc=False, tag=True, array_like=True):
-    """A certified update set the license time to this one, which may be earlier than it was.
+    """A certified update set the license time to this one; that is so many seconds `back`, 0 if it is not earlier.
 
-    What is not over yet after all ends at its end, nothing lingers for longer than if it were let go of now, and no
-    access was asked for or used later than that. Nobody is held off any more: nobody knows for how long it would be.
+    What is not over yet after all ends at its end. What lasts for so long (lingering, a maximum life, being held off)
+    goes on for as long as was left, and no access was asked for or used later than that.
     """
 
     at: int
+    back: int = 0
 
 
 class Removed(Struct, frozen=True, gc=False, tag=True, array_like=True):
@@ -248,6 +250,21 @@ class Returned(Struct, frozen=True, gc=False, tag=True, array_like=True):
     cause: LoanEnd | None = None
 
 
+class Converting(Struct, frozen=True, gc=False, tag=True, array_like=True):
+    """An access is to become a loan with this id, of its holder's key; whether it did, its container's ledger says."""
+
+    handle: int
+    container: ContainerId
+    loan: bytes
+    holder: bytes
+
+
+class Unconverted(Struct, frozen=True, gc=False, tag=True, array_like=True):
+    """An access did not become the loan that it was to."""
+
+    handle: int
+
+
 # What a history begins with that was made short: what stands, without how it came to be (see `core.history`).
 
 
@@ -327,6 +344,8 @@ Change = (
     | HeldOff
     | Borrowed
     | Returned
+    | Converting
+    | Unconverted
     | Numbering
     | Remembered
     | Stands

@@ -13,11 +13,14 @@ from cmserverd.core import changes as c
 from cmserverd.core.ledger import extended
 from cmserverd.core.table import Table
 from cmserverd.core.terms import Access, Allocation, Session, SessionState
-from cmserverd.core.validity import valid_until
 
 
 def shortest(table: Table) -> Iterator[c.Change]:
     """Yield the changes that make an empty table this one. It must not change meanwhile."""
+    before = 0
+    for begin, to in table.elapsed.cuts:  # first: what comes now is told in the license time of today
+        yield c.TimeSet(to, begin - to - before)
+        before = begin - to
     if not table.starting:
         yield c.Started()
     yield from _containers(table)
@@ -30,18 +33,21 @@ def shortest(table: Table) -> Iterator[c.Change]:
         for allocation in counted.allocations.values():
             yield c.Stands(counted.id, allocation.id, allocation.station, allocation.mode)
     for held in table.accesses.values():
-        yield from _access(held)
+        yield from _access(table, held)
         if held.want.bounded:
             yield c.Bounded(held.handle, held.session.id)
+    for handle, becoming in table.converting.items():
+        yield c.Converting(handle, becoming.container, becoming.loan, becoming.holder)
+    comes = table.elapsed.comes
     for product in table.products.values():
         for holding in product.holdings.values():
             for left in holding.lingering or ():
-                yield c.Remains(left.license.id, left.id, left.until)
+                yield c.Remains(left.license.id, left.id, comes(left.until))
     for loan in table.lent.values():
         yield extended(loan, loan.end)
-    before = min(table.held_off.values(), default=0) - 1  # none of them is over by then
+    early = comes(min(table.held_off.values(), default=0)) - 1  # none of them is over by then
     for (station, firm_code, product_code), until in table.held_off.items():
-        yield c.HeldOff(station, firm_code, product_code, before, until)
+        yield c.HeldOff(station, firm_code, product_code, early, comes(until))
     yield c.Numbering(table.next_session, table.next_handle, table.next_allocation)
 
 
@@ -50,10 +56,8 @@ def _containers(table: Table) -> Iterator[c.Change]:
         yield c.Plugged(known.contents)
         if not known.present:
             yield c.Unplugged(known.contents.id)
-    ending = {counted.id for _, _, counted in table.expiries}
-    for counted in table.licenses.values():
-        if valid_until(counted.item) is not None and counted.id not in ending:
-            yield c.Expired(counted.id)
+    for _, _, counted in table.expired:
+        yield c.Expired(counted.id)
 
 
 def _session(session: Session) -> Iterator[c.Change]:
@@ -66,13 +70,12 @@ def _session(session: Session) -> Iterator[c.Change]:
         yield c.Remembered(session.id, key, gone.handle, gone.cause)
 
 
-def _access(held: Access) -> Iterator[c.Change]:
+def _access(table: Table, held: Access) -> Iterator[c.Change]:
     target = held.target
+    first, last = table.elapsed.comes(held.first), table.elapsed.comes(held.last)
     if isinstance(target, Allocation):
-        yield c.Holds(
-            held.handle, held.session.id, held.key, target.license.id, target.id, held.first, held.last, held.want
-        )
+        yield c.Holds(held.handle, held.session.id, held.key, target.license.id, target.id, first, last, held.want)
         return
-    yield c.Referred(held.handle, held.session.id, held.key, target, held.first, held.want)
-    if held.last != held.first:
-        yield c.Used(held.handle, held.last)
+    yield c.Referred(held.handle, held.session.id, held.key, target, first, held.want)
+    if last != first:
+        yield c.Used(held.handle, last)

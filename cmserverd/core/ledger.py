@@ -6,13 +6,14 @@ being written into it just now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from cmserverd.core import changes as c
-from cmserverd.core.rules import Rule
+from cmserverd.core.rules import Rule, end
 from cmserverd.core.table import Table
-from cmserverd.core.terms import Lent, LicenseId
+from cmserverd.core.terms import Allocation, Lent, LicenseId
 from drivers.container import LOAN_SKEW, ContainerId, Loan
+from protocol.messages import EndCause
 from protocol.terms import LoanEnd
 
 
@@ -35,6 +36,26 @@ def reconcile(
         if (container, loan.id) not in table.lent:
             unknown.setdefault(LicenseId(container, loan.firm_code, loan.reference), []).append(loan)
     return unknown
+
+
+def converted(
+    table: Table, container: ContainerId, unknown: dict[LicenseId, list[Loan]], writing: Collection[bytes]
+) -> Rule[None]:
+    """End the accesses that became loans of a container without its answer, so that nobody else makes room for those.
+
+    Of the `unknown` loans in its ledger one may be what an access was to become: it has that one's unit. What is not
+    in the ledger did not become a loan, but for the ids that are being written into it just now.
+    """
+    found = {(loan.id, loan.holder): license_id for license_id, loans in unknown.items() for loan in loans}
+    for handle, becoming in list(table.converting.items()):
+        if becoming.container != container:
+            continue
+        held, name = table.accesses[handle], (becoming.loan, becoming.holder)
+        if isinstance(held.target, Allocation) and found.get(name) == held.target.license.id:
+            del found[name]
+            yield end(held, EndCause.LENT)
+        elif becoming.loan not in writing:
+            yield c.Unconverted(handle)
 
 
 def adopted(table: Table, license_id: LicenseId, loan: Loan, now: int) -> c.Borrowed:

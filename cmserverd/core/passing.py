@@ -25,13 +25,17 @@ _CAUSES: Final = {
 
 def due(table: Table) -> int | None:
     """Return the next instant of license time at which something happens by itself; None: there is none."""
-    instants = (table.lingers, table.lives, table.expiries, table.returns)
-    return min((ends[0][0] for ends in instants if ends), default=None)
+    instants = [ends[0][0] for ends in (table.expiries, table.returns) if ends]
+    instants += [table.elapsed.comes(ends[0][0]) for ends in (table.lingers, table.lives) if ends]
+    return min(instants, default=None)
 
 
-def set_to(now: int) -> Rule[None]:
-    """A certified update set the license time (Unix seconds); what is due by then is left to `advance`."""
-    yield c.TimeSet(now)
+def set_to(now: int, back: int) -> Rule[None]:
+    """A certified update set the license time (Unix seconds), so many seconds `back` if it was later.
+
+    What is due by then is left to `advance`.
+    """
+    yield c.TimeSet(now, back)
 
 
 def advance(table: Table, now: int, most: int) -> Rule[bool]:
@@ -41,8 +45,9 @@ def advance(table: Table, now: int, most: int) -> Rule[bool]:
     who have to leave. An access to a license that is over is rebooked on another one that is valid, or ends; those that
     need no valid license stay.
     """
+    elapsed = table.elapsed.at(now)
     for until, _, allocation in table.lingers[:most]:
-        if until > now:
+        if until > elapsed:
             break
         yield c.Lapsed(allocation.license.id, allocation.id)
         most -= 1
@@ -52,7 +57,7 @@ def advance(table: Table, now: int, most: int) -> Rule[bool]:
         yield c.Returned(*loan.name, LoanEnd.OVER)
         most -= 1
     for until, _, held in table.lives[:most]:
-        if until > now:
+        if until > elapsed:
             break
         yield let_go(held, EndCause.MAXIMUM_LIFE, now)  # who says when he goes goes as others do: it may linger
         most -= 1

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain, islice
 
 from cmserverd.core import changes as c
 from cmserverd.core.fitting import can_join, has_room, unfit, unusable, visible
-from cmserverd.core.ledger import adopted, reconcile
+from cmserverd.core.ledger import adopted, converted, reconcile
 from cmserverd.core.rules import Rule, end
 from cmserverd.core.table import Table
 from cmserverd.core.terms import STATION_SHARE, Access, Allocation, License, LicenseId, Product, Reference, Want, weight
@@ -40,14 +40,17 @@ def witness(container: ContainerId, message: bytes, signature: bytes) -> Rule[No
     yield c.Witnessed(container, message, signature)
 
 
-def plug(table: Table, contents: Container, now: int, loans: Iterable[Loan] = ()) -> Rule[None]:
+def plug(
+    table: Table, contents: Container, now: int, loans: Iterable[Loan] = (), converting: Collection[bytes] = ()
+) -> Rule[None]:
     """A container is here: for the first time, again, or with other contents, and with these loans in its ledger.
 
     Accesses that the new contents do not serve any more, or that have no room beside the loans, are rebooked or ended
-    before those take effect.
+    before those take effect. `converting` are the ids of the loans that accesses are just on their way to become.
     """
     yield c.Plugged(contents)
     unknown = yield from reconcile(table, contents.id, loans, now)
+    yield from converted(table, contents.id, unknown, converting)
     new = {
         LicenseId(contents.id, firm_item.firm_code, item.reference): item
         for firm_item in contents.firm_items

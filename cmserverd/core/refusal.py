@@ -73,7 +73,9 @@ def no_license(
     holding = product.holdings.find(session.station) if product and candidates else None
     if holding is not None and (holding.exclusives or (mode is AccessMode.EXCLUSIVE and holding.accesses)):
         conflict = ErrorNumber.EXCLUSIVE_CONFLICT
-        return Refused(conflict, reasons=tuple(_reason(counted, conflict, "", now) for counted in candidates[:REASONS]))
+        return Refused(
+            conflict, reasons=tuple(_reason(table, counted, conflict, "", now) for counted in candidates[:REASONS])
+        )
     tried = [
         (counted, unusable(counted, mode, want, session.local, now) or ErrorNumber.NO_MORE_LICENSES, "")
         for counted in candidates
@@ -103,7 +105,7 @@ def none_serves(
         unknown = want.container is not None and want.container not in table.containers
         number = ErrorNumber.BOX_NOT_FOUND if unknown else ErrorNumber.ENTRY_NOT_FOUND
         return unless_starting(table, Refused(number, _nothing_plugged_in(table)))
-    reasons = tuple(_reason(*one, now) for one in tried[:REASONS])
+    reasons = tuple(_reason(table, *one, now) for one in tried[:REASONS])
     for container, firm_item in untrusted[: REASONS - len(reasons)]:
         reasons += (_no_trust(container, firm_item, product_code),)
     numbers = [number for _, number, _ in tried] + [ErrorNumber.FIRM_ITEM_INVALID] * len(untrusted)
@@ -144,14 +146,14 @@ def _no_trust(container: ContainerId, firm_item: FirmItem, product_code: int) ->
     return Reason(container, firm_item.firm_code, product_code, 0, number, number.name, text)
 
 
-def _reason(counted: License, number: ErrorNumber, detail: str, now: int) -> Reason:
+def _reason(table: Table, counted: License, number: ErrorNumber, detail: str, now: int) -> Reason:
     item = counted.item
     if number is ErrorNumber.NO_MORE_LICENSES:
         detail = f"{counted.used} of {item.quantity}"
         if counted.lent:
             detail += f", {counted.lent} of them borrowed"
         if counted.lingering:
-            seconds = max(counted.lingering[0][0] - now, 0)
+            seconds = max(table.elapsed.comes(counted.lingering[0][0]) - now, 0)
             detail += f", {len(counted.lingering)} of them lingering, the next is free in {seconds} s"
     elif number is ErrorNumber.PRODUCT_ITEM_INVALID:
         detail = item.unusable

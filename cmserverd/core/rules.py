@@ -49,13 +49,15 @@ class Limits(Struct, frozen=True):
     """What one client cannot exceed (decision 30): handles per session, sessions per address.
 
     Nothing is borrowed for more than `borrow_maximum` seconds, and nothing at all if that is 0; of each entry,
-    `borrow_keep` licenses are never lent (decision 21).
+    `borrow_keep` licenses are never lent, and `borrow_per_address` are all that one host's clients may have out at once
+    (decision 21).
     """
 
     handles: int = 1_024
     sessions_per_address: int = 10_000
     borrow_maximum: int = 2**32 - 1
     borrow_keep: int = 0
+    borrow_per_address: int = 20
 
 
 # Granting: the hot path
@@ -128,8 +130,9 @@ def _free_license(product: Product, mode: AccessMode, want: Want, local: bool, n
 def unless_held_off(table: Table, station: Station, product: Product, now: int) -> None:
     """Raise Refused with 231 if an operator took a license from this station a moment ago (decision 22)."""
     until = table.held_off.get((station, product.firm_code, product.product_code), 0)
-    if until > now:
-        detail = f"an operator took one from this station; the next may be had in {until - now} s"
+    left = table.elapsed.comes(until) - now
+    if left > 0:
+        detail = f"an operator took one from this station; the next may be had in {left} s"
         raise Refused(ErrorNumber.ACCESS_DENIED, detail)
 
 
@@ -252,7 +255,7 @@ def revoke(held: Access, now: int, lingers: bool) -> Rule[None]:
 def use(table: Table, session: Session, handle: int, now: int) -> Rule[Access]:
     """Note that a handle was used (*Last Access*)."""
     held = held_by(table, session, handle)
-    if held.last != now:
+    if held.last != table.elapsed.at(now):
         yield c.Used(handle, now)
     return held
 

@@ -5,7 +5,7 @@ It is the part of the table that drivers and time fill; `table.Table` is the who
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -33,17 +33,20 @@ Appliers = dict[type[Any], Callable[[Any, Any], None]]
 class Stock:
     """Containers, licenses and products, and what is lent of them.
 
-    `expiries` and `returns` are sorted: the license or loan whose time is over next comes first. `lent` has the loans
-    by name, in the order of their numbers, and `out` how many licenses are with borrowers, of those too that are gone.
+    `expiries` and `returns` are sorted: the license or loan whose time is over next comes first. So are the `expired`,
+    the licenses whose end was seen to: if license time is set back, those that are not over after all are the last.
+    `lent` has the loans by name, in the order of their numbers, and `out` how many licenses are with borrowers, of
+    those too that are gone.
     """
 
-    __slots__ = ("containers", "expiries", "lent", "licenses", "next_license", "out", "products", "returns")
+    __slots__ = ("containers", "expired", "expiries", "lent", "licenses", "next_license", "out", "products", "returns")
 
     def __init__(self) -> None:
         self.containers: dict[ContainerId, KnownContainer] = {}
         self.licenses: dict[LicenseId, License] = {}
         self.products: dict[tuple[int, int], Product] = {}
         self.expiries: list[LicenseEnd] = []
+        self.expired: list[LicenseEnd] = []
         self.lent: dict[LoanName, Lent] = {}
         self.out: dict[LicenseId, int] = {}
         self.returns: list[LoanOver] = []
@@ -106,7 +109,18 @@ class Stock:
         container.contents = _with_item(container.contents, change.license.firm_code, item)
 
     def _expired(self, change: c.Expired) -> None:
-        self._forget_end(self.licenses[change.license])
+        counted = self.licenses[change.license]
+        end = valid_until(counted.item)
+        assert end is not None
+        self._forget_end(counted)
+        insort(self.expired, (end, counted.id, counted))
+
+    def _bring_back(self, now: int) -> None:
+        """License time was set to this: what is not over then after all ends at its end."""
+        place = bisect_right(self.expired, now, key=_end)
+        if place < len(self.expired):
+            self.expiries = sorted(self.expiries + self.expired[place:])
+            del self.expired[place:]
 
     def _removed(self, change: c.Removed) -> None:
         assert not self.containers[change.container].references
@@ -177,9 +191,10 @@ class Stock:
     def _forget_end(self, counted: License) -> None:
         end = valid_until(counted.item)
         if end is not None:
-            at = bisect_left(self.expiries, (end, counted.id))
-            if at < len(self.expiries) and self.expiries[at][2] is counted:
-                del self.expiries[at]
+            for ends in (self.expiries, self.expired):
+                at = bisect_left(ends, (end, counted.id))
+                if at < len(ends) and ends[at][2] is counted:
+                    del ends[at]
 
     APPLY: ClassVar[Appliers] = {
         c.Plugged: _plugged,
@@ -194,6 +209,10 @@ class Stock:
 
 def _turn(counted: License) -> tuple[int, int, int]:
     return counted.turn
+
+
+def _end(entry: LicenseEnd) -> int:
+    return entry[0]
 
 
 def _place(counted: License) -> int:

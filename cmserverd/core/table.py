@@ -12,6 +12,7 @@ from typing import ClassVar, Final
 
 from cmserverd.core import changes as c
 from cmserverd.core.blocks import Numbered, Spread
+from cmserverd.core.elapsed import Elapsed
 from cmserverd.core.stock import Appliers, Stock
 from cmserverd.core.terms import (
     EXCLUSIVE,
@@ -19,6 +20,7 @@ from cmserverd.core.terms import (
     USER_LIMIT,
     Access,
     Allocation,
+    Conversion,
     Ended,
     Holding,
     License,
@@ -29,7 +31,6 @@ from cmserverd.core.terms import (
     SessionState,
     weight,
 )
-from cmserverd.core.validity import valid_until
 from protocol.messages import EndCause
 from protocol.terms import AccessMode, Station
 
@@ -41,12 +42,16 @@ class Table(Stock):
     """The state of the license server. Read its attributes freely; change it by `apply` only.
 
     `expiries`, `lingers` and `lives` are sorted: what time does next comes first. `held_off` has until when a station
-    is given no new license of a product, by station, firm and product code; what is over may still be there.
+    is given no new license of a product, by station, firm and product code; what is over may still be there. Lingering,
+    lives, being held off and the times of accesses are `elapsed` time, so that setting license time touches none.
+    `converting` are the accesses that are to become loans, by handle, until it is known whether they did.
     """
 
     __slots__ = (
         "accesses",
         "addresses",
+        "converting",
+        "elapsed",
         "ghosts",
         "held_off",
         "lingers",
@@ -62,11 +67,13 @@ class Table(Stock):
     def __init__(self) -> None:
         super().__init__()
         self.starting = True
+        self.elapsed = Elapsed()
         self.sessions: Numbered[Session] = Numbered()
         self.tokens: Spread[bytes, Session] = Spread()
         self.addresses: dict[str, int] = {}
         self.ghosts: dict[tuple[Station, str], dict[int, Session]] = {}
         self.accesses: Numbered[Access] = Numbered()
+        self.converting: dict[int, Conversion] = {}
         self.lingers: list[LingerEnd] = []
         self.lives: list[LifeEnd] = []
         self.held_off: dict[tuple[Station, int, int], int] = {}
@@ -97,19 +104,9 @@ class Table(Stock):
         """Change nothing: license tracking tells it."""
 
     def _time_set(self, change: c.TimeSet) -> None:
-        coming = {counted.id for _, _, counted in self.expiries}
-        for counted in self.licenses.values():
-            end = valid_until(counted.item)
-            if end is not None and end > change.at and counted.id not in coming:
-                insort(self.expiries, (end, counted.id, counted))
-            for _, _, allocation in counted.lingering:
-                allocation.until = min(allocation.until, change.at + counted.item.linger)
-            counted.lingering = sorted((left.until, left.id, left) for _, _, left in counted.lingering)
-        self.lingers = sorted((left.until, left.id, left) for _, _, left in self.lingers)
-        self.held_off = {}
-        for access in self.accesses.values():
-            access.first, access.last = min(access.first, change.at), min(access.last, change.at)
-        self.lives = sorted(_life(access) for _, _, access in self.lives)
+        self._bring_back(change.at)
+        if change.back:
+            self.elapsed.turn_back(change.at, change.back)
 
     # sessions
 
@@ -171,7 +168,8 @@ class Table(Stock):
         session = self.sessions[change.session]
         counted = self.licenses[change.license]
         allocation = self._new_allocation(counted, change.allocation, session.station, change.mode)
-        access = Access(change.handle, change.key, session, allocation, change.want, change.at, change.at)
+        at = self.elapsed.at(change.at)
+        access = Access(change.handle, change.key, session, allocation, change.want, at, at)
         self._hold(access, allocation)
         self._register(access)
 
@@ -180,13 +178,15 @@ class Table(Stock):
         allocation = self._had(change.license, session.station, change.allocation)
         if allocation.until:
             self._take_up(allocation)
-        access = Access(change.handle, change.key, session, allocation, change.want, change.at, change.at)
+        at = self.elapsed.at(change.at)
+        access = Access(change.handle, change.key, session, allocation, change.want, at, at)
         self._hold(access, allocation)
         self._register(access)
 
     def _referred(self, change: c.Referred) -> None:
         session = self.sessions[change.session]
-        access = Access(change.handle, change.key, session, change.reference, change.want, change.at, change.at)
+        at = self.elapsed.at(change.at)
+        access = Access(change.handle, change.key, session, change.reference, change.want, at, at)
         if change.reference.container is not None:
             self.containers[change.reference.container].references[access.handle] = access
         self._register(access)
@@ -197,7 +197,7 @@ class Table(Stock):
             insort(self.lives, _life(access))
 
     def _used(self, change: c.Used) -> None:
-        self.accesses[change.handle].last = change.at
+        self.accesses[change.handle].last = self.elapsed.at(change.at)
 
     def _moved(self, change: c.Moved) -> None:
         access = self.accesses[change.handle]
@@ -214,6 +214,7 @@ class Table(Stock):
             self._take_up(new)
         access.target = new
         self._hold(access, new)
+        self.converting.pop(access.handle, None)  # that loan is of the license that it had
 
     def _left(self, change: c.Left) -> None:
         access = self.accesses[change.handle]
@@ -239,7 +240,8 @@ class Table(Stock):
         allocation = access.target
         assert isinstance(allocation, Allocation)
         assert len(allocation.accesses) == 1
-        self._set_aside(allocation, allocation.license.product.holdings[allocation.station], change.until)
+        holding = allocation.license.product.holdings[allocation.station]
+        self._set_aside(allocation, holding, self.elapsed.at(change.until))
         self._let_go(access, allocation)
         self._end(access, change.cause)
 
@@ -253,12 +255,19 @@ class Table(Stock):
             holdings.remove(allocation.station)
 
     def _held_off(self, change: c.HeldOff) -> None:
-        self.held_off = {name: until for name, until in self.held_off.items() if until > change.at}
-        self.held_off[change.station, change.firm_code, change.product_code] = change.until
+        now = self.elapsed.at(change.at)
+        self.held_off = {name: until for name, until in self.held_off.items() if until > now}
+        self.held_off[change.station, change.firm_code, change.product_code] = self.elapsed.at(change.until)
 
     def _lent(self, change: c.Borrowed) -> None:
         self._borrowed(change)
         self.next_handle = max(self.next_handle, change.number + 1)
+
+    def _converting(self, change: c.Converting) -> None:
+        self.converting[change.handle] = Conversion(change.container, change.loan, change.holder)
+
+    def _unconverted(self, change: c.Unconverted) -> None:
+        del self.converting[change.handle]
 
     # what a shortened history begins with
 
@@ -279,14 +288,15 @@ class Table(Stock):
     def _holds(self, change: c.Holds) -> None:
         session = self.sessions[change.session]
         allocation = self.licenses[change.license].allocations[change.allocation]
-        access = Access(change.handle, change.key, session, allocation, change.want, change.first, change.last)
+        first, last = self.elapsed.at(change.first), self.elapsed.at(change.last)
+        access = Access(change.handle, change.key, session, allocation, change.want, first, last)
         self._hold(access, allocation)
         self._register(access)
 
     def _remains(self, change: c.Remains) -> None:
         allocation = self.licenses[change.license].allocations[change.allocation]
         holding = allocation.license.product.holdings.find(allocation.station) or self._new_holding(allocation)
-        self._set_aside(allocation, holding, change.until)
+        self._set_aside(allocation, holding, self.elapsed.at(change.until))
 
     # the parts of the above
 
@@ -298,6 +308,8 @@ class Table(Stock):
     def _end(self, access: Access, cause: EndCause | None) -> None:
         session = access.session
         self.accesses.remove(access.handle)
+        if self.converting:
+            self.converting.pop(access.handle, None)
         if access.want.maximum_life:
             del self.lives[bisect_left(self.lives, _life(access))]
         del session.accesses[access.key]
@@ -407,6 +419,8 @@ class Table(Stock):
         c.Lapsed: _lapsed,
         c.HeldOff: _held_off,
         c.Borrowed: _lent,
+        c.Converting: _converting,
+        c.Unconverted: _unconverted,
         c.Numbering: _numbering,
         c.Remembered: _remembered,
         c.Stands: _stands,

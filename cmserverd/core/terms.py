@@ -119,7 +119,7 @@ def weight(item: ProductItem, mode: AccessMode) -> int:
 class Allocation(Struct, eq=False, gc=False):
     """What a license counts, each by its `weight`.
 
-    One that nobody holds lingers: `until` then it is its station's alone. 0: it is held.
+    One that nobody holds lingers: `until` then (elapsed time) it is its station's alone. 0: it is held.
     """
 
     id: int
@@ -172,6 +172,14 @@ class Lent(Struct, eq=False, gc=False):
         return self.end + LOAN_SKEW
 
 
+class Conversion(Struct, frozen=True, gc=False):
+    """Which loan an access is to become, of its license in this container; `holder` is the borrower's public key."""
+
+    container: ContainerId
+    loan: bytes
+    holder: bytes
+
+
 LoanOver = tuple[int, int, Lent]
 """When a loan is over, its number, and itself: sorted, the first is the next."""
 
@@ -185,7 +193,7 @@ class Reference(Struct, frozen=True, gc=False, array_like=True):
 
 
 class Access(Struct, eq=False, gc=False):
-    """What a client holds. `first` and `last` are license time."""
+    """What a client holds. `first` and `last`, when it was granted and last used, are elapsed time."""
 
     handle: int
     key: bytes

@@ -9,10 +9,13 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from drivers.chip.banks import Damaged, make
 from drivers.chip.chip import Answer, Chip, Command, Memory
 from drivers.chip.contents import KEY_LENGTH, new_owner, without_firms
-from drivers.chip.flash import KEY_SECTOR, SECTOR, Damaged, Flash, make
-from drivers.chip.state import Slots, State
+from drivers.chip.flash import Flash
+from drivers.chip.log import whole
+from drivers.chip.seal import Seal
+from drivers.chip.state import State
 from drivers.chip.status import EMPTY, UNKNOWN_COMMAND, No, expect
 
 TEXT_LIMIT: Final = 255
@@ -24,7 +27,8 @@ _INIT: Final = struct.Struct("<HI")
 class Blank(Memory):
     """Begins without an image and is a `Chip` once it has one. `random` gives so many random bytes.
 
-    A flash whose image is damaged counts as empty: nothing in it could ever be used again.
+    A flash whose image is damaged counts as empty: nothing in it could ever be used again. Raises Newer if a later
+    version made it.
     """
 
     def __init__(self, flash: Flash, random: Callable[[int], bytes] = os.urandom) -> None:
@@ -37,7 +41,8 @@ class Blank(Memory):
             self._made = None
 
     def _start(self) -> Chip:
-        return Chip(self._flash, self._flash.read(KEY_SECTOR)[:KEY_LENGTH].ljust(KEY_LENGTH, b"\0"), self._random)
+        private = self._flash.read(self._flash.layout.sectors)[:KEY_LENGTH]
+        return Chip(self._flash, private.ljust(KEY_LENGTH, b"\0"), self._random)
 
     @property
     def image(self) -> bytes:
@@ -65,8 +70,9 @@ class Blank(Memory):
         private = self._random(KEY_LENGTH)
         public = Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
         owner = new_owner(mask, serial, public)
-        slot = Slots(owner, private).write(State(sequence=1, floor=0))
-        make(self._flash, private, without_firms(owner, text, SECTOR), slot)
+        layout = self._flash.layout
+        slot = whole(State(sequence=1, floor=0), layout, Seal(owner, private))
+        make(self._flash, private, without_firms(layout.version, owner, text, layout.whole_limit), slot)
         self._made = self._start()
         return public
 

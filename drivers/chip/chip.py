@@ -15,10 +15,13 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from drivers.chip.banks import Banks, Damaged
 from drivers.chip.contents import Contents, Malformed, Product
-from drivers.chip.flash import FIXED_LIMIT, Banks, Damaged, Flash
+from drivers.chip.flash import FIXED_LIMIT, Flash
 from drivers.chip.loans import given_back, lent, standing
-from drivers.chip.state import NO_NONCE, RECEIPTS, Full, Loan, Receipt, Slots, State, Used
+from drivers.chip.log import Full, Log
+from drivers.chip.seal import Seal
+from drivers.chip.state import NO_NONCE, Loan, Receipt, State, Used, latest
 from drivers.chip.status import (
     ALREADY_MADE,
     BAD_REQUEST,
@@ -124,7 +127,10 @@ class Memory:
 
 
 class Chip(Memory):
-    """A dongle with a key, which signs, counts and takes updates. Raises Damaged if its flash has no sound image."""
+    """A dongle with a key, which signs, counts and takes updates.
+
+    Raises Damaged if its flash has no sound image, Newer if a later version made it.
+    """
 
     def __init__(self, flash: Flash, private: bytes, random: Callable[[int], bytes] = os.urandom) -> None:
         self._banks = Banks(flash)
@@ -133,15 +139,18 @@ class Chip(Memory):
         except Malformed:
             raise Damaged from None
         self._key = Ed25519PrivateKey.from_private_bytes(private)
-        self._slots = Slots(self._contents.owner, private)
-        self._slot, self._state = self._in_force()
+        self._log = Log(self._banks, Seal(self._contents.owner, private))
         self._random = random
         self._update = b""
 
     @property
     def image(self) -> bytes:
         """The image as it is read."""
-        return self._banks.fixed + b"".join(self._banks.slots)
+        return self._banks.fixed + self._log.image
+
+    @property
+    def _state(self) -> State:
+        return self._log.state
 
     def _run(self, command: int, payload: bytes) -> bytes:
         match command:
@@ -165,23 +174,12 @@ class Chip(Memory):
             case _:
                 return super()._run(command, payload)
 
-    def _in_force(self) -> tuple[int, State]:
-        """Return which slot counts, and its state."""
-        states = [self._slots.read(slot) for slot in self._banks.slots]
-        found = [(which, state) for which, state in enumerate(states) if state is not None]
-        if not found:
-            raise Damaged
-        return max(found, key=lambda each: each[1].sequence)
-
     def _commit(self, state: State) -> None:
-        """Make this the state, in the slot that is not in force."""
-        state = replace(state, sequence=self._state.sequence + 1)
+        """Make this the state, with the next sequence number."""
         try:
-            slot = self._slots.write(state)
+            self._log.put(replace(state, sequence=self._state.sequence + 1))
         except Full:
             raise No(NO_ROOM) from None
-        self._banks.write_slot(1 - self._slot, slot)
-        self._slot, self._state = 1 - self._slot, state
 
     def _later(self, time: int) -> int:
         """Return the floor that this license time makes."""
@@ -271,9 +269,7 @@ class Chip(Memory):
         if units or start:
             used[firm_code, reference] = Used(units, start)
         receipt = Receipt(firm_code, reference, delta, _units_left(product, units))
-        remembered = {**self._state.receipts, **({} if key == _NO_KEY else {key: receipt})}
-        while len(remembered) > RECEIPTS:
-            del remembered[next(iter(remembered))]
+        remembered = latest({**self._state.receipts, **({} if key == _NO_KEY else {key: receipt})})
         self._commit(replace(self._state, floor=floor, used=used, receipts=remembered))
         return receipt
 
@@ -317,11 +313,10 @@ class Chip(Memory):
         if len(fixed) > FIXED_LIMIT:
             raise No(NO_ROOM)
         try:
-            slot = self._slots.write(state)
+            self._log.replace(fixed, state)
         except Full:
             raise No(NO_ROOM) from None
-        self._banks.replace(fixed, slot)
-        self._contents, self._slot, self._state = Contents(fixed), 0, state
+        self._contents = Contents(fixed)
 
     def _time(self, time: int) -> bytes:
         floor = self._later(time)

@@ -26,8 +26,10 @@ _QUANTITY, _USAGE, _UNITS, _BORROWING = 2, 7, 9, 14
 _NUMBER: Final = 0x7FFF
 """An option's number in its tag; the bit above says that it is critical."""
 _ED25519: Final = 1
-_IMAGE: Final = (b"CMIMAGE\n", 1)
-"""What an image begins with, and the version of its format."""
+_MAGIC: Final = b"CMIMAGE\n"
+_TWO_SLOTS: Final = 1
+"""The version of an image that has its state in two slots, and their length in its own. Later ones end with a state
+that is as long as it is."""
 _OWNER: Final = struct.Struct("<HIBB32s")
 _HARDWARE: Final = 1
 
@@ -85,11 +87,12 @@ class Contents:
             raise Malformed from None
 
     def _read(self, fixed: bytes) -> None:
-        self._magic, self._version, header_length, _ = _START.unpack_from(fixed)
+        magic, self._version, header_length, _ = _START.unpack_from(fixed)
         self.owner = fixed[_START.size : _START.size + OWNER_LENGTH]
-        count, items, self._slot_length = _COUNTS.unpack_from(fixed, _START.size + OWNER_LENGTH)
+        count, items, self.state_limit = _COUNTS.unpack_from(fixed, _START.size + OWNER_LENGTH)
         self._text = fixed[_START.size + OWNER_LENGTH + _COUNTS.size : header_length - 4]
-        if header_length + items != len(fixed):
+        """`state_limit` is how many bytes a whole state may have."""
+        if header_length + items != len(fixed) or magic != _MAGIC:
             raise Malformed
         self.firms: dict[int, Firm] = {}
         at = header_length
@@ -116,20 +119,20 @@ class Contents:
         )
 
     def with_firm(self, firm: Firm) -> bytes:
-        """Return the image's bytes before its slots, with this firm item in place of the one with its code."""
+        """Return the image's bytes before its state, with this firm item in place of the one with its code."""
         records = [each.record for each in ({**self.firms, firm.code: firm}).values()]
-        image = (self._magic, self._version)
-        return _fixed(image, self.owner, self._text, records, self._slot_length)
+        return _fixed(self._version, self.owner, self._text, records, self.state_limit)
 
 
-def _fixed(image: tuple[bytes, int], owner: bytes, text: bytes, records: Sequence[bytes], slot_length: int) -> bytes:
-    """Return an image's bytes before its slots; `text` has its length before it."""
+def _fixed(version: int, owner: bytes, text: bytes, records: Sequence[bytes], state_limit: int) -> bytes:
+    """Return an image's bytes before its state; `text` has its length before it."""
     items = b"".join(records)
     header_length = _START.size + OWNER_LENGTH + _COUNTS.size + len(text) + 4
+    slots = 2 * state_limit if version == _TWO_SLOTS else 0
     header = (
-        _START.pack(*image, header_length, header_length + len(items) + 2 * slot_length)
+        _START.pack(_MAGIC, version, header_length, header_length + len(items) + slots)
         + owner
-        + _COUNTS.pack(len(records), len(items), slot_length)
+        + _COUNTS.pack(len(records), len(items), state_limit)
         + text
     )
     return header + struct.pack("<I", zlib.crc32(header)) + items
@@ -140,9 +143,9 @@ def new_owner(mask: int, serial: int, public: bytes) -> bytes:
     return _OWNER.pack(mask, serial, _HARDWARE, _ED25519, public)
 
 
-def without_firms(owner: bytes, text: bytes, slot_length: int) -> bytes:
-    """Return the bytes, before its slots, of an image that has no firm item yet; `text` is UTF-8."""
-    return _fixed(_IMAGE, owner, struct.pack("<H", len(text)) + text, (), slot_length)
+def without_firms(version: int, owner: bytes, text: bytes, state_limit: int) -> bytes:
+    """Return the bytes, before its state, of an image that has no firm item yet; `text` is UTF-8."""
+    return _fixed(version, owner, struct.pack("<H", len(text)) + text, (), state_limit)
 
 
 def sealed_firm(licensor: bytes, signed: bytes, signature: bytes) -> Firm:

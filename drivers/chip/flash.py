@@ -1,57 +1,86 @@
-"""The chip's flash, and how an image lies in it so that a power cut at any moment leaves the old or the new one.
+"""The chip's flash: sectors that are erased whole, and then written from their beginning on, at once or piece by piece.
 
-A sector is written whole, or torn by a cut. There are two banks of sectors:
-
-    head | state slot | state slot | firm items with the header before them
-
-A count is one write: into the slot that is not in force. An update fills the bank that is not in force, and its head is
-written last; of two sound heads the one with the higher number is in force. `ONE_BANK` sectors are small enough that
-both banks fit into a chip with 256 KiB.
+A write of a whole sector erases it first, and that is what wears a flash out. What is added behind what is there needs
+no erasing. Either one is torn by a power cut.
 """
 
 from __future__ import annotations
 
 import os
-import struct
-import zlib
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 SECTOR: Final = 4096
-ONE_BANK: Final = 17
-SECTORS: Final = 2 * ONE_BANK
-KEY_SECTOR: Final = SECTORS
-"""After the banks, in a chip that makes its key itself: the private key, which no command reads."""
-FIXED_LIMIT: Final = (ONE_BANK - 3) * SECTOR
-"""The most bytes of an image before its state slots."""
-
-_HEAD: Final = struct.Struct("<8sQII")
-_MAGIC: Final = b"cmbank\x00\x01"
-_CHECKSUM: Final = struct.Struct("<I")
-_SLOT_LENGTH_AT: Final = 62
-"""Where an image's header says how long its slots are."""
+ERASED: Final = b"\xff"
+"""What each byte of an erased sector is."""
+FIXED_SECTORS: Final = 14
+FIXED_LIMIT: Final = FIXED_SECTORS * SECTOR
+"""The most bytes of an image before its state."""
 
 
-class Damaged(Exception):
-    """There is no sound image in the flash."""
+@dataclass(frozen=True)
+class Layout:
+    """How an image lies in the sectors: `version` of it and of the image, sectors of each of a bank's two state slots.
+
+    A whole state has `whole_limit` bytes at most, and just as many if it is `padded`: then there is room for no change
+    behind it.
+    """
+
+    version: int
+    slot_sectors: int
+    whole_limit: int
+    padded: bool
+
+    @property
+    def slot_length(self) -> int:
+        """Bytes of a slot: of a whole state with the changes behind it."""
+        return self.slot_sectors * SECTOR
+
+    @property
+    def bank(self) -> int:
+        """Sectors of a bank: its head, two state slots, and the firm items with the header before them."""
+        return 1 + 2 * self.slot_sectors + FIXED_SECTORS
+
+    @property
+    def sectors(self) -> int:
+        """Sectors of both banks. After them a chip that makes its key itself keeps it, and no command reads it."""
+        return 2 * self.bank
+
+
+FIRST: Final = Layout(version=1, slot_sectors=1, whole_limit=SECTOR, padded=True)
+"""The layout of the first containers: each change is a whole state."""
+LATEST: Final = Layout(version=2, slot_sectors=6, whole_limit=5 * SECTOR, padded=False)
+"""The layout of what is made now. A sector is kept for changes, so that a full state wears no more than an empty one
+of the first layout; 220 KiB with the key's sector."""
 
 
 class Flash(Protocol):
-    """Sectors that keep what is written, through power cuts."""
+    """Sectors that keep what is written, through power cuts; what is made in them has this `layout`."""
+
+    @property
+    def layout(self) -> Layout:
+        """How an image lies here."""
+        ...
 
     def read(self, sector: int) -> bytes:
         """Return a sector's bytes."""
         ...
 
     def write(self, sector: int, octets: bytes) -> None:
-        """Write a sector, and return once it is safe."""
+        """Erase a sector and write it, and return once it is safe."""
+        ...
+
+    def add(self, sector: int, at: int, octets: bytes) -> None:
+        """Write from byte `at` on, where the sector is erased, and return once it is safe."""
         ...
 
 
 class MemoryFlash:
     """Forgets everything with the process."""
 
-    def __init__(self) -> None:
-        self._sectors = [bytes(SECTOR)] * (SECTORS + 1)
+    def __init__(self, layout: Layout = LATEST) -> None:
+        self.layout = layout
+        self._sectors = [bytes(SECTOR)] * (layout.sectors + 1)
 
     def read(self, sector: int) -> bytes:
         """Return a sector's bytes."""
@@ -61,12 +90,21 @@ class MemoryFlash:
         """Write a sector."""
         self._sectors[sector] = octets
 
+    def add(self, sector: int, at: int, octets: bytes) -> None:
+        """Write a part of a sector."""
+        before = self._sectors[sector]
+        self._sectors[sector] = before[:at] + octets + before[at + len(octets) :]
+
 
 class FileFlash:
-    """A file of `SECTORS` sectors, open under `descriptor`. Raises OSError as the file does."""
+    """A file with the sectors of a layout, open under `descriptor`. Raises OSError as the file does.
 
-    def __init__(self, descriptor: int) -> None:
+    A disk is taken to leave alone what lies before the added bytes in its own sector, as databases take it to.
+    """
+
+    def __init__(self, descriptor: int, layout: Layout) -> None:
         self._descriptor = descriptor
+        self.layout = layout
 
     def read(self, sector: int) -> bytes:
         """Return a sector's bytes; fewer if the file ends."""
@@ -74,90 +112,12 @@ class FileFlash:
 
     def write(self, sector: int, octets: bytes) -> None:
         """Write a sector, and wait until it is on the disk."""
-        at = sector * SECTOR
+        self.add(sector, 0, octets)
+
+    def add(self, sector: int, at: int, octets: bytes) -> None:
+        """Write a part of a sector, and wait until it is on the disk."""
+        at += sector * SECTOR
         while octets:
             written = os.pwrite(self._descriptor, octets, at)
             octets, at = octets[written:], at + written
         os.fsync(self._descriptor)
-
-
-class Banks:
-    """The image in force. Raises Damaged if there is none."""
-
-    def __init__(self, flash: Flash) -> None:
-        self._flash = flash
-        found = _heads(flash)
-        if not found:
-            raise Damaged
-        self._number, self._bank, self.fixed = found[-1]
-        """`fixed` is all of the image before its state slots."""
-
-    @property
-    def slots(self) -> tuple[bytes, bytes]:
-        """The two state slots."""
-        start = self._bank * ONE_BANK
-        return self._flash.read(start + 1), self._flash.read(start + 2)
-
-    def write_slot(self, which: int, slot: bytes) -> None:
-        """Write one of the two state slots."""
-        self._flash.write(self._bank * ONE_BANK + 1 + which, slot)
-
-    def replace(self, fixed: bytes, slot: bytes) -> None:
-        """Put another image in the place of this one; `slot` is its state."""
-        bank = 1 - self._bank
-        _fill(self._flash, bank, self._number + 1, fixed, (slot, bytes(SECTOR)))
-        self._number, self._bank, self.fixed = self._number + 1, bank, fixed
-
-
-def _heads(flash: Flash) -> list[tuple[int, int, bytes]]:
-    """Return number, bank and fixed part of each sound bank, the one in force last."""
-    return sorted(head for bank in (0, 1) if (head := _head(flash, bank)) is not None)
-
-
-def _head(flash: Flash, bank: int) -> tuple[int, int, bytes] | None:
-    start = bank * ONE_BANK
-    head = flash.read(start)[: _HEAD.size + _CHECKSUM.size]
-    if len(head) < _HEAD.size + _CHECKSUM.size:
-        return None
-    magic, number, length, checksum = _HEAD.unpack_from(head)
-    if magic != _MAGIC or length > FIXED_LIMIT or head[_HEAD.size :] != _crc(head[: _HEAD.size]):
-        return None
-    sectors = range(start + 3, start + 3 + -(-length // SECTOR))
-    fixed = b"".join(flash.read(sector) for sector in sectors)[:length]
-    return (number, bank, fixed) if zlib.crc32(fixed) == checksum else None
-
-
-def make(flash: Flash, private: bytes, fixed: bytes, slot: bytes) -> None:
-    """Write the first image, as a chip does that has no sound one; `private` is its key, `slot` its state.
-
-    After a cut at any moment there is still none, or all of it with its key. What a damaged image left goes first, and
-    of that what is not in force, or an image from before it would be.
-    """
-    for _, bank, _ in _heads(flash):
-        flash.write(bank * ONE_BANK, bytes(SECTOR))
-    flash.write(KEY_SECTOR, private.ljust(SECTOR, b"\0"))
-    _fill(flash, 0, 1, fixed, (slot, bytes(SECTOR)))
-
-
-def program(flash: Flash, image: bytes) -> None:
-    """Write the first image, as the factory does. Raises ValueError if it does not fit into the chip."""
-    (slot_length,) = struct.unpack_from("<I", image, _SLOT_LENGTH_AT)
-    fixed = image[: -2 * SECTOR]
-    if len(fixed) > FIXED_LIMIT or slot_length != SECTOR:
-        msg = f"An image for this chip has {FIXED_LIMIT} bytes before its slots at most, and slots of {SECTOR} bytes."
-        raise ValueError(msg)
-    _fill(flash, 0, 1, fixed, (image[-2 * SECTOR : -SECTOR], image[-SECTOR:]))
-
-
-def _fill(flash: Flash, bank: int, number: int, fixed: bytes, slots: tuple[bytes, bytes]) -> None:
-    start = bank * ONE_BANK
-    for at in range(0, len(fixed), SECTOR):
-        flash.write(start + 3 + at // SECTOR, fixed[at : at + SECTOR].ljust(SECTOR, b"\0"))
-    for which, slot in enumerate(slots):
-        flash.write(start + 1 + which, slot)
-    head = _HEAD.pack(_MAGIC, number, len(fixed), zlib.crc32(fixed))
-    flash.write(start, (head + _crc(head)).ljust(SECTOR, b"\0"))
-
-
-def _crc(octets: bytes) -> bytes:
-    return _CHECKSUM.pack(zlib.crc32(octets))

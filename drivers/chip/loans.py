@@ -13,7 +13,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from drivers.chip.contents import Contents
-from drivers.chip.state import Loan, State, fits
+from drivers.chip.seal import TAIL
+from drivers.chip.state import Loan, State, size
 from drivers.chip.status import LEDGER_FULL, NO_ITEM, NONE_LEFT, NOT_BORROWABLE, NOT_SIGNED, TOO_LONG, No, expect
 from drivers.chip.update import LATEST
 
@@ -40,7 +41,8 @@ def lent(state: State, contents: Contents, floor: int, name: bytes, asked: Loan)
             return None
     _check_terms(contents, floor, asked, sum(each.quantity for each in others.values() if each[:2] == asked[:2]))
     after = replace(state, floor=floor, loans={**others, name: asked})
-    if known is None and not fits(len(state.used.keys() | contents.counted), len(after.loans)):
+    needed = size(len(state.used.keys() | contents.counted), len(after.loans)) + TAIL
+    if known is None and needed > contents.state_limit:
         raise No(LEDGER_FULL)
     return after
 

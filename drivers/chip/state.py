@@ -1,31 +1,23 @@
-"""What the chip counts and remembers: one state slot as a value, its bytes, and the ways in which it changes."""
+"""What the chip counts and remembers, as a value, and as the bytes of a record: a whole state, or a change of one."""
 
 from __future__ import annotations
 
 import struct
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Final, NamedTuple
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-SLOT_LENGTH: Final = 4096
 RECEIPTS: Final = 64
 NO_NONCE: Final = bytes(32)
 
 _HEAD: Final = struct.Struct("<QqHHHH32sq")
+HEAD_LENGTH: Final = _HEAD.size
+"""The bytes with which each record begins."""
 _ITEM: Final = struct.Struct("<IIIq")
 _LOAN: Final = struct.Struct("<16sIIIq32s")
 _RECEIPT: Final = struct.Struct("<16sIIII")
-_SIGNED_LENGTH: Final = SLOT_LENGTH - 68
-_FILLED_LENGTH: Final = SLOT_LENGTH - 69
-_PREFIX: Final = b"cmstate\x00\x01"
-
-
-class Full(Exception):
-    """The state does not fit into its slot."""
+_NAME: Final = struct.Struct("<16s")
 
 
 class Used(NamedTuple):
@@ -56,7 +48,7 @@ class Receipt(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """A slot's contents; `loans` are by their ids, `receipts` by their keys, the oldest first."""
+    """All of it; `loans` are by their ids, `receipts` by their keys, the oldest first."""
 
     sequence: int
     floor: int
@@ -67,57 +59,78 @@ class State:
     asked: int = 0
 
 
-def fits(counters: int, loans: int) -> bool:
-    """Whether a slot has room for all these, and for as many receipts as there can be."""
-    return _HEAD.size + counters * _ITEM.size + loans * _LOAN.size + RECEIPTS * _RECEIPT.size <= _FILLED_LENGTH
+def size(counters: int, loans: int, receipts: int = RECEIPTS) -> int:
+    """Return how many bytes so many of each take in the record of a whole state."""
+    return HEAD_LENGTH + counters * _ITEM.size + loans * _LOAN.size + receipts * _RECEIPT.size
 
 
-class Slots:
-    """Slots of one container: read, and written with its signature."""
+def size_of(state: State) -> int:
+    """Return how many bytes the record of this whole state has."""
+    return size(len(state.used), len(state.loans), len(state.receipts))
 
-    def __init__(self, owner: bytes, private: bytes) -> None:
-        self._statement = _PREFIX + owner
-        self._key = Ed25519PrivateKey.from_private_bytes(private)
 
-    def write(self, state: State) -> bytes:
-        """Return the slot. Raises Full."""
-        filled = _HEAD.pack(
-            state.sequence,
-            state.floor,
-            len(state.used),
-            len(state.loans),
-            len(state.receipts),
-            0,
-            state.nonce,
-            state.asked,
+def whole_record(state: State) -> bytes:
+    """Return the record of a whole state."""
+    return _record(state, state, ())
+
+
+def change_record(before: State, after: State) -> bytes:
+    """Return the record of what is other in `after`: what is new in it, and the ids of the loans that are struck off.
+
+    Of counters and receipts none goes but the oldest of 65 receipts: an update, which drops some, writes a whole state.
+    """
+    new = replace(
+        after,
+        used={item: used for item, used in after.used.items() if before.used.get(item) != used},
+        loans={name: loan for name, loan in after.loans.items() if before.loans.get(name) != loan},
+        receipts={key: receipt for key, receipt in after.receipts.items() if key not in before.receipts},
+    )
+    return _record(after, new, tuple(before.loans.keys() - after.loans.keys()))
+
+
+def _record(state: State, new: State, struck: Sequence[bytes]) -> bytes:
+    counts = (len(new.used), len(new.loans), len(new.receipts), len(struck))
+    return b"".join(
+        (
+            _HEAD.pack(state.sequence, state.floor, *counts, state.nonce, state.asked),
+            *(_ITEM.pack(*item, *used) for item, used in new.used.items()),
+            *(_LOAN.pack(name, *loan) for name, loan in new.loans.items()),
+            *(_RECEIPT.pack(key, *receipt) for key, receipt in new.receipts.items()),
+            *struck,
         )
-        filled += b"".join(_ITEM.pack(*item, *used) for item, used in state.used.items())
-        filled += b"".join(_LOAN.pack(name, *loan) for name, loan in state.loans.items())
-        filled += b"".join(_RECEIPT.pack(key, *receipt) for key, receipt in state.receipts.items())
-        if len(filled) > _FILLED_LENGTH:
-            raise Full
-        signed = filled.ljust(_FILLED_LENGTH, b"\0") + b"\x01"
-        covered = signed + self._key.sign(self._statement + signed)
-        return covered + struct.pack("<I", zlib.crc32(covered))
+    )
 
-    def read(self, slot: bytes) -> State | None:
-        """Return the state, None if the slot is torn or not this container's."""
-        if len(slot) != SLOT_LENGTH or slot[-4:] != struct.pack("<I", zlib.crc32(slot[:-4])):
-            return None
-        try:
-            self._key.public_key().verify(slot[_SIGNED_LENGTH:-4], self._statement + slot[:_SIGNED_LENGTH])
-        except InvalidSignature:
-            return None
-        sequence, floor, items, loans, receipts, _, nonce, asked = _HEAD.unpack_from(slot)
-        loans_at = _HEAD.size + items * _ITEM.size
-        receipts_at = loans_at + loans * _LOAN.size
-        used = {
-            (firm_code, reference): Used(units, start)
-            for firm_code, reference, units, start in _ITEM.iter_unpack(slot[_HEAD.size : loans_at])
-        }
-        lent = {name: Loan(*loan) for name, *loan in _LOAN.iter_unpack(slot[loans_at:receipts_at])}
-        remembered = {
-            key: Receipt(*receipt)
-            for key, *receipt in _RECEIPT.iter_unpack(slot[receipts_at : receipts_at + receipts * _RECEIPT.size])
-        }
-        return State(sequence, floor, used, lent, remembered, nonce, asked)
+
+def length_of(head: bytes) -> int:
+    """Return how many bytes the record has that begins so; `head` has HEAD_LENGTH bytes."""
+    _, _, items, loans, receipts, struck, _, _ = _HEAD.unpack(head)
+    return int(size(items, loans, receipts) + struck * _NAME.size)
+
+
+def changed(before: State, record: bytes) -> State:
+    """Return the state after a change; a whole state is one of an empty state."""
+    sequence, floor, items, loans, receipts, struck, nonce, asked = _HEAD.unpack_from(record)
+    loans_at = HEAD_LENGTH + items * _ITEM.size
+    receipts_at = loans_at + loans * _LOAN.size
+    struck_at = receipts_at + receipts * _RECEIPT.size
+    used = {
+        (firm_code, reference): Used(units, start)
+        for firm_code, reference, units, start in _ITEM.iter_unpack(record[HEAD_LENGTH:loans_at])
+    }
+    lent = {name: Loan(*loan) for name, *loan in _LOAN.iter_unpack(record[loans_at:receipts_at])}
+    remembered = {key: Receipt(*receipt) for key, *receipt in _RECEIPT.iter_unpack(record[receipts_at:struck_at])}
+    gone = lent.keys() | {name for (name,) in _NAME.iter_unpack(record[struck_at : struck_at + struck * _NAME.size])}
+    return State(
+        sequence,
+        floor,
+        {**before.used, **used},
+        {**{name: loan for name, loan in before.loans.items() if name not in gone}, **lent},
+        latest({**before.receipts, **remembered}),
+        nonce,
+        asked,
+    )
+
+
+def latest(receipts: Mapping[bytes, Receipt]) -> Mapping[bytes, Receipt]:
+    """Return the last ones, as many as are remembered."""
+    return dict(islice(receipts.items(), max(0, len(receipts) - RECEIPTS), None))

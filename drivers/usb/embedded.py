@@ -10,8 +10,9 @@ from importlib import resources
 from pathlib import Path
 
 from drivers import description, image, keys
+from drivers.chip.banks import program
 from drivers.chip.chip import Chip
-from drivers.chip.flash import MemoryFlash, program
+from drivers.chip.flash import MemoryFlash
 from drivers.container import ContainerKind
 from drivers.driver import Faulty
 from drivers.image import SigningKeys

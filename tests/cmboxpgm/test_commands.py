@@ -274,7 +274,7 @@ def test_more_than_a_container_can_count_is_told(bench: Bench) -> None:
     """Else the first use of the last ones would be refused at the customer's; what fits is counted to the last."""
     bench.begin()
     private = keys.read(bench.directory / "licensor.key")
-    counted = tuple(ProductItem(n, 1, usage=Allowance(86_400, 1)) for n in range(1, 95))
+    counted = tuple(ProductItem(n, 1, usage=Allowance(86_400, 1)) for n in range(1, 914))
     firm = FirmItem(FIRM_CODE, update_counter=1, products=counted)
     other = FirmItem(700, products=(ProductItem(1, 1, units=Allowance(1, 1)), ProductItem(2, 1)))
     stranger = keys.generate()
@@ -286,34 +286,34 @@ def test_more_than_a_container_can_count_is_told(bench: Bench) -> None:
         bench.done("enroll", "--file", file, "--ledger", "ledger.json")
         return ("--file", file)
 
-    new = ("item", "--item", "95", "--product-code", "1")
+    new = ("item", "--item", "914", "--product-code", "1")
     shared = make("shared.cmc", 2, firm, other)
-    assert "would have 96 items with units" in bench.refused(*bench.programming(*new, "--units", "9", where=shared))
+    assert "would have 915 items with units" in bench.refused(*bench.programming(*new, "--units", "9", where=shared))
     bench.program(*new, where=shared)
     alone = make("alone.cmc", 3, firm)
     bench.program(*new, "--units", "9", where=alone)
     device = bench.open("alone.cmc")
-    for number in range(1, 96):
-        device.consume(FIRM_CODE, number, int(number == 95), number.to_bytes(16, "big"), NOON)
+    for number in range(1, 915):
+        device.consume(FIRM_CODE, number, int(number == 914), number.to_bytes(16, "big"), NOON)
     device.close()
     bench.done("request", *alone, "--out", "a.request")
     for where in (alone, ("--request", "a.request", "--update", "out")):
-        more = bench.programming("item", "--item", "96", "--product-code", "1", "--usage", "1d", where=where)
+        more = bench.programming("item", "--item", "915", "--product-code", "1", "--usage", "1d", where=where)
         assert "cannot count so much" in bench.refused(*more)
     bench.program("item", "--item", "1", "--no-usage", where=alone)
-    bench.program("item", "--item", "96", "--product-code", "1", "--usage", "1d", where=alone)
+    bench.program("item", "--item", "915", "--product-code", "1", "--usage", "1d", where=alone)
 
 
 def test_what_is_too_much_already_can_be_made_less(bench: Bench) -> None:
     """Containers may have been programmed by other means."""
     bench.begin()
     private = keys.read(bench.directory / "licensor.key")
-    products = tuple(ProductItem(n, 1, units=Allowance(9, 1)) for n in range(1, 121))
+    products = tuple(ProductItem(n, 1, units=Allowance(9, 1)) for n in range(1, 1001))
     firm = FirmItem(FIRM_CODE, update_counter=1, products=products)
     container = Container(container_id(3, 2), ContainerKind.VIRTUAL, "", (firm,))
     cmc.create(bench.directory / "full.cmc", container, SigningKeys(keys.generate(), {FIRM_CODE: private}))
     bench.done("enroll", "--file", "full.cmc", "--ledger", "ledger.json")
-    bench.program("remove-item", "--item", "120", where=("--file", "full.cmc"))
+    bench.program("remove-item", "--item", "1000", where=("--file", "full.cmc"))
     bench.program("item", "--item", "1", "--text", "x", where=("--file", "full.cmc"))
 
 
@@ -425,7 +425,7 @@ def test_the_last_byte_of_a_container(bench: Bench) -> None:
     cmc.create(bench.directory / "full.cmc", container, SigningKeys(keys.generate(), {FIRM_CODE: private}))
     bench.done("enroll", "--file", "full.cmc", "--ledger", "ledger.json")
     octets = bench.read("full.cmc")
-    room = image.IMAGE_LIMIT - len(octets)
+    room = image.FIXED_LIMIT - image.parse(octets, Trust()).fixed_length
     assert 0 < room < 255
     over = update.encode_firm(
         image.parse(octets, Trust()).owner, replace(firm, update_counter=2, text="x" * (room + 1)), update.ANY, private

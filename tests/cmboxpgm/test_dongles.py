@@ -8,9 +8,10 @@ import pytest
 
 from cmserverd.cmboxpgm import containers
 from drivers import image
+from drivers.chip.banks import program
 from drivers.chip.blank import Blank
 from drivers.chip.chip import Chip, Memory
-from drivers.chip.flash import MemoryFlash, program
+from drivers.chip.flash import MemoryFlash
 from drivers.container import Container, ContainerKind, ProductItem, container_id
 from drivers.image import SigningKeys
 from drivers.usb.backend import InProcessBackend

@@ -197,6 +197,7 @@ ALL_ACCESSES = (
     replace(
         ACCESS,
         handle=1_000_000,
+        allocation=8,
         mode="no_user_limit",
         product_code=15,
         item=2,
@@ -275,6 +276,8 @@ class MadeUp:
                     if _wanted(params, one)
                     and one.handle > params.cursor
                     and (one.kind == "entry" or not params.relevant)
+                    and params.session in (None, one.session)
+                    and params.allocation in (None, one.allocation)
                 ]
                 found, after = self._page(accesses)
                 return AccessPage(self.position, NOON, tuple(found), after)

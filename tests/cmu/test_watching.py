@@ -116,10 +116,16 @@ def test_reload_says_what_waits_for_a_restart(tmp_path: Path, capsys: Captured) 
 
     def told(params: Params[Any]) -> Struct:
         assert isinstance(params, Reload)
-        return Reloaded(("log.level",), ("server.name",))
+        return Reloaded(("log.level",), ("server.name", "webadmin.hosts"))
 
     with serving(told, unix=str(tmp_path / "run" / "control.sock")):
         assert main(["--reload"]) == FOUND
-        assert capsys.readouterr().out == "Taken over: log.level. A restart is needed for: server.name.\n"
+        assert capsys.readouterr().out == (
+            "Taken over: log.level. A restart is needed for: server.name. "
+            "A restart of WebAdmin is needed for: webadmin.hosts.\n"
+        )
         assert main(["--reload", "--json"]) == FOUND
-        assert json.loads(capsys.readouterr().out) == {"taken": ["log.level"], "restart": ["server.name"]}
+        assert json.loads(capsys.readouterr().out) == {
+            "taken": ["log.level"],
+            "restart": ["server.name", "webadmin.hosts"],
+        }

@@ -115,6 +115,10 @@ def _check_loans(table: Table) -> None:
     numbers = [loan.number for loan in table.lent.values()]
     assert numbers == sorted(set(numbers))
     assert not table.accesses.keys() & set(numbers)
+    for handle, becoming in table.converting.items():
+        target = table.accesses[handle].target
+        assert isinstance(target, Allocation)
+        assert target.license.id.container == becoming.container
 
 
 def _check_products(table: Table) -> None:
@@ -175,6 +179,10 @@ def _check_instants(table: Table) -> None:
     assert [entry[:2] for entry in table.expiries] == sorted(entry[:2] for entry in table.expiries)
     coming = {counted.id for _, _, counted in table.expiries}
     assert len(coming) == len(table.expiries)
+    assert table.expired == sorted(
+        ((end, counted.id, counted) for counted in table.licenses.values() if (end := _ended(counted, coming))),
+        key=lambda entry: entry[:2],
+    )
     for end, name, counted in table.expiries:
         assert counted.id == name
         assert table.licenses[counted.id] is counted
@@ -183,6 +191,10 @@ def _check_instants(table: Table) -> None:
         if _end(counted) is not None and counted.id not in coming:
             holders = [held for one in counted.allocations.values() for held in one.accesses.values()]
             assert all(held.want.force for held in holders), "a license that is over has only who needs no valid one"
+
+
+def _ended(counted: License, coming: set[LicenseId]) -> int | None:
+    return None if counted.id in coming else _end(counted)
 
 
 def _end(counted: License) -> int | None:

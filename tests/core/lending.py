@@ -5,7 +5,8 @@ Like the model it shares no code with the core, and counts everything anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ipaddress
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from drivers.container import Loan
@@ -13,7 +14,7 @@ from protocol.errors import ErrorNumber
 from protocol.messages import Access as Request
 from protocol.messages import AccessKey, Borrow, Lend
 from protocol.terms import AccessMode, HandleKind, Station
-from tests.core.model import Client, Entry, Model, Out, Why
+from tests.core.model import Client, Entry, Hold, Model, Out, Why
 
 SKEW = 60
 
@@ -27,16 +28,23 @@ class Choice:
 
 
 def decided(
-    model: Model, asker: Client | None, station: Station, request: Borrow | Lend, most: int, keep: int
+    model: Model, asker: Client | None, station: Station, request: Borrow | Lend, most: int, keep: int, each: int
 ) -> Choice | Why:
-    """Return what is lent, or why nothing is."""
+    """Return what is lent, or why nothing is: for how long at `most`, how many they `keep`, or `each` host may have."""
     if most == 0:
         return ErrorNumber.BORROW_FAILED, None, ()
     if known := [loan for loan in model.loans if loan.id == request.id]:
         own = [loan for loan in known if loan.holder == request.holder and (loan.station or station) == station]
         return _longer(model, own[0], request, most) if own else (ErrorNumber.INVALID_PARAMETER, None, ())
+    if asker is not None and _borrowed_by(model, asker.address, request.id) + 1 > each:
+        return ErrorNumber.BORROW_FAILED, None, ()
     if isinstance(request, Borrow) and request.handle and asker is not None:
-        return _converted(model, asker, request, most, keep)
+        choice = _converted(model, asker, request, most, keep)
+        if isinstance(choice, Choice) and not choice.needs_unit:
+            becoming = (choice.entry[0], request.id, request.holder)
+            if model.converting.get(request.handle, becoming) != becoming:
+                return ErrorNumber.BOX_BUSY, None, ()
+        return choice
     return _chosen(model, station, request, most, keep)
 
 
@@ -49,6 +57,12 @@ def end_of(model: Model, entry: Entry, seconds: int) -> int:
     if item.usage is not None:
         ends.append((item.usage_start or model.now) + item.usage.amount)
     return min(ends)
+
+
+def prolonged(model: Model, loan: Out, seconds: int) -> int:
+    """Return when a loan that stands ends once it is asked for again: as before, unless that is a hundredth more."""
+    end = end_of(model, loan.entry, seconds)
+    return end if end > loan.end and (end - loan.end) / (end - model.now) >= 0.01 else loan.end
 
 
 def ledgers(model: Model, container: str, ledger: Iterable[Loan], numbers: dict[bytes, int]) -> list[Out]:
@@ -69,8 +83,37 @@ def ledgers(model: Model, container: str, ledger: Iterable[Loan], numbers: dict[
         else:
             number = numbers[row.id]
             assert number not in [loan.number for loan in model.loans]
-            standing.append(Out(row.id, entry, number, row.quantity, row.end, row.holder, None, None, model.now))
+            standing.append(Out(row.id, entry, number, row.quantity, row.end, row.holder, None, None, "", model.now))
     return standing
+
+
+def converted(model: Model, container: str, standing: Iterable[Out], writing: Collection[bytes]) -> list[Hold]:
+    """Return the accesses that became loans of a container, of those that stand; others will not, unless they may yet.
+
+    That is, once the model has learned so; `writing` are the ids of the loans that are on their way.
+    """
+    new = [loan for loan in standing if loan not in model.loans]
+    became = []
+    for handle, (where, name, holder) in list(model.converting.items()):
+        hold = model.hold(handle)
+        found = [loan for loan in new if (loan.id, loan.holder, loan.entry) == (name, holder, hold.entry)]
+        if where == container and found:
+            new.remove(found[0])
+            became.append(hold)
+        elif where == container and name not in writing:
+            del model.converting[handle]
+    return became
+
+
+def _borrowed_by(model: Model, address: str, but: bytes) -> int:
+    """Count what the clients of a host have borrowed, or are borrowing."""
+    places = [loan.address for loan in model.loans]
+    places += [model.hold(handle).client.address for handle, (_, name, _) in model.converting.items() if name != but]
+    return [_host(place) for place in places].count(_host(address))
+
+
+def _host(address: str) -> str:
+    return ipaddress.ip_address(address).exploded[:19] if ":" in address else address
 
 
 def _as_access(request: Borrow | Lend) -> Request:
@@ -93,7 +136,7 @@ def _longer(model: Model, loan: Out, request: Borrow | Lend, most: int) -> Choic
     if number is not None:
         return _unless_starting(model, number)
     assert item.borrowing is not None
-    longer = end_of(model, loan.entry, request.seconds) > loan.end
+    longer = prolonged(model, loan, request.seconds) > loan.end
     if longer and (model.out(loan.entry) > item.quantity or model.out(loan.entry) > item.borrowing.licenses):
         return ErrorNumber.BORROW_FAILED, None, ()
     return Choice(loan.entry, needs_unit=False)

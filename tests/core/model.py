@@ -64,7 +64,10 @@ class Client:
 
 @dataclass(eq=False)
 class Hold:
-    """A live access: who asked for what, and for an entry handle which entry serves it."""
+    """A live access: who asked for what, and for an entry handle which entry serves it.
+
+    `ends` is when its maximum life is over, if it asked for one.
+    """
 
     handle: int
     client: Client
@@ -73,6 +76,7 @@ class Hold:
     container: str | None
     first: int
     last: int
+    ends: int
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,10 @@ class Left:
 
 @dataclass(eq=False)
 class Out:
-    """A loan: what a borrower has taken along of an entry. `station` and `host` are None if nobody knows them."""
+    """A loan: what a borrower has taken along of an entry. `station` and `host` are None if nobody knows them.
+
+    `address` is from where it was borrowed first.
+    """
 
     id: bytes
     entry: Entry
@@ -97,6 +104,7 @@ class Out:
     holder: bytes
     station: Station | None
     host: str | None
+    address: str
     first: int
 
 
@@ -121,6 +129,7 @@ class Model:
         self.holds: list[Hold] = []
         self.lefts: list[Left] = []
         self.loans: list[Out] = []
+        self.converting: dict[int, tuple[str, bytes, bytes]] = {}  # by handle: container, id and holder of the loan
         self.held_off: list[tuple[Station, int, int, int]] = []
 
     @property
@@ -428,12 +437,12 @@ class Model:
                 lefts := self.left_over(request, client, self.lefts)
             ):
                 self.take_up(lefts[-1])
-            self.holds.append(Hold(handle, client, request, where, where[0], now, now))
+            self.holds.append(Hold(handle, client, request, where, where[0], now, now, now + request.maximum_life))
         else:
             assert not isinstance(where, tuple)
             here = [box.contents.id for box in self.targets(request) if box.present]
             assert where == (None if request.kind is HandleKind.SUBSYSTEM else here[0])
-            self.holds.append(Hold(handle, client, request, None, where, now, now))
+            self.holds.append(Hold(handle, client, request, None, where, now, now, now + request.maximum_life))
 
     # ghosts (decision 12)
 
@@ -540,6 +549,7 @@ class Model:
         self._remember(hold, cause)
 
     def _remember(self, hold: Hold, cause: EndCause | None) -> None:
+        self.converting.pop(hold.handle, None)
         if cause is not None:
             hold.client.ended[hold.request.key] = (hold.handle, cause)
 
@@ -615,21 +625,18 @@ class Model:
         self._changed(before, outcome, EndCause.CONTAINER_GONE, references, lefts)
 
     def time_set(self, now: int) -> None:
-        """Take in that the license time was set: what is let go of now lingers longest, and no access is of later."""
-        self.now = now
-        self.lefts = [
-            Left(left.entry, left.station, left.mode, min(left.until, now + self.options(left.entry).linger))
-            for left in self.lefts
-        ]
+        """Take in that the license time was set back: what lasts does so for as long as before; nothing is of later."""
+        back, self.now = self.now - now, now
+        self.lefts = [Left(left.entry, left.station, left.mode, left.until - back) for left in self.lefts]
         for hold in self.holds:
-            hold.first, hold.last = min(hold.first, now), min(hold.last, now)
-        self.held_off = []
+            hold.first, hold.last, hold.ends = min(hold.first, now), min(hold.last, now), hold.ends - back
+        self.held_off = [(who, firm, product, until - back) for who, firm, product, until in self.held_off]
 
     def passed(self, outcome: Outcome, lefts: list[Left]) -> None:
         """Take in that what is due has happened: what lapsed, and what became of the accesses to what is over."""
         self.lefts = [left for left in self.lefts if left.until > self.now]
         self.loans = [loan for loan in self.loans if loan.end + 60 > self.now]
-        living = [(hold.first + hold.request.maximum_life, hold.handle) for hold in self.holds if _mortal(hold)]
+        living = [(hold.ends, hold.handle) for hold in self.holds if _mortal(hold)]
         for end, handle in sorted(living):
             if end <= self.now:
                 assert outcome[handle] is EndCause.MAXIMUM_LIFE, "nobody outlives what he asked for"
@@ -723,6 +730,7 @@ class Model:
             place = outcome[hold.handle]
             assert isinstance(place, tuple)
             hold.entry, hold.container = place, place[0]
+            self.converting.pop(hold.handle, None)
         for hold in gone:
             reason = outcome[hold.handle]
             assert isinstance(reason, EndCause)

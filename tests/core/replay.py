@@ -16,6 +16,21 @@ from cmserverd.core.stock import Stock
 from cmserverd.core.table import Table
 from cmserverd.core.terms import Access, Allocation, KnownContainer, Lent, License, Product, Session
 
+
+class Kept:
+    """A journal in memory."""
+
+    def __init__(self, changes: list[Change], position: int, time: int) -> None:
+        self._changes = list(changes)
+        self.position = position
+        self.time = time
+        self.ahead = 0
+
+    def changes(self) -> list[Change]:
+        """Tell all changes."""
+        return self._changes
+
+
 SLOTS = (*Stock.__slots__, *Table.__slots__)
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Change)

@@ -119,7 +119,7 @@ class Scene:
         """Have the holder give back a handle whose license lingers then."""
         allocation = booked(held)
         self.release(held)
-        assert allocation.until == self.now + allocation.license.item.linger
+        assert self.table.elapsed.comes(allocation.until) == self.now + allocation.license.item.linger
 
     # borrowing
 

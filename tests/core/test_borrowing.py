@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cmserverd import views
+from cmserverd.core import history
 from cmserverd.core.refusal import Refused
 from cmserverd.core.rules import Limits
 from cmserverd.core.terms import Lent
@@ -15,6 +18,7 @@ from protocol import messages as m
 from protocol.errors import ErrorNumber
 from protocol.messages import EndCause
 from protocol.terms import Client, HandleKind, Station
+from tests.core.replay import Kept
 from tests.core.scene import FIRM, NO_USER_LIMIT, START, STATION_SHARE, USER_LIMIT, Scene, container, item, place
 
 BOX = ContainerId("3-1")
@@ -468,15 +472,158 @@ def test_while_the_server_starts_a_license_to_be_lent_may_still_come() -> None:
     assert scene.not_lent(scene.session()).number is ErrorNumber.SERVER_STARTING
 
 
-def test_a_conversion_whose_answer_was_lost_ends_the_access_when_it_is_asked_for_again() -> None:
-    """The ledger has the loan, and the server adopted it; the access is the same license, and counts no more."""
+def test_a_conversion_whose_answer_was_lost_harms_nobody_else() -> None:
+    """The ledger has the loan when the container is read anew: the access that it was ends for it, and no newer one."""
+    scene = Scene(container(lendable(quantity=2)))
+    session = scene.session()
+    held, other = scene.access(session), scene.access(scene.session("other"))
+    asked = scene.loan(handle=held.handle)
+    lending = scene.engine.borrow(session, asked)
+    scene.engine.plug(container(lendable(quantity=2)), [lending.loan])
+    assert (scene.gone(held).cause, scene.used(), scene.license().lent) == (EndCause.LENT, 2, 1)
+    scene.use(other.session, other.handle)
+    again = scene.engine.borrow(session, asked)
+    assert scene.engine.lent(again, again.loan.end).client == session.client
+    assert (scene.used(), scene.table.converting) == (2, {})
+
+
+def test_a_conversion_is_in_doubt_through_a_restart() -> None:
+    """The journal has it, shortened or not."""
+    scene = Scene(container(lendable(quantity=2)))
+    session = scene.session()
+    held, other = scene.access(session), scene.access(scene.session("other"))
+    lending = scene.engine.borrow(session, scene.loan(handle=held.handle))
+    for changes in (scene.changes, list(history.shortest(scene.table))):
+        after = Scene(started=False)
+        after.engine.restore(Kept(changes, 1, START))
+        after.engine.restart()
+        after.engine.plug(container(lendable(quantity=2)), [lending.loan])
+        assert list(after.table.accesses) == [other.handle]
+
+
+def test_an_access_becomes_only_what_its_own_client_made_of_it() -> None:
+    """A loan that has the id, and another holder or another license, is not it; two accesses do not become one loan."""
+    contents = container(lendable(1, 5), lendable(2, 5))
+    scene = Scene(contents)
+    session = scene.session()
+    pair = [scene.access(session) for _ in range(2)]
+    first, second = (scene.engine.borrow(session, scene.loan(handle=held.handle)).loan for held in pair)
+    assert first == second
+    for loan in (replace(first, holder=bytes(32)), replace(first, reference=2)):
+        scene.engine.plug(contents, [loan], {first.id})
+        assert set(session.accesses.values()) == set(pair)
+        scene.engine.given_back(BOX, loan.id)
+    scene.engine.plug(contents, [first], {first.id})
+    assert [scene.gone(pair[0]).cause, *session.accesses.values()] == [EndCause.LENT, pair[1]]
+    assert list(scene.table.converting) == [pair[1].handle]
+
+
+def test_an_access_becomes_one_loan_only() -> None:
+    """For as long as it is not known that it did not become the first; asking for that again is no other one."""
     scene = Scene(container(lendable()))
     session = scene.session()
     held = scene.access(session)
-    asked = scene.loan(handle=held.handle)
+    lending = scene.engine.borrow(session, scene.loan(handle=held.handle))
+    scene.engine.plug(container(lendable()), [], {lending.loan.id})  # it was read before that was written
+    for other in ({"number": 2}, {"holder": 2}):
+        refused = scene.not_lent(session, handle=held.handle, **other)
+        assert (refused.number, "as another loan" in str(refused)) == (ErrorNumber.BOX_BUSY, True)
+    scene.engine.not_lent(scene.engine.borrow(session, scene.loan(handle=held.handle)))
+    scene.engine.borrow(session, scene.loan(2, handle=held.handle))
+    scene.engine.plug(container(lendable()))
+    third = scene.engine.borrow(session, scene.loan(3, handle=held.handle))
+    scene.engine.not_lent(lending)
+    assert scene.table.converting[held.handle].loan == third.loan.id
+    assert scene.borrow(session, 3, handle=held.handle).number
+    assert (scene.used(), len(session.accesses)) == (1, 0)
+
+
+def test_an_access_that_moves_is_not_what_becomes_the_loan() -> None:
+    """That is of the license that it left: it keeps the one that it has by then."""
+    first, second = container(lendable(1, 1), id="3-1"), container(lendable(1, 1), id="3-2")
+    scene = Scene(first, second)
+    session = scene.session()
+    held = scene.access(session)
+    lending = scene.engine.borrow(session, scene.loan(handle=held.handle))
+    scene.engine.remove(BOX)
+    scene.engine.plug(first, [lending.loan])
+    assert (place(held), scene.used(), scene.used("3-2")) == (("3-2", 1), 1, 1)
+    scene.borrow(session, 2, handle=held.handle)
+
+
+def test_one_of_a_share_leaves_it_when_its_conversion_is_asked_for_again() -> None:
+    """The loan has a license of its own, answer or not."""
+    scene = Scene(container(lendable()))
+    session = scene.session()
+    shares = [scene.access(session, STATION_SHARE) for _ in range(2)]
+    asked = scene.loan(handle=shares[0].handle)
     lending = scene.engine.borrow(session, asked)
     scene.engine.plug(container(lendable()), [lending.loan])
-    assert scene.used() == 2
+    assert (scene.used(), len(session.accesses)) == (2, 2)
     again = scene.engine.borrow(session, asked)
     scene.engine.lent(again, again.loan.end)
-    assert (scene.used(), scene.license().lent, len(session.accesses)) == (1, 1, 0)
+    assert (scene.used(), list(session.accesses.values())) == (2, shares[1:])
+
+
+def test_one_host_cannot_have_all_that_may_be_borrowed() -> None:
+    """Its loans count, and accesses on their way to become some; other hosts have theirs. The text says what to do."""
+    scene = Scene(container(lendable(quantity=9)), limits=Limits(borrow_per_address=2))
+    own, neighbour = scene.session(address="2001:db8::1"), scene.session("b", address="2001:db8::2")
+    held = scene.access(own)
+    first = scene.borrow(neighbour)
+    becoming = scene.engine.borrow(own, scene.loan(2, handle=held.handle))
+    text = r"2 are borrowed from 2001:db8::/64, .*give one back, or .*raise \[borrowing\] per_address.* Error 226"
+    for session in (own, neighbour):
+        assert re.search(text, str(scene.not_lent(session, 3)))
+    assert scene.engine.borrow(own, scene.loan(2, handle=held.handle)).loan == becoming.loan
+    scene.borrow(scene.session("c", address="2001:db8:0:1::1"), 4)
+    scene.engine.given_back(*first.name)
+    scene.borrow(own, 5)
+
+
+def test_what_an_operator_lends_and_what_a_ledger_tells_of_is_no_hosts() -> None:
+    """He may lend more than clients could borrow; it is theirs no more when they extend it."""
+    scene = Scene(container(lendable(quantity=9)), limits=Limits(borrow_per_address=1))
+    session = scene.session("far")
+    ledger = [Loan(scene.loan(3).id, FIRM, 1, 1, START + 9, scene.loan().holder)]
+    scene.engine.plug(container(lendable(quantity=9)), ledger)
+    for number in (5, 1):
+        lending = scene.engine.lend(replace(by_file(scene), id=scene.loan(number).id), "unix:0")
+        scene.engine.lent(lending, lending.loan.end)
+    assert scene.borrow(session, 1, 200).address == "unix:0"
+    scene.borrow(session, 2)
+    assert scene.not_lent(session, 4).number is ErrorNumber.BORROW_FAILED
+    assert scene.borrow(session, 3).address == "192.0.2.1"
+
+
+def test_a_loan_counts_for_the_address_that_borrowed_it() -> None:
+    """Else two could extend each other's in turn, and borrow without end."""
+    scene = Scene(container(lendable(quantity=9)), limits=Limits(borrow_per_address=1))
+    session, elsewhere = scene.session(), scene.session(address="192.0.2.2")
+    scene.borrow(session)
+    assert scene.borrow(elsewhere, seconds=200).address == "192.0.2.1"
+    assert scene.not_lent(session, 2).number is ErrorNumber.BORROW_FAILED
+    scene.borrow(elsewhere, 2)
+
+
+@pytest.mark.parametrize(
+    ("passed", "options", "end", "writes"),
+    [
+        (9, {}, 1_000, 0),
+        (10, {}, 1_010, 1),
+        (0, {"seconds": 1}, 1_000, 0),
+        (990, {"expiration": START + 1_001}, 1_001, 1),
+    ],
+)
+def test_nothing_is_written_for_an_extension_that_gains_hardly_anything(
+    passed: int, options: dict[str, int], end: int, writes: int
+) -> None:
+    """A hundredth of the time that it would be for is something; then the end that stands is the answer."""
+    seconds = options.pop("seconds", 1_000)
+    scene = Scene(container(lendable()))
+    assert scene.engine.writes(scene.loan()) == 2
+    loan = scene.borrow(scene.session(), seconds=1_000)
+    scene.engine.plug(container(lendable(**options)), [row(loan)])
+    scene.now += passed
+    assert scene.engine.writes(scene.loan(seconds=seconds)) == writes
+    assert scene.engine.borrow(scene.session(), scene.loan(seconds=seconds)).loan.end == START + end

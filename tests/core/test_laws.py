@@ -96,7 +96,7 @@ def _let_time_pass(scene: Scene) -> None:
 
 
 def _borrow(scene: Scene) -> None:
-    """A loan comes back, one is over, one is refused, one is extended, one is known to the ledger alone."""
+    """A loan comes back, one is over, two are refused, one is extended, one is known to the ledger alone."""
     contents = container(item(1, 4, borrowing=Borrowing(500, 9)), item(2, 2, product=15), id="3-5")
     scene.engine.plug(contents)
     pc = scene.session("pc")
@@ -106,6 +106,7 @@ def _borrow(scene: Scene) -> None:
     scene.engine.given_back(ContainerId("3-5"), scene.loan(2).id)
     scene.engine.not_lent(scene.engine.borrow(pc, scene.loan(3, **asked)))
     held = scene.access(pc, **asked)
+    scene.engine.not_lent(scene.engine.borrow(pc, scene.loan(5, handle=held.handle)))
     kept = scene.borrow(pc, 4, 40, handle=held.handle)
     scene.borrow(pc, 4, 400)
     scene.now += 61

@@ -42,17 +42,17 @@ from drivers.container import (
 )
 from protocol.errors import ErrorNumber
 from protocol.messages import Access as Request
-from protocol.messages import AccessKey, Borrow, Info, Lend, LoanId, Release
+from protocol.messages import AccessKey, Borrow, EndCause, Info, Lend, LoanId, Release
 from protocol.terms import AccessMode, Client, HandleKind, Station
 from tests.core import invariants, lending, model, tracked
-from tests.core.replay import dump, facts, replayed
+from tests.core.replay import Kept, dump, facts, replayed
 
 T = TypeVar("T")
 
 HANDLES = 8
 SESSIONS_PER_ADDRESS = 4
 CONTAINERS = ("3-1", "3-2", "3-3")
-ADDRESSES = ("192.0.2.1", "2001:db8::1")
+ADDRESSES = ("192.0.2.1", "2001:db8::1", "2001:db8::2")
 
 START = 1_800_000_000
 """Which time it is at first; it passes by up to a hundred seconds at a time."""
@@ -126,20 +126,6 @@ LOANS = st.tuples(
 """A loan: who, how he asks, product code, feature code, pinned container, seconds, and what the container does."""
 
 
-class Kept:
-    """A journal in memory."""
-
-    def __init__(self, changes: list[Change], position: int, time: int) -> None:
-        self._changes = list(changes)
-        self.position = position
-        self.time = time
-        self.ahead = 0
-
-    def changes(self) -> list[Change]:
-        """Tell all changes."""
-        return self._changes
-
-
 class Server(RuleBasedStateMachine):
     """The engine and the model, side by side."""
 
@@ -180,12 +166,15 @@ class Server(RuleBasedStateMachine):
         started=st.sampled_from([True, True, True, False]),
         most=st.sampled_from([2**32 - 1] * 4 + [60, 0]),
         keep=st.sampled_from([0, 0, 0, 1]),
+        each=st.sampled_from([20, 20, 20, 2]),
     )
     def two_containers(
-        self, contents: tuple[list[ProductItem], list[ProductItem]], started: bool, most: int, keep: int
+        self, contents: tuple[list[ProductItem], list[ProductItem]], started: bool, most: int, keep: int, each: int
     ) -> None:
         """Begin with two containers, mostly of one product."""
-        self.limits = self.engine.limits = replace(self.limits, borrow_maximum=most, borrow_keep=keep)
+        self.limits = self.engine.limits = replace(
+            self.limits, borrow_maximum=most, borrow_keep=keep, borrow_per_address=each
+        )
         for name, items in zip(CONTAINERS, contents, strict=False):
             self._plug(container(name, 10, items))
         if started:
@@ -406,7 +395,7 @@ class Server(RuleBasedStateMachine):
         instances=st.sampled_from([1, 1, 1, 2]),
         gone=st.booleans(),
         others=st.integers(0, 3),
-        how=st.sampled_from(["taken", "taken", "refused", "later"]),
+        how=st.sampled_from(["taken", "taken", "refused", "later", "lost"]),
     )
     def convert(self, who: int, mode: AccessMode, instances: int, gone: bool, others: int, how: str) -> None:
         """A client borrows what it holds; before the container has it, it may let go of it, and others come."""
@@ -475,8 +464,15 @@ class Server(RuleBasedStateMachine):
         else:
             station, host = session.station, session.client.host
             asker = self.model.client(session.id)
+        limits = self.limits
         expected = lending.decided(
-            self.model, asker, station, request, self.limits.borrow_maximum, self.limits.borrow_keep
+            self.model,
+            asker,
+            station,
+            request,
+            limits.borrow_maximum,
+            limits.borrow_keep,
+            limits.borrow_per_address,
         )
         changes = len(self.changes)
         lends, why = _asked(
@@ -492,13 +488,19 @@ class Server(RuleBasedStateMachine):
         entry, loan = expected.entry, lends.loan
         assert (lends.license.container, loan.firm_code, loan.reference) == entry
         known = [one for one in self.model.loans if one.id == request.id]
-        assert loan.end == lending.end_of(self.model, entry, request.seconds)
+        if known:
+            assert loan.end == lending.prolonged(self.model, known[0], request.seconds)
+        else:
+            assert loan.end == lending.end_of(self.model, entry, request.seconds)
         quantity = known[0].quantity if known else 1
         assert (loan.id, loan.quantity, loan.holder) == (request.id, quantity, request.holder)
         assert lends.new == (expected.needs_unit and not known)
         if lends.new:
             self._lent_is(lends, entry, station, host, loan.end)
-        assert (len(self.changes) > changes) == lends.new, "what need not be reserved changes nothing"
+        begins = bool(lends.handle) and not lends.new and not known and lends.handle not in self.model.converting
+        if begins:
+            self.model.converting[lends.handle] = (entry[0], loan.id, loan.holder)
+        assert (len(self.changes) > changes) == (lends.new or begins), "what need not be reserved changes nothing"
         self.writing.append(lends)
         if when != "later":
             self._settle(lends, when, 0)
@@ -509,7 +511,18 @@ class Server(RuleBasedStateMachine):
         assert number > self.handles, "no handle is given twice, nor the number of a loan"
         self.handles = number
         self.model.loans.append(
-            model.Out(lends.loan.id, entry, number, 1, last, lends.loan.holder, station, host, self.now)
+            model.Out(
+                lends.loan.id,
+                entry,
+                number,
+                1,
+                last,
+                lends.loan.holder,
+                station,
+                host,
+                lends.asker.address,
+                self.now,
+            )
         )
 
     @precondition(lambda self: self.writing)
@@ -527,6 +540,8 @@ class Server(RuleBasedStateMachine):
             if lends.new:
                 known = self._loan(lends.license.container, loan.id)
                 self.model.loans = [one for one in self.model.loans if one is not known]
+            if self.model.converting.get(lends.handle, ("", b"", b""))[1] == loan.id:
+                del self.model.converting[lends.handle]
             return
         last = max(loan.end + longer, ledger[loan.id].end if loan.id in ledger else 0)
         ledger[loan.id] = replace(loan, end=last)
@@ -549,6 +564,7 @@ class Server(RuleBasedStateMachine):
             if self.model.item(entry) is not None:
                 self.model.crowd_out(entry, self._outcome(before), self._lefts())
         elif (known.end, known.station is None) != (last, False):
+            known.address = lends.asker.address if known.station is None else known.address
             known.end, known.station, known.host = last, station, host
 
     def _loan(self, container: str, name: bytes) -> model.Out | None:
@@ -655,11 +671,19 @@ class Server(RuleBasedStateMachine):
         for lends in self.writing:
             if lends.license.container == contents.id and lends.new:
                 ledger.setdefault(lends.loan.id, lends.loan)
-        self.engine.plug(contents, ledger.values())
+        becoming = {
+            lends.loan.id
+            for lends in self.writing
+            if lends.license.container == contents.id and lends.handle and not lends.new
+        }
+        self.engine.plug(contents, ledger.values(), becoming)
         lent = self.engine.table.lent.values()
         numbers = {loan.id: loan.number for loan in lent if loan.license.container == contents.id}
         loans = lending.ledgers(self.model, contents.id, ledger.values(), numbers)
         self.handles = max([self.handles, *(loan.number for loan in loans)])
+        for hold in lending.converted(self.model, contents.id, loans, becoming):
+            del before[hold.handle]
+            self.model.end(hold, EndCause.LENT)
         self.model.plugged(contents, loans, self._outcome(before), self._lefts())
 
     @precondition(lambda self: self.engine.table.licenses)
@@ -675,7 +699,7 @@ class Server(RuleBasedStateMachine):
     def _lefts(self) -> list[model.Left]:
         """Return what lingers in the server."""
         return [
-            model.Left(_entry(allocation), allocation.station, allocation.mode, until)
+            model.Left(_entry(allocation), allocation.station, allocation.mode, self.engine.table.elapsed.comes(until))
             for until, _, allocation in self.engine.table.lingers
         ]
 
@@ -716,6 +740,7 @@ class Server(RuleBasedStateMachine):
     @rule(seconds=st.integers(1, 150))
     def time_is_set(self, seconds: int) -> None:
         """A certified update sets the license time back."""
+        assert self.engine.clock.now() == self.now
         self.now -= seconds
         self.engine.set_time(self.now)
         self.model.time_set(self.now)
@@ -731,12 +756,16 @@ class Server(RuleBasedStateMachine):
     def agreed(self) -> None:
         """Server and model know the same clients, accesses and containers, and count the same."""
         table, model_ = self.engine.table, self.model
+        was, comes = table.elapsed.was, table.elapsed.comes
         assert {
-            held.handle: (held.session.id, held.key, _place(held), held.first, held.last)
+            held.handle: (held.session.id, held.key, _place(held), was(held.first), was(held.last))
             for held in table.accesses.values()
         } == {
             hold.handle: (hold.client.number, hold.request.key, hold.entry or hold.container, hold.first, hold.last)
             for hold in model_.holds
+        }
+        assert {handle: comes(end) for end, handle, _ in table.lives} == {
+            hold.handle: hold.ends for hold in model_.holds if hold.request.maximum_life
         }
         assert {
             (s.id, s.station, s.client.application, s.address, s.local, s.state.value) for s in table.sessions.values()
@@ -753,8 +782,12 @@ class Server(RuleBasedStateMachine):
             assert counted.item == model_.item(entry)
         assert sorted(self._lefts(), key=repr) == sorted(model_.lefts, key=repr)
         assert {_facts(loan) for loan in table.lent.values()} == {
-            (*_facts_of(loan), loan.station, loan.host) for loan in model_.loans
+            (*_facts_of(loan), loan.station, loan.host, loan.address) for loan in model_.loans
         }
+        assert {
+            handle: (str(becoming.container), becoming.loan, becoming.holder)
+            for handle, becoming in table.converting.items()
+        } == model_.converting
         for product in table.products.values():
             order = [(str(one.id.container), one.id.firm_code, one.id.item) for one in product.licenses]
             assert order == model_.entries(product.firm_code, product.product_code)
@@ -786,7 +819,18 @@ def _facts(loan: Lent) -> tuple[object, ...]:
     name = loan.license
     entry = (str(name.container), name.firm_code, name.item)
     host = loan.client.host if loan.client else None
-    return loan.id, entry, loan.number, loan.quantity, loan.end, loan.holder, loan.first, loan.station, host
+    return (
+        loan.id,
+        entry,
+        loan.number,
+        loan.quantity,
+        loan.end,
+        loan.holder,
+        loan.first,
+        loan.station,
+        host,
+        loan.address,
+    )
 
 
 def _facts_of(loan: model.Out) -> tuple[object, ...]:

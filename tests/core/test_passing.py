@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from cmserverd import views
 from cmserverd.core import changes as c
+from cmserverd.core import history
 from drivers.container import Allowance
 from protocol.errors import ErrorNumber
-from protocol.messages import EndCause
+from protocol.listings import AccessInfo
+from protocol.messages import EndCause, NetCluster, NetUsers
 from protocol.terms import HandleKind
+from tests.core.replay import facts, replayed
 from tests.core.scene import START, STATION_SHARE, Scene, booked, container, item, place
 
 
@@ -112,6 +116,7 @@ def test_behaviour_21_a_clock_that_is_set_back_brings_nothing_back() -> None:
 
 def set_back(scene: Scene, seconds: int) -> None:
     """Have a certified update set the time back by so many seconds."""
+    assert scene.engine.clock.now() == scene.now
     scene.now -= seconds
     scene.engine.set_time(scene.now)
 
@@ -147,23 +152,27 @@ def test_an_end_that_is_due_when_the_time_is_set_back_is_no_longer_due() -> None
     assert (scene.gone(held).cause, scene.engine.due()) == ("expired", None)
 
 
-def test_what_lingers_does_not_linger_longer_when_the_time_is_set_back() -> None:
-    """No longer than its linger time from now on; what would end sooner than that still does."""
-    scene = Scene(container(item(1, 9, linger=60), item(2, 9, product=15, linger=60)))
+def test_what_lingers_does_so_for_as_long_as_was_left_when_the_time_is_set_back() -> None:
+    """However far it is set back, and however often."""
+    scene = Scene(container(item(1, 9, linger=60), item(2, 1, product=15, linger=60)))
     session = scene.session()
     long, short = scene.access(session), scene.access(session, product=15)
     scene.lingered(short)
     scene.pass_time(50)
     scene.lingered(long)
     set_back(scene, 20)
-    assert scene.engine.due() == START + 60
-    assert [until for until, _, _ in scene.table.lingers] == [START + 60, START + 90]
+    assert (scene.engine.due(), scene.now) == (START + 40, START + 30)
+    assert "the next is free in 10 s" in scene.refused(scene.session("other"), product=15).reasons[0].text
+    [counts] = views.license_page(scene.table, NetCluster(product_code=15), 0, scene.now, local=True).licenses
+    assert counts.lingering_until == START + 40
     set_back(scene, 1_000_000)
-    assert scene.engine.due() == scene.now + 60
-    scene.pass_time(59)
-    assert scene.used() == 1
+    assert scene.engine.due() == scene.now + 10
+    scene.pass_time(9)
+    assert (scene.used(), scene.used(reference=2)) == (1, 1)
     scene.pass_time(1)
-    assert (scene.used(), scene.used(reference=2), scene.engine.due()) == (0, 0, None)
+    assert (scene.used(), scene.used(reference=2), scene.engine.due()) == (1, 0, scene.now + 50)
+    scene.pass_time(50)
+    assert (scene.used(), scene.engine.due()) == (0, None)
 
 
 def test_nothing_due_changes_nothing() -> None:
@@ -231,13 +240,90 @@ def test_a_maximum_life_that_is_over_makes_room_for_those_who_must_leave() -> No
     assert {scene.gone(held).cause for held in going} == {EndCause.MAXIMUM_LIFE}
 
 
-def test_a_maximum_life_is_no_longer_when_the_time_is_set_back() -> None:
-    """It is as if it had been granted now."""
+def test_a_maximum_life_goes_on_for_as_long_as_was_left_when_the_time_is_set_back() -> None:
+    """Of each access, whatever came first; and their listing says when that is."""
     scene = Scene(container(item(quantity=2)))
     session = scene.session()
-    scene.access(session, maximum_life=50)
-    scene.now += 5
-    scene.access(session, maximum_life=48)
-    scene.now = START - 100
-    scene.engine.set_time(scene.now)
-    assert scene.engine.due() == START - 52
+    first = scene.access(session, maximum_life=50)
+    scene.pass_time(5)
+    second = scene.access(session, maximum_life=46)
+    set_back(scene, 105)
+    assert [row.life_until for row in listed(scene)] == [START - 55, START - 54]
+    assert scene.engine.due() == START - 55
+    scene.pass_time(45)
+    assert (scene.gone(first).cause, scene.engine.due()) == (EndCause.MAXIMUM_LIFE, START - 54)
+    scene.pass_time(1)
+    assert (scene.gone(second).cause, scene.engine.due()) == (EndCause.MAXIMUM_LIFE, None)
+
+
+def test_a_certified_time_that_is_later_is_as_if_time_had_passed() -> None:
+    """What lasts is over so much sooner."""
+    scene = Scene(container(item(quantity=2)))
+    held = scene.access(scene.session(), maximum_life=50)
+    scene.engine.set_time(START + 30)
+    assert (scene.engine.due(), listed(scene)[0].first_access) == (START + 50, START)
+    scene.pass_time(20)
+    assert scene.gone(held).cause == EndCause.MAXIMUM_LIFE
+
+
+def listed(scene: Scene) -> tuple[AccessInfo, ...]:
+    """Return the accesses as they are listed."""
+    return views.access_page(scene.table, NetUsers(), 0, scene.now, local=True, only=None).accesses
+
+
+def test_no_access_is_listed_later_than_the_time_was_set_back_to() -> None:
+    """One that was before the clock went wrong keeps its time; whatever comes afterwards has its own, used ones too."""
+    scene = Scene(container(item(quantity=9)))
+    session = scene.session()
+    early = scene.access(session)
+    scene.pass_time(1_000)
+    wrong, used = scene.access(session), scene.access(session)
+    scene.pass_time(10)
+    set_back(scene, 900)
+    after = scene.access(session)
+    scene.pass_time(20)
+    scene.use(session, used.handle)
+    now = START + 110
+    expected = {early: (START, START), wrong: (now, now), used: (now, now + 20), after: (now, now)}
+
+    def times() -> list[tuple[int, int]]:
+        return [(row.first_access, row.last_access) for row in listed(scene)]
+
+    assert times() == list(expected.values())
+    set_back(scene, 10)
+    assert times() == [(START, START), (now, now), (now, now + 10), (now, now)]
+    assert facts(replayed(history.shortest(scene.table))) == facts(scene.table)
+    set_back(scene, 60)
+    scene.access(session)
+    assert times() == [(START, START), *[(START + 60, START + 60)] * 4]
+    scene.pass_time(500)
+    assert times() == [(START, START), *[(START + 60, START + 60)] * 4]
+    assert facts(replayed(history.shortest(scene.table))) == facts(scene.table)
+
+
+def test_who_is_held_off_is_so_for_as_long_as_was_left_when_the_time_is_set_back() -> None:
+    """An operator's word stands; neither is it for ever if the clock was years ahead."""
+    scene = Scene(container(item()))
+    scene.pass_time(1_000_000)
+    session = scene.session()
+    scene.engine.deallocate(scene.access(session).handle, alone=False, seen=frozenset(), hold_off=60)
+    scene.pass_time(20)
+    set_back(scene, 1_000_000)
+    assert "had in 40 s" in str(scene.refused(session))
+    scene.pass_time(40)
+    scene.access(session)
+
+
+def test_setting_the_time_touches_nothing_of_what_stands() -> None:
+    """However much there is: nobody has to wait for it. Only a license that is not over after all has its end again."""
+    scene = Scene(container(item(1, 9, linger=60), item(2, 9, expiration=START + 5), item(3, 9, expiration=START + 50)))
+    session = scene.session()
+    scene.access(session, item=1, maximum_life=300)
+    scene.lingered(scene.access(session, item=1))
+    scene.pass_time(51)
+    scene.access(session, STATION_SHARE, item=1)
+    before = facts(scene.table).splitlines()
+    set_back(scene, 10)
+    changed = set(before) ^ set(facts(scene.table).splitlines())
+    assert {line.split(b" ")[0] for line in changed} == {b"elapsed", b"expired", b"expiries"}
+    assert [counted.id.item for _, _, counted in scene.table.expired] == [2]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cmserverd import views
-from cmserverd.core.terms import Access, Session
+from cmserverd.core.terms import Access, Allocation, Session
 from drivers.container import (
     Allowance,
     Container,
@@ -33,9 +34,7 @@ def pages(scene: Scene, request: m.NetUsers, only: Session | None = None, local:
         found.append([row.handle for row in page.accesses])
         if page.next is None:
             return found
-        request = m.NetUsers(
-            request.container, request.firm_code, request.product_code, request.relevant, page.next, request.limit
-        )
+        request = replace(request, cursor=page.next)
 
 
 def many(scene: Scene, count: int) -> list[Access]:
@@ -70,12 +69,42 @@ def test_a_table_that_moves_between_pages_shows_nobody_twice() -> None:
 def test_a_page_looks_at_so_many_rows_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """A filter that finds little gives short pages, even empty ones, with a cursor to go on."""
     monkeypatch.setattr(views, "ROWS_LOOKED_AT", 2)
-    scene = Scene(container(item(1), item(2, product=15)))
+    scene = Scene(container(item(), firm=7), container(item(), id="3-2", firm=8))
     session = scene.session()
     for _ in range(5):
-        scene.access(session, NO_USER_LIMIT)
-    wanted = scene.access(session, NO_USER_LIMIT, product=15)
-    assert pages(scene, m.NetUsers(product_code=15)) == [[], [], [wanted.handle]]
+        scene.access(session, NO_USER_LIMIT, firm_code=7)
+    wanted = scene.access(session, NO_USER_LIMIT, firm_code=8)
+    assert pages(scene, m.NetUsers(firm_code=8)) == [[], [], [wanted.handle]]
+
+
+@pytest.mark.parametrize("looked_at", [3, 20_000])
+def test_few_are_found_at_once_and_many_page_by_page(looked_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rare product, one client's accesses and one allocation's need no look at all the others; the rows are the same.
+
+    What is too much for one page is looked for as ever, and in the same order.
+    """
+    monkeypatch.setattr(views, "ROWS_LOOKED_AT", looked_at)
+    scene = Scene(container(item(1, quantity=9), item(2, product=15, quantity=9)))
+    one, other = scene.session("a"), scene.session("b")
+    first = [scene.access(who, STATION_SHARE, product=15) for who in (other, one)]
+    crowd = [scene.access(scene.session("c"), NO_USER_LIMIT) for _ in range(7)]
+    later = [scene.access(who, STATION_SHARE, product=15) for who in (one, other)]
+    assert isinstance(first[1].target, Allocation)
+    for request, wanted in (
+        (m.NetUsers(session=one.id), [first[1], later[0]]),
+        (m.NetUsers(allocation=first[1].target.id), [first[1], later[0]]),
+        (m.NetUsers(session=one.id, allocation=first[1].target.id, product_code=15), [first[1], later[0]]),
+        (m.NetUsers(session=one.id, product_code=14), []),
+        (m.NetUsers(allocation=first[1].target.id, product_code=14), []),
+        (m.NetUsers(product_code=15), [*first, *later]),
+        (m.NetUsers(product_code=15, cursor=first[1].handle), later),
+        (m.NetUsers(product_code=14), crowd),
+        (m.NetUsers(session=99), []),
+    ):
+        found = pages(scene, request)
+        assert [handle for page in found for handle in page] == [held.handle for held in wanted]
+        assert len(found) == 1 or looked_at == 3
+    assert pages(scene, m.NetUsers(session=other.id), only=one) == [[]]
 
 
 def test_only_what_is_relevant_to_licensing() -> None:

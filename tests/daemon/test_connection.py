@@ -370,6 +370,23 @@ async def test_a_goodbye_does_not_wait_for_ever(autojump_clock: MockClock) -> No
         assert trio.current_time() - started == pytest.approx(PACE.stalled, abs=1.5)
 
 
+async def test_who_goes_instead_of_reading_the_last_words_is_not_waited_for(autojump_clock: MockClock) -> None:
+    """The socket is full, the goodbye waits behind the replies, and the connection breaks: it is over at once."""
+    async with rig(make_service(charts()), PACE) as server:
+        client = small_socket(server)
+        await client.ask(hello())
+        await client.send(b"".join(rpc.encode_request(number, m.ServerInfoRequest()) for number in range(100, 200)))
+        await wait_all_tasks_blocked()
+        server.service.stop()
+        await wait_all_tasks_blocked()
+        assert server.service.conversations, "it waits for the peer to read"
+        started = trio.current_time()
+        client.close()
+        await wait_all_tasks_blocked()
+        assert not server.service.conversations
+        assert trio.current_time() == started
+
+
 async def test_a_stop_is_told_to_everybody(autojump_clock: MockClock) -> None:
     """Greeted or not, each gets a goodbye and the end; with peers that close too it takes no time."""
     async with rig(make_service()) as server:

@@ -17,8 +17,9 @@ from trio.testing import MockClock
 from cmserverd.answers import Peer
 from cmserverd.service import Service
 from drivers import image, keys
+from drivers.chip.banks import program
 from drivers.chip.chip import Chip
-from drivers.chip.flash import MemoryFlash, program
+from drivers.chip.flash import MemoryFlash
 from drivers.container import Allowance, Container, ContainerKind, FirmItem, ProductItem, container_id
 from drivers.image import SigningKeys
 from drivers.trust import Trust

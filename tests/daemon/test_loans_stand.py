@@ -18,7 +18,7 @@ from drivers.driver import Device, NoAnswer, Purpose, Signed
 from protocol import messages as m
 from protocol.errors import ErrorNumber
 from tests.daemon.borrowing import BOX, DAY, NOW, Borrower, Desk, ledger, lendable, lending
-from tests.daemon.harness import LIMIT, access, until
+from tests.daemon.harness import LIMIT, access, rig, until
 from tests.daemon.plugs import POLL
 from tests.daemon.test_crypt import Stick, refused
 
@@ -46,18 +46,18 @@ async def test_behaviour_18_a_wiped_server_counts_what_is_out(mock_clock: MockCl
     borrower = Borrower()
     async with lending(mock_clock, stick=stick) as desk:
         lent = await desk.borrow(borrower)
-    async with lending(mock_clock, stick=stick, at=NOW + 60) as desk:
+    async with lending(mock_clock, stick=stick, at=NOW + 3_600) as desk:
         (row,) = await desk.rows()
         assert (row.borrowed_until, row.host) == (NOW + DAY, "")
         assert borrower.holder.hex()[:8] in row.client
         assert await refused(desk.client, access()) == ErrorNumber.NO_MORE_LICENSES
         longer = await desk.borrow(borrower)
-        assert longer.end == NOW + 60 + DAY
+        assert longer.end == NOW + 3_600 + DAY
         (row,) = await desk.rows()
         assert (row.borrowed_until, row.host) == (longer.end, "pc1")
         assert (await desk.client.ask(borrower.gives_back(lent))).stood
         await desk.client.ask(access())
-    async with lending(mock_clock, stick=stick, at=NOW + 60) as desk:
+    async with lending(mock_clock, stick=stick, at=NOW + 3_600) as desk:
         assert not await desk.rows()
 
 
@@ -259,6 +259,37 @@ async def test_an_answer_that_does_not_come(
         assert (await desk.client.ask(asked)).end == NOW + DAY
         assert desk.counts() == (1, 1)
         assert set(ledger(desk.stick)) == {borrower.loan}
+
+
+@pytest.mark.parametrize("stands", [False, True])
+async def test_a_conversion_without_an_answer_harms_nobody_else(
+    stands: bool, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a loan until the dongle was read anew, and cannot become another one; nobody makes room for that."""
+    async with lending(mock_clock, quantity=2) as desk, rig(desk.bench.service) as connections:
+        handle = (await desk.client.ask(access())).handle
+        other = await connections.client(2)
+        theirs = (await other.ask(access())).handle
+        asked, device = Borrower().asks(desk.now, handle=handle), desk.opened
+        with monkeypatch.context() as patched:
+            (lost_after if stands else lost_before)(device._device, patched)
+            assert await refused(desk.client, asked) == ErrorNumber.BOX_BUSY
+        second = Borrower().asks(desk.now, handle=handle)
+        assert await refused(desk.client, second) == ErrorNumber.BOX_BUSY
+
+        def read_anew() -> bool:
+            mock_clock.jump(POLL)
+            return not device.doubtful and not desk.engine.table.converting
+
+        await until(read_anew)
+        assert desk.counts() == (2, int(stands))
+        await other.ask(m.Info(theirs))
+        if stands:
+            assert await refused(desk.client, m.Info(handle)) == ErrorNumber.INVALID_HANDLE
+            assert (await desk.client.ask(asked)).end == NOW + DAY
+        else:
+            assert (await desk.client.ask(second)).end == NOW + DAY
+        assert desk.counts() == (2, 1)
 
 
 async def test_a_return_whose_answer_does_not_come(mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,3 +279,14 @@ def test_what_the_configuration_allows_is_lent(tmp_path: Path) -> None:
         client.ask(Borrower().asks(int(time.time()), seconds=3_600))
         with pytest.raises(LicenseError):
             client.ask(Borrower().asks(int(time.time()), seconds=3_600))
+
+
+def test_the_configuration_says_how_many_an_address_may_have(tmp_path: Path) -> None:
+    """Whoever is there, and however many there are."""
+    daemon = Trial(tmp_path, 1).daemon("[borrowing]\nper_address = 1\n").serve()
+    with ending(daemon), Caller(daemon.address) as client:
+        daemon.said("container plugged in")
+        client.ask(hello())
+        client.ask(Borrower().asks(int(time.time()), seconds=60))
+        with pytest.raises(LicenseError, match=r"1 are borrowed from 127.0.0.1, .*\[borrowing\] per_address"):
+            client.ask(Borrower().asks(int(time.time()), seconds=60))

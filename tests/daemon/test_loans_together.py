@@ -165,8 +165,10 @@ async def test_an_access_becomes_one_loan_only(mock_clock: MockClock) -> None:
         ask = partial(lend.borrow, desk.engine, desk.bench.service.devices, session)
         nursery.start_soon(ask, Borrower().asks(desk.now, handle=held.handle))
         await until(lambda: desk.opened.waiting == 1)
+        desk.engine.plug(desk.opened.image.container, desk.opened.loans, desk.opened.converting)
         with pytest.raises(Refused, match="as another loan"):
             await ask(Borrower().asks(desk.now, handle=held.handle))
         busy.set()
         await until(lambda: desk.counts() == (2, 1))
+        assert not desk.opened.writing
         assert [held.session.station.machine for held in desk.engine.table.accesses.values()] == ["machine-2"]

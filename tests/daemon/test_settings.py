@@ -130,6 +130,16 @@ def test_what_can_be_changed_is_taken_over_and_the_rest_is_told(tmp_path: Path) 
     assert len(taken) == 1
 
 
+def test_what_webadmin_has_to_be_restarted_for_is_told_apart(tmp_path: Path) -> None:
+    """A restart of the server would be in vain for it."""
+    settings = read(tmp_path / "c.toml")
+    (tmp_path / "c.toml").write_text(TEXT.replace("alpha", "beta") + '[webadmin]\nhosts = ["licenses.example"]\n')
+    with capture_logs() as said:
+        assert settings.reload("x").restart == ("server.name", "webadmin.hosts")
+    assert said[0]["need_a_restart"] == ("server.name",)
+    assert said[0]["need_a_restart_of_webadmin"] == ("webadmin.hosts",)
+
+
 @pytest.mark.parametrize("text", ["[server", "sessions.handles = 0", "[drivers.nowhere]"])
 def test_a_fault_changes_nothing(tmp_path: Path, text: str) -> None:
     """It is refused with file and line, and the log has it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -11,8 +12,9 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from drivers import image, keys, request, update
+from drivers.chip.banks import program
 from drivers.chip.chip import Chip
-from drivers.chip.flash import MemoryFlash, program
+from drivers.chip.flash import MemoryFlash
 from drivers.container import LATEST, Container, ContainerKind, FirmItem, ProductItem, container_id
 from drivers.driver import Dongle
 from drivers.image import SigningKeys
@@ -36,9 +38,11 @@ def dongle(*firm_items: FirmItem, serial: int = 7, floor: int = 0) -> Firmware:
     licensors = {each.firm_code: LICENSOR if each.firm_code == FIRM else STRANGER for each in firm_items}
     contents = Container(container_id(3, serial), ContainerKind.HARDWARE, "", firm_items)
     flash = MemoryFlash()
-    states = (State(1, floor), State())
-    program(flash, image.encode(contents, states, signing=SigningKeys(private, licensors)))
-    return Firmware(Chip(flash, private))
+    present = State(1, min(floor, LATEST))
+    program(flash, image.encode(contents, present, SigningKeys(private, licensors)))
+    chip = Chip(flash, private)
+    chip._log.state = replace(chip._log.state, floor=floor)  # also one that no image may say
+    return Firmware(chip)
 
 
 GENUINE = FirmItem(FIRM, "Chart Works", 4, (ProductItem(1, PLAIN, "Plain", 9),))

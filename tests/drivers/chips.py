@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from drivers import image, wire
+from drivers.chip.banks import program
 from drivers.chip.chip import Chip
-from drivers.chip.flash import SECTOR, MemoryFlash, program
+from drivers.chip.flash import ERASED, LATEST, SECTOR, Layout, MemoryFlash
 from drivers.container import Allowance, Borrowing, Container, ContainerKind, FirmItem, ProductItem, container_id
 from drivers.device import ChipDevice
 from drivers.image import SigningKeys
 from drivers.trust import Trust
 from drivers.wire import Command
+from tests.drivers import older
 from tests.drivers.samples import CONTAINER_KEY, FIRM_CODE, LICENSOR, LICENSOR_KEY, STRANGER_KEY
 
 NOW = 1_800_000_000
@@ -34,26 +36,41 @@ class PowerCut(Exception):
 
 
 class Flash(MemoryFlash):
-    """Counts its writes. After `left` more it loses its power; `torn` is how much of the write then is done."""
+    """Counts its writes, and notes which sectors it erased. After `left` more writes it loses its power.
 
-    def __init__(self) -> None:
-        super().__init__()
+    `torn` is how many bytes of the write then are done. It keeps to what a flash can do: nothing is written over.
+    """
+
+    def __init__(self, layout: Layout = LATEST) -> None:
+        super().__init__(layout)
         self.writes = 0
+        self.erased: list[int] = []
         self.left = -1
         self.torn = 0
 
     def write(self, sector: int, octets: bytes) -> None:
         """Write a sector, or a part of it."""
+        assert len(octets) == SECTOR
+        self._put(sector, 0, octets)
+        self.erased.append(sector)
+
+    def add(self, sector: int, at: int, octets: bytes) -> None:
+        """Write where it is erased, or a part of that."""
+        there = self.read(sector)[at : at + len(octets)]
+        assert there == ERASED * len(octets), "what is not erased cannot be written"
+        self._put(sector, at, octets)
+
+    def _put(self, sector: int, at: int, octets: bytes) -> None:
         if self.left == 0:
-            super().write(sector, octets[: self.torn] + self.read(sector)[self.torn :])
+            super().add(sector, at, octets[: self.torn])
             raise PowerCut
         self.left -= 1
         self.writes += 1
-        super().write(sector, octets)
+        super().add(sector, at, octets)
 
     def copy(self) -> Flash:
         """Return another one with the same bytes and full power."""
-        other = Flash()
+        other = Flash(self.layout)
         other._sectors = list(self._sectors)
         return other
 
@@ -62,11 +79,12 @@ TORN = (0, 1, 40, SECTOR // 2, SECTOR)
 """How much of a sector a cut may leave written: nothing, or all of it just as well."""
 
 
-def flash_of(container: Container = CONTAINER, keys: SigningKeys = KEYS) -> Flash:
+def flash_of(container: Container = CONTAINER, keys: SigningKeys = KEYS, layout: Layout = LATEST) -> Flash:
     """Return a flash with this container in it."""
-    flash = Flash()
-    program(flash, image.encode(container, signing=keys))
+    flash = Flash(layout)
+    program(flash, (image if layout is LATEST else older).encode(container, signing=keys))
     flash.writes = 0
+    flash.erased.clear()
     return flash
 
 

@@ -64,7 +64,7 @@ class _SaysNothing(KeyedDevice):
 
 class _KeepsNoLedger(KeyedDevice):
     def read(self) -> bytes:
-        return super().read() and image.encode(CONTAINER, (State(1, NOW), State()), signing=KEYS)
+        return super().read() and image.encode(CONTAINER, State(1, NOW), KEYS)
 
 
 class _RefusesWithoutNumber(KeyedDevice):
@@ -124,6 +124,34 @@ class _KeepsIt(KeyedDevice):
         return True
 
 
+class _KeepsOneInTheLongRun(KeyedDevice):
+    given_back = 0
+
+    def give_back(self, loan: bytes, signature: bytes, now: int) -> Any:
+        stood = super().give_back(loan, signature, now)
+        self.given_back += stood
+        if self.given_back == 60:
+            super().borrow(Loan(loan, CONTAINER.firm_items[0].firm_code, 1, 1, now + 5, bytes(32)), now)
+        return stood
+
+
+class _LosesLoansInTheLongRun(_KeepsOneInTheLongRun):
+    def give_back(self, loan: bytes, signature: bytes, now: int) -> Any:
+        return super().give_back(loan, signature, now) and self.given_back < 60
+
+
+class _WritesTwice(KeyedDevice):
+    """Raises its own clock with each loan, in a change of its own."""
+
+    seconds = 0
+
+    def borrow(self, loan: Loan, now: int) -> Any:
+        end = super().borrow(loan, now)
+        self.seconds += 1
+        self.time(now + self.seconds)
+        return end
+
+
 LENDERS: dict[str, tuple[type[SoundDriver], str]] = {
     "lends for ever": (with_device(_LendsForEver), "borrow for longer than is allowed gave"),
     "lends what is not there": (with_device(_LendsUnknownItems), "borrow of an unknown item"),
@@ -141,6 +169,12 @@ LENDERS: dict[str, tuple[type[SoundDriver], str]] = {
     "takes it back twice": (with_device(_TakesItBackTwice), "give_back once more returned True"),
     "says a number": (with_device(_CountsReturns), "give_back returned 1"),
     "keeps it": (with_device(_KeepsIt), "after give_back the image shows another ledger"),
+    "keeps a loan in the long run": (
+        with_device(_KeepsOneInTheLongRun),
+        "after many loans the image shows another ledger",
+    ),
+    "loses a loan in the long run": (with_device(_LosesLoansInTheLongRun), "give_back did not find the last one"),
+    "writes more than it should": (with_device(_WritesTwice), "rose by 300 in 200 changes"),
     "does not sign at all": (SoundDriver, "does not sign, and so cannot lend"),
 }
 """What is wrong, the driver, and what the check must say of it."""

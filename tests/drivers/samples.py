@@ -26,7 +26,7 @@ from drivers.container import (
     container_id,
 )
 from drivers.firm_item import Owner
-from drivers.image import SLOT_LENGTH, SigningKeys
+from drivers.image import SigningKeys
 from drivers.trust import Trust
 
 EVERYBODY = Trust(unsigned=range(2**32))
@@ -93,6 +93,8 @@ CONTAINERS = st.builds(
 CHART_PROCESSING = ProductItem(1, 14, "Chart Processing", 2)
 
 
+SLOT_LENGTH = 4096
+"""Bytes of a state slot, in an image of the first version."""
 FIRM_CODE = 600010
 CONTAINER_KEY = bytes(range(32))
 LICENSOR_KEY = bytes(range(32, 64))
@@ -134,8 +136,12 @@ def reseal(image: bytes) -> bytes:
         end = at + 38 + struct.unpack_from("<I", octets, at + 34)[0] + 64
         seal(at, end)
         at = end + 4
-    seal(len(octets) - 2 * SLOT_LENGTH, len(octets) - SLOT_LENGTH - 4)
-    seal(len(octets) - SLOT_LENGTH, len(octets) - 4)
+    version, total = struct.unpack_from("<HxxI", octets, 8)
+    if version == 1:
+        seal(len(octets) - 2 * SLOT_LENGTH, len(octets) - SLOT_LENGTH - 4)
+        seal(len(octets) - SLOT_LENGTH, len(octets) - 4)
+    else:
+        seal(total, len(octets) - 4)
     return bytes(octets)
 
 

@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from drivers import cmc, image, keys
 from drivers.checks import check_driver
-from drivers.chip.flash import SECTOR, FileFlash
+from drivers.chip.banks import program
+from drivers.chip.flash import FIRST, SECTOR, FileFlash
 from drivers.container import Allowance, Container, ContainerKind, FirmItem, ProductItem, container_id
 from drivers.driver import (
     Busy,
@@ -25,6 +27,7 @@ from drivers.driver import (
 )
 from drivers.image import SigningKeys
 from drivers.virtual import VirtualDriver, VirtualOptions
+from tests.drivers import older
 from tests.drivers.chips import NOW
 from tests.drivers.samples import CONTAINER_KEY, FIRM_CODE, SIGNING, STRANGER_KEY, TRUST, demo_container
 
@@ -116,22 +119,56 @@ def test_another_file_in_its_place_is_another_plug(path: Path, tmp_path: Path) -
 
 
 def test_a_cut_in_the_midst_of_a_write(path: Path) -> None:
-    """A slot that is half written leaves the one before, as in a dongle."""
+    """A change that is half written leaves what was before it, as in a dongle."""
     device = make(path).open(only(make(path)))
     take(device, 1)
     device.close()
     descriptor = os.open(path, os.O_RDWR)
-    slot = FileFlash(descriptor).read(2)
-    os.pwrite(descriptor, bytes(100), 2 * SECTOR)
+    change = SECTOR + 133  # behind a whole state that counts nothing, in the first slot
+    assert os.pread(descriptor, 8, change) == (2).to_bytes(8, "little")
+    os.pwrite(descriptor, b"\xff" * 100, change + 85)
     os.close(descriptor)
     device = make(path).open(only(make(path)))
-    assert any(slot)
     assert take(device, 1) == Used(9, 0, 1)
     assert take(device, 1) == Used(9, 0, 1)
     device.close()
 
 
-@pytest.mark.parametrize("octets", [b"", b"x" * 100, bytes(SECTOR * 34), b"\xff" * SECTOR * 34, bytes(SECTOR * 35)])
+def older_file(path: Path) -> Path:
+    """Make a container as it was made before the second version, and return where."""
+    path.write_bytes(bytes(SECTOR * FIRST.sectors))
+    with path.open("r+b") as file:
+        program(FileFlash(file.fileno(), FIRST), older.encode(TRIAL, signing=SIGNING))
+    keys.write(path.with_suffix(".key"), CONTAINER_KEY)
+    return path
+
+
+def test_a_file_of_the_first_version(tmp_path: Path) -> None:
+    """It opens, counts and keeps what it holds, and stays what it is: an older daemon can read it, too."""
+    path = older_file(tmp_path / "older.cmc")
+    for number in (1, 2, 1, 3):
+        device = make(path).open(only(make(path)))
+        take(device, number)
+        device.close()
+    device = make(path).open(only(make(path)))
+    found = image.parse(device.read(), TRUST)
+    assert found.container.firm_items[0].products == (replace(REPORTS, units_used=3),)
+    assert [receipt.key[0] for receipt in found.state.receipts] == [1, 2, 3]
+    assert (found.state_limit, path.stat().st_size) == (4096, SECTOR * 34)
+    device.close()
+
+
+@pytest.mark.parametrize("length", [SECTOR * 34, SECTOR * 54, SECTOR * 99])
+def test_a_file_of_a_later_version_is_told(path: Path, length: int) -> None:
+    """It is not damaged, and this software must not write into it."""
+    octets = (b"cmbank\0\3" + path.read_bytes()[8:]).ljust(length, b"\0")[:length]
+    path.write_bytes(octets)
+    with pytest.raises(Faulty, match=r"was made by a later version of this software; update it\.$"):
+        make(path).open(only(make(path)))
+    assert path.read_bytes() == octets
+
+
+@pytest.mark.parametrize("octets", [b"", b"x" * 100, bytes(SECTOR * 34), b"\xff" * SECTOR * 54, bytes(SECTOR * 35)])
 def test_a_damaged_file_is_told_at_open(path: Path, octets: bytes) -> None:
     """It shows in a scan, and opening it says what to do; nothing stays locked."""
     path.write_bytes(octets)
@@ -195,6 +232,6 @@ def test_making_one_overwrites_nothing(path: Path, tmp_path: Path) -> None:
     with pytest.raises(DriverError, match="make a virtual one"):
         cmc.create(tmp_path / "trial.toml", TRIAL, SIGNING)
     large = Container(TRIAL.id, TRIAL.kind, "", tuple(FirmItem(n, "x" * 255) for n in range(1, 150)))
-    with pytest.raises(DriverError, match="the most is 65536"):
+    with pytest.raises(DriverError, match="the most is 57344"):
         cmc.create(tmp_path / "large.cmc", large, SIGNING)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["other.key", "trial.cmc", "trial.key"]

@@ -11,8 +11,10 @@ import pytest
 
 from drivers import description, image, keys, options, statement, toml, update, wire
 from drivers.checks import check_driver
+from drivers.chip import flash as flashes
+from drivers.chip.banks import program
 from drivers.chip.chip import Chip, Memory
-from drivers.chip.flash import MemoryFlash, program
+from drivers.chip.flash import MemoryFlash
 from drivers.container import DATA_LIMIT, Borrowing, ContainerKind, Loan, ProductItem
 from drivers.driver import Purpose, Signed, never_cancelled
 from drivers.usb import demo_licensor, frames
@@ -99,6 +101,27 @@ def test_the_page_s_return() -> None:
     lent = wire.encode_loan(Loan(loan, 600010, 1, 1, now + 1000, keys.public_of(holder)), now)
     assert chip.answer(Command.BORROW, lent) == (Status.OK, (now + 1000).to_bytes(8, "little"))
     assert chip.answer(Command.RETURN, payload) == (Status.OK, b"\1")
+
+
+def test_the_page_s_change() -> None:
+    """A chip that lends writes the page's bytes behind its state, and the host reads the loan there."""
+    flash = MemoryFlash()
+    item = ProductItem(1, 14, borrowing=Borrowing(1000))
+    program(flash, image.encode(demo_container(ContainerKind.HARDWARE, item), signing=SIGNING))
+    chip = Chip(flash, CONTAINER_KEY)
+    before, now = chip.image, 1_800_000_000
+    loan = Loan(bytes(range(16)), 600010, 1, 1, now + 1000, keys.public_of(bytes(range(96, 128))))
+    assert chip.answer(Command.BORROW, wire.encode_loan(loan, now))[0] == Status.OK
+    assert chip.image == before + dumped("<!-- change -->")
+    assert image.parse(chip.image, EVERYBODY).state.loans == (loan,)
+
+
+def test_the_limits_are_on_the_page() -> None:
+    """How many bytes an image and its parts have at most."""
+    limits = (image.IMAGE_LIMIT, image.FIXED_LIMIT, image.STATE_LIMIT)
+    assert all(f"{limit:,}" in PAGE for limit in limits)
+    assert (flashes.LATEST.whole_limit, flashes.FIXED_LIMIT) == (image.STATE_LIMIT, image.FIXED_LIMIT)
+    assert flashes.FIXED_LIMIT + flashes.LATEST.slot_length == image.IMAGE_LIMIT
 
 
 def test_the_page_s_exchange() -> None:

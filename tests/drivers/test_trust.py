@@ -11,9 +11,10 @@ from msgspec.structs import replace
 from drivers import firm_item, image, keys, state
 from drivers.container import Container, ContainerKind, FirmItem, ProductItem, container_id
 from drivers.driver import ImageError
-from drivers.image import SLOT_LENGTH, SigningKeys
+from drivers.image import SigningKeys
 from drivers.state import ItemState, State
 from drivers.trust import Trust
+from tests.drivers import older
 from tests.drivers.samples import (
     CONTAINER_KEY,
     FIRM_CODE,
@@ -21,6 +22,7 @@ from tests.drivers.samples import (
     LICENSOR_KEY,
     OWNER,
     SIGNING,
+    SLOT_LENGTH,
     STRANGER_KEY,
     TRUST,
     demo_container,
@@ -31,7 +33,7 @@ DEMO = demo_container()
 SIGNED = image.encode(DEMO, signing=SIGNING)
 UNSIGNED = image.encode(DEMO)
 (HEADER_LENGTH,) = struct.unpack_from("<H", SIGNED, 10)
-SLOTS_AT = len(SIGNED) - 2 * SLOT_LENGTH
+STATE_AT = len(SIGNED) - 64 - 69
 
 
 def only(octets: bytes, trust: Trust = TRUST) -> FirmItem:
@@ -96,7 +98,7 @@ def test_the_container_s_key_is_part_of_what_the_licensor_signs() -> None:
     """Whoever puts the firm items into a container with a key of his own has none of them."""
     header = SIGNED[:24] + keys.public_of(STRANGER_KEY) + SIGNED[56:HEADER_LENGTH]
     own = image.encode(DEMO, signing=SigningKeys(STRANGER_KEY, SIGNING.licensors))
-    stolen = reseal(header + SIGNED[HEADER_LENGTH:SLOTS_AT] + own[SLOTS_AT:])
+    stolen = reseal(header + SIGNED[HEADER_LENGTH:STATE_AT] + own[STATE_AT:])
     assert "made for another container" in only(stolen).unusable
 
 
@@ -114,7 +116,7 @@ def test_a_trusted_item_beside_one_that_is_not() -> None:
 def test_every_bit_of_a_signed_item_counts() -> None:
     """With checksums made right again, each bit that the licensor signed is still his."""
     start = HEADER_LENGTH + 38
-    for position in range(start, SLOTS_AT - 4):
+    for position in range(start, STATE_AT - 4):
         for bit in range(8):
             changed = bytearray(SIGNED)
             changed[position] ^= 1 << bit
@@ -134,6 +136,8 @@ def test_the_licensor_s_key_in_the_container_proves_nothing() -> None:
 
 # --- the state ------------------------------------------------------------------------------------------------------
 
+OLDER = older.encode(DEMO, signing=SIGNING)
+SLOTS_AT = len(OLDER) - 2 * SLOT_LENGTH
 SPENT = State(9, 1_800_000_000, (ItemState(FIRM_CODE, 1, 40, 1_700_000_000),))
 
 
@@ -145,20 +149,20 @@ def slot(octets: bytes, number: int) -> bytes:
 
 def test_a_container_with_a_key_signs_its_state() -> None:
     """The later of two signed slots is in force, as without signatures."""
-    parsed = image.parse(image.encode(DEMO, (State(8), SPENT), signing=SIGNING), TRUST)
+    parsed = image.parse(older.encode(DEMO, (State(8), SPENT), signing=SIGNING), TRUST)
     assert parsed.state == SPENT
     assert parsed.container.firm_items[0].products[0].units_used == 40
 
 
 def test_a_state_that_the_container_did_not_sign_does_not_count() -> None:
     """Unsigned, by another key, or of another container: the slot before is in force; without one, nothing is."""
-    octets = image.encode(DEMO, (State(8), SPENT), signing=SIGNING)
+    octets = older.encode(DEMO, (State(8), SPENT), signing=SIGNING)
     other = Container(container_id(3, 1), ContainerKind.HARDWARE, DEMO.text, DEMO.firm_items)
     strangers = SigningKeys(STRANGER_KEY, SIGNING.licensors)
     for forged in (
-        image.encode(DEMO, (State(8), SPENT)),
-        image.encode(DEMO, (State(8), SPENT), signing=strangers),
-        image.encode(other, (State(8), SPENT), signing=SIGNING),
+        older.encode(DEMO, (State(8), SPENT)),
+        older.encode(DEMO, (State(8), SPENT), signing=strangers),
+        older.encode(other, (State(8), SPENT), signing=SIGNING),
     ):
         assert image.parse(octets[:-SLOT_LENGTH] + slot(forged, 1), TRUST).state == State(8)
         with pytest.raises(ImageError, match="Neither of the container's two states can be used"):
@@ -167,7 +171,7 @@ def test_a_state_that_the_container_did_not_sign_does_not_count() -> None:
 
 def test_every_bit_of_a_signed_state_counts() -> None:
     """One changed bit with a right checksum, in the numbers or the signature, and the slot before is in force."""
-    octets = image.encode(DEMO, (State(8), SPENT), signing=SIGNING)
+    octets = older.encode(DEMO, (State(8), SPENT), signing=SIGNING)
     filled = [*range(104), *range(SLOT_LENGTH - 69, SLOT_LENGTH - 4)]
     for position in filled:
         changed = bytearray(octets)
@@ -184,7 +188,7 @@ def test_a_key_of_an_unknown_algorithm_makes_the_state_unknown() -> None:
 def test_a_state_of_an_unknown_algorithm_is_not_taken_for_a_known_one() -> None:
     """Key and state say that they are of a later kind; that the signature would be right as Ed25519 says nothing."""
     later = replace(OWNER, key_algorithm=2)
-    signed = state.encode(State(8), SLOT_LENGTH, later)[:-69] + b"\x02"
+    signed = state.encode(State(8), 256, later)[:-69] + b"\x02"
     covered = signed + keys.sign(CONTAINER_KEY, b"cmstate\x00\x01" + firm_item.encode_owner(later) + signed)
     with pytest.raises(ImageError, match="algorithm 2"):
         state.decode(covered + struct.pack("<I", zlib.crc32(covered)), later)

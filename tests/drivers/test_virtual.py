@@ -202,7 +202,7 @@ def test_a_container_too_large_is_an_error_at_open(path: Path) -> None:
     items = "".join(f'[[firm_items]]\nfirm_code = {n}\ntext = "{"x" * 200}"\n' for n in range(1, 300))
     path.write_text(ONE + items)
     driver = make(path)
-    with pytest.raises(Faulty, match="the most is 65536"):
+    with pytest.raises(Faulty, match="the most is 57344"):
         driver.open(only(driver))
 
 

@@ -13,7 +13,8 @@ from hashlib import sha256
 from drivers import keys
 from tests.drivers.samples import CONTAINER_KEY, LICENSOR_KEY
 
-_SLOT_PREFIX = b"cmstate\x00\x01"
+_WHOLE, _CHANGE = b"cmstate\x00\x01", b"cmchange\x00\x01"
+_STATE_HEAD, _SEAL = struct.Struct("<QqHHHH32sq"), 1 + 64 + 4
 _SIGNATURE, _KEY = keys.SIGNATURE_LENGTH, keys.LENGTH
 _HEADER, _OWNER = 72, slice(16, 56)
 _ITEM_HEAD, _ITEM_TAIL = 38, _SIGNATURE + 4
@@ -21,29 +22,48 @@ _UPDATE_HEAD, _FIRM_HEAD = 50, 12
 _REQUEST_HEAD, _REQUEST_TAIL, _MESSAGE = 14, 48, 129
 
 
-def slot(octets: bytes, owner: bytes) -> bytes:
+def slot(octets: bytes, owner: bytes, prefix: bytes = _WHOLE) -> bytes:
     """Return a state slot that the container of `owner` (40 bytes) signed, if the slot says that it did."""
-    if len(octets) < _SIGNATURE + 5:
+    if len(octets) < _SEAL:
         return octets
     signed = octets[: -_SIGNATURE - 4]
-    signature = keys.sign(CONTAINER_KEY, _SLOT_PREFIX + owner + signed) if signed[-1] else bytes(_SIGNATURE)
+    signature = keys.sign(CONTAINER_KEY, prefix + owner + signed) if signed[-1] else bytes(_SIGNATURE)
     return _checked(signed + signature)
+
+
+def state(octets: bytes, owner: bytes) -> bytes:
+    """Return a whole state and the changes behind it, each with the next number and signed if it says so."""
+    done, prefix, sequence = b"", _WHOLE, 0
+    while len(octets) >= _STATE_HEAD.size + _SEAL:
+        number, floor, items, loans, receipts, struck, nonce, asked = _STATE_HEAD.unpack_from(octets)
+        sequence = number if prefix is _WHOLE else sequence + 1
+        if sequence >= 2**64:
+            break
+        head = _STATE_HEAD.pack(sequence, floor, items, loans, receipts, struck, nonce, asked)
+        length = len(head) + 20 * items + 68 * loans + 32 * receipts + 16 * struck + _SEAL
+        done += slot(head + octets[len(head) : length], owner, prefix)
+        octets, prefix = octets[length:], _CHANGE
+    return done + octets
 
 
 def image(octets: bytes) -> bytes:
     """Return an image whose lengths add up, and whose signatures are its container's and its licensor's."""
     if len(octets) < _HEADER:
         return octets
-    text_length, slot_length = struct.unpack_from("<H", octets, 66)[0], struct.unpack_from("<I", octets, 62)[0]
-    header_length, slots_at = _HEADER + text_length, len(octets) - 2 * slot_length
-    if not header_length <= slots_at:
+    (version,) = struct.unpack_from("<H", octets, 8)
+    (items_length, limit, text_length) = struct.unpack_from("<IIH", octets, 58)
+    header_length = _HEADER + text_length
+    state_at = len(octets) - 2 * limit if version == 1 else header_length + items_length
+    if not header_length <= state_at <= len(octets):
         return octets
-    counts = octets[56:58] + struct.pack("<II", slots_at - header_length, slot_length)
-    header = octets[:10] + struct.pack("<HI", header_length & 0xFFFF, len(octets)) + octets[_OWNER] + counts
+    total = len(octets) if version == 1 else state_at
+    counts = octets[56:58] + struct.pack("<II", state_at - header_length, limit)
+    header = octets[:10] + struct.pack("<HI", header_length & 0xFFFF, total) + octets[_OWNER] + counts
     header += octets[len(header) : header_length - 4]
-    first, second = octets[slots_at : slots_at + slot_length], octets[slots_at + slot_length :]
-    owner = octets[_OWNER]
-    return _checked(header) + _items(octets[header_length:slots_at]) + slot(first, owner) + slot(second, owner)
+    fixed, rest, owner = _checked(header) + _items(octets[header_length:state_at]), octets[state_at:], octets[_OWNER]
+    if version == 1:
+        return fixed + slot(rest[:limit], owner) + slot(rest[limit:], owner)
+    return fixed + state(rest, owner)
 
 
 def _items(octets: bytes) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from hashlib import sha256
 
+from msgspec.structs import replace
+
 from drivers import firm_item, image, keys, request, state, update
 from drivers.container import (
     EARLIEST,
@@ -25,8 +27,11 @@ from drivers.driver import Purpose, Signed
 from drivers.image import SigningKeys
 from drivers.state import ItemState, Receipt, State
 from drivers.statement import borrow_body, crypt_body, tracking_body
-from tests.drivers.chips import NOW
+from drivers.trust import Trust
+from tests.drivers import older
+from tests.drivers.chips import NOW, chip_on, flash_of
 from tests.drivers.samples import CONTAINER_KEY, FIRM_CODE, LICENSOR_KEY, OWNER, SIGNING
+from tests.fuzz import loans
 from tests.fuzz.targets import AS_IT_IS, SEALED
 from tests.protocol.cases import CASES
 
@@ -50,6 +55,7 @@ _EVERYTHING = ProductItem(
 )
 _FIRM = FirmItem(FIRM_CODE, "Works", 8, (_EVERYTHING, ProductItem(2, 15)))
 _OTHER = FirmItem(FIRM_CODE + 1, "Other", 1, (ProductItem(1, 1),))
+_LENDABLE = FirmItem(FIRM_CODE, "Works", 8, (replace(_EVERYTHING, usage=None, maintenance=None),))
 _PLAIN_ITEM = FirmItem(FIRM_CODE, "", 0)
 _USED = State(
     9,
@@ -60,6 +66,7 @@ _USED = State(
     b"n" * 32,
     NOW,
 )
+_UNSIGNED = replace(OWNER, key_algorithm=0, key=bytes(keys.LENGTH))
 _SLOT = 320
 _MESSAGE = b"cmsign\x00"
 
@@ -69,7 +76,25 @@ def _container(*firms: FirmItem) -> Container:
 
 
 def _image(signing: SigningKeys | None, *firms: FirmItem) -> bytes:
-    return image.encode(_container(*firms), (State(1), _USED), _SLOT, signing)
+    return image.encode(_container(*firms), _USED, signing)
+
+
+def _older_image(signing: SigningKeys | None, *firms: FirmItem) -> bytes:
+    return older.encode(_container(*firms), (State(1), _USED), _SLOT, signing)
+
+
+def _changed() -> bytes:
+    """Return the state of a chip that has lent, counted and taken back, behind a whole one."""
+    chip = chip_on(flash_of())
+    key = keys.public_of(LICENSOR_KEY)
+    for command, payload in (
+        (22, struct.pack("<16sIIIqq32s", b"l" * 16, FIRM_CODE, 1, 1, NOW + 99, NOW, key)),
+        (17, struct.pack("<16sIIIq", b"k" * 16, FIRM_CODE, 2, 1, NOW)),
+        (22, struct.pack("<16sIIIqq32s", b"m" * 16, FIRM_CODE, 1, 1, NOW + 999, NOW + 500, key)),
+        (20, b""),
+    ):
+        assert chip.answer(command, payload)[0] == 0
+    return chip.image[image.parse(chip.image, Trust()).fixed_length :]
 
 
 def _statement(purpose: Purpose, rest: bytes) -> bytes:
@@ -99,14 +124,19 @@ def seeds() -> dict[str, list[bytes]]:
     return {
         "firm_item": [firm_item.encode(firm, OWNER) for firm in (_FIRM, _OTHER, _PLAIN_ITEM)],
         "state": [
-            kind + state.encode(each, _SLOT, OWNER, private)
+            kind + state.encode(each, _SLOT, OWNER, private, padded=True)
             for kind, private in ((AS_IT_IS, None), (SEALED, CONTAINER_KEY))
             for each in (_USED, State(1))
+        ],
+        "changes": [
+            AS_IT_IS + state.encode(_USED, _SLOT, _UNSIGNED),
+            *(SEALED + octets for octets in (state.encode(_USED, _SLOT, OWNER, CONTAINER_KEY), _changed())),
         ],
         "image": [
             kind + octets
             for kind in (AS_IT_IS, SEALED)
-            for octets in (signed, _image(None, _FIRM), _image(SIGNING, _PLAIN_ITEM), _image(SIGNING))
+            for made in (_image, _older_image)
+            for octets in (made(SIGNING, _FIRM, _OTHER), made(None, _FIRM), made(SIGNING, _PLAIN_ITEM), made(SIGNING))
         ],
         "update": [
             kind + octets
@@ -126,4 +156,5 @@ def seeds() -> dict[str, list[bytes]]:
             _asked(4, tracking, _statement(Purpose.TRACKING, tracking)),
         ],
         "rpc": [bytes([number % 4, 5]) + case.wire for number, case in enumerate(CASES.values())],
+        **loans.seeds(firm_item.encode(_LENDABLE, OWNER)),
     }

@@ -15,7 +15,9 @@ from msgspec.structs import astuple, replace
 from drivers import firm_item, image, keys, request, state, statement, update
 from drivers.chip import contents
 from drivers.chip import update as chip_update
-from drivers.chip.state import SLOT_LENGTH, Slots
+from drivers.chip.flash import LATEST, SECTOR
+from drivers.chip.log import whole
+from drivers.chip.seal import Seal
 from drivers.container import Container, FirmItem
 from drivers.cursor import Cursor
 from drivers.driver import Faulty, ImageError, Purpose, Signed
@@ -24,9 +26,10 @@ from drivers.image import SigningKeys
 from drivers.state import State
 from drivers.trust import ED25519
 from protocol import messages, rpc
+from tests.drivers import older
 from tests.drivers.chips import chip_on, flash_of
 from tests.drivers.samples import CONTAINER_KEY, EVERYBODY, FIRM_CODE, LICENSOR, LICENSOR_KEY, OWNER, TRUST
-from tests.fuzz import sealing
+from tests.fuzz import loans, sealing
 
 Target = Callable[[bytes], bool]
 """Returns whether the parser accepted the input."""
@@ -103,10 +106,37 @@ def state_target(octets: bytes) -> bool:
     owner = OWNER if kind == SEALED else _UNSIGNED
     slot = sealing.slot(body, _OWNER if kind == SEALED else _PLAIN)
     try:
-        found = state.decode(slot, owner)
+        found = state.decode_whole(slot, owner)
     except ImageError:
         return False
-    assert state.encode(found, len(slot), owner, _private(owner)) == slot
+    assert state.encode(found, len(slot), owner, _private(owner), padded=True) == slot
+    return True
+
+
+def changes_target(octets: bytes) -> bool:
+    """A whole state with changes behind it, signed or not: it can be written as one, and the chip reads the same."""
+    kind, body = octets[:1], octets[1:]
+    owner = OWNER if kind == SEALED else _UNSIGNED
+    sealed = sealing.state(body, _OWNER if kind == SEALED else _PLAIN)
+    try:
+        found = state.decode(sealed, owner)
+    except ImageError:
+        return False
+    written = state.encode(found, len(sealed), owner, _private(owner))
+    assert state.decode(written, owner) == found
+    if owner is OWNER:
+        flash = flash_of()
+        flash.write(1, sealed.ljust(SECTOR, b"\xff"))
+        read = chip_on(flash)._state
+        assert (read.sequence, read.floor, read.nonce, read.asked) == (
+            found.sequence,
+            found.time_floor,
+            found.nonce,
+            found.asked,
+        )
+        assert [(*item, *used) for item, used in read.used.items()] == [*map(astuple, found.items)]
+        assert [(name, *loan) for name, loan in read.loans.items()] == [*map(astuple, found.loans)]
+        assert [(key, *receipt) for key, receipt in read.receipts.items()] == [*map(astuple, found.receipts)]
     return True
 
 
@@ -121,9 +151,10 @@ def image_target(octets: bytes) -> bool:
         found = image.parse(octets, EVERYBODY)
     except ImageError:
         return False
-    _, slots = _split(octets)
-    if found.owner.key in {OWNER.key, bytes(keys.LENGTH)}:
-        assert state.encode(found.state, len(slots[0]), found.owner, _private(found.owner)) in slots
+    if found.owner.key in {OWNER.key, bytes(keys.LENGTH)} and _version(octets) == 1:
+        first, second = octets[found.fixed_length :][: found.state_limit], octets[-found.state_limit :]
+        written = state.encode(found.state, found.state_limit, found.owner, _private(found.owner), padded=True)
+        assert written in {first, second}
     _check_belief(octets, found)
     if not any(firm.unusable or any(item.unusable for item in firm.products) for firm in found.container.firm_items):
         _check_image(octets, found)
@@ -131,21 +162,23 @@ def image_target(octets: bytes) -> bool:
 
 
 def _check_image(octets: bytes, found: image.Image) -> None:
-    container, (fixed, slots) = found.container, _split(octets)
+    container, fixed = found.container, octets[: found.fixed_length]
     read = contents.Contents(fixed)
     assert read.owner == firm_item.encode_owner(found.owner)
     assert list(read.firms) == [firm.firm_code for firm in container.firm_items]
     canonical = [_check_rewritten(found.sealed[each.firm_code].octets, found.owner, each) for each in _pure(container)]
     if all(canonical) and (signing := _signing(found)):
-        written = image.encode(container, (found.state, State()), len(slots[0]), signing[0])
+        if _version(octets) == 1:
+            written = older.encode(container, (State(), State()), found.state_limit, signing[0])
+        elif found.state_limit == image.STATE_LIMIT:
+            written = image.encode(container, signing=signing[0])
+        else:
+            return
         assert written[: len(fixed)] == fixed
 
 
-def _split(octets: bytes) -> tuple[bytes, tuple[bytes, bytes]]:
-    """Return an image without its slots, and these."""
-    (length,) = struct.unpack_from("<I", octets, 62)
-    end = len(octets) - length
-    return octets[: end - length], (octets[end - length : end], octets[end:])
+def _version(octets: bytes) -> int:
+    return int.from_bytes(octets[8:10], "little")
 
 
 def _pure(container: Container) -> list[FirmItem]:
@@ -208,13 +241,12 @@ def _apply(octets: bytes, *, sound: bool) -> None:
         fixed, after = chip_update.applied(octets, _CHIP._contents, _CHIP._state)
     except chip_update.Refused:
         return
-    if sound and len(fixed or b"") + 2 * SLOT_LENGTH <= image.IMAGE_LIMIT:
-        slots = _SLOTS.write(after) + bytes(SLOT_LENGTH)
-        image.parse((_CHIP._banks.fixed if fixed is None else fixed) + slots, EVERYBODY)
+    if sound and len(fixed or b"") <= image.FIXED_LIMIT:
+        image.parse((_CHIP._banks.fixed if fixed is None else fixed) + whole(after, LATEST, _SEAL), EVERYBODY)
 
 
 _CHIP: Final = chip_on(flash_of())
-_SLOTS: Final = Slots(_OWNER, CONTAINER_KEY)
+_SEAL: Final = Seal(_OWNER, CONTAINER_KEY)
 
 
 def request_target(octets: bytes) -> bool:
@@ -322,10 +354,14 @@ def _check_request(asked: rpc.Request, kind: type[messages.Params]) -> None:
 TARGETS: Final[dict[str, Target]] = {
     "firm_item": firm_item_target,
     "state": state_target,
+    "changes": changes_target,
     "image": image_target,
     "update": update_target,
     "request": request_target,
     "statement": statement_target,
     "rpc": rpc_target,
+    "loan_file": loans.loan_file_target,
+    "certificate": loans.certificate_target,
+    "loan_store": loans.loan_store_target,
 }
 """The targets by their names, which are those of the folders in `corpus`."""

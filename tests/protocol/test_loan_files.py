@@ -88,6 +88,7 @@ def test_damage(kind: Kind[Any], value: Any) -> None:
         (sealed(RECEIPT, b""), "is no receipt of a return: "),
         (sealed(RECEIPT, b"\x80\x80"), "is no receipt of a return: "),
         (sealed(RECEIPT, b"\x91" * 100_000), "is no receipt of a return: "),
+        (sealed(RECEIPT, b"\x81\xa9container\xa3\xff-7"), "is no receipt of a return: 'utf-8' codec"),
         (sealed(RECEIPT, b"\x81\xa1x" + b"\x91" * 100_000 + b"\xc0"), "is no receipt of a return: "),
         (
             sealed(RECEIPT, msgspec.msgpack.encode({"container": "../x", "id": bytes(16), "signature": bytes(64)})),

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from protocol.certificate import SKEW
 from protocol.errors import ErrorNumber, LicenseError, SettingError
-from protocol.loan_files import KEPT
+from protocol.loan_files import KEPT, RECEIPT
 from protocol.loans import Loan, Loans, LoanState
 from protocol.messages import Borrow
 from protocol.proof import Wanted
@@ -309,6 +310,27 @@ def test_what_was_not_answered_cannot_be_given_back(kept: Loans) -> None:
         kept.receipt(asked.id)
     with pytest.raises(LicenseError, match="no such loan"):
         kept.receipt(type(asked.id)(bytes(16)))
+
+
+def test_a_receipt_names_the_container_that_the_licensor_signed(kept: Loans, tmp_path: Path) -> None:
+    """Whatever stands beside that: a receipt that cannot be read again could not be given back again."""
+    asked = borrow(kept)
+    path = tmp_path / "loans" / f"{asked.id.hex()}.loan"
+    known = KEPT.decode(path.read_bytes())
+    assert known.lent is not None
+    path.write_bytes(KEPT.encode(replace(known, lent=replace(known.lent, container="the desk's"))))
+    receipt = kept.receipt(asked.id)
+    assert receipt.container == "3-7"
+    assert kept.receipt(asked.id) == receipt
+
+
+def test_the_receipt_of_another_loan_is_not_sent_for_this_one(kept: Loans, tmp_path: Path) -> None:
+    """That one may still be in use."""
+    first, second = borrow(kept), borrow(kept)
+    receipt = kept.receipt(first.id)
+    (tmp_path / "loans" / f"{second.id.hex()}.receipt").write_bytes(RECEIPT.encode(receipt))
+    with pytest.raises(LicenseError, match="is damaged: it is that of another loan"):
+        kept.receipt(second.id)
 
 
 # --- files that are none ------------------------------------------------------------------------------------------

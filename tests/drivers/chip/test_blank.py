@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from drivers import image, keys
 from drivers.chip.blank import Blank
-from drivers.chip.flash import KEY_SECTOR, ONE_BANK, SECTOR
+from drivers.chip.flash import FIRST, LATEST, SECTOR, Layout
 from drivers.container import ContainerKind
 from drivers.driver import ImageError
 from drivers.firm_item import Owner
@@ -24,6 +24,10 @@ BORROW, RETURN = 22, 23
 OK, UNKNOWN_COMMAND, BAD_REQUEST, ALREADY_MADE, EMPTY = 0, 1, 3, 15, 16
 INFO_OF_NOTHING = bytes.fromhex("0101001000000000")
 PARAMETERS = encode_init(3, 7, "Demo")
+
+
+KEY_SECTOR = LATEST.sectors
+OTHER_SLOT = 1 + LATEST.slot_sectors
 
 
 def check_made(chip: Blank, public: bytes | None = None) -> None:
@@ -50,13 +54,14 @@ def test_an_empty_chip_says_so(command: int) -> None:
     assert (chip.image, flash.writes) == (b"", 0)
 
 
-def test_it_becomes_a_container_with_a_key_of_its_own() -> None:
+@pytest.mark.parametrize("layout", [FIRST, LATEST])
+def test_it_becomes_a_container_with_a_key_of_its_own(layout: Layout) -> None:
     """At once and after the next start; the answer is the public key, the private one is nowhere to be read."""
-    flash = Flash()
+    flash = Flash(layout)
     chip = Blank(flash)
     status, public = chip.answer(INIT, PARAMETERS)
     assert status == OK
-    private = flash.read(KEY_SECTOR)[:32]
+    private = flash.read(layout.sectors)[:32]
     assert Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw() == public
     for each in (chip, Blank(flash)):
         check_made(each, public)
@@ -93,11 +98,12 @@ def damaged(*sectors: int) -> Flash:
 def older_and_damaged() -> Flash:
     """Return a flash whose bank in force lost its state, and in which the one before is whole, with another key."""
     flash = flash_of()
-    older = [flash.read(sector) for sector in range(ONE_BANK)]
-    head = struct.pack("<8sQ", b"cmbank\0\1", 2) + older[0][16:24]
+    older = [flash.read(sector) for sector in range(LATEST.bank)]
+    head = struct.pack("<8sQ", b"cmbank\0\2", 2) + older[0][16:24]
     checked = head + struct.pack("<I", zlib.crc32(head))
-    for at, octets in enumerate([checked.ljust(SECTOR, b"\0"), bytes(SECTOR), bytes(SECTOR), *older[3:]]):
-        flash.write(ONE_BANK + at, octets)
+    without_state = [bytes(SECTOR)] * 2 * LATEST.slot_sectors
+    for at, octets in enumerate([checked.ljust(SECTOR, b"\0"), *without_state, *older[1 + len(without_state) :]]):
+        flash.write(LATEST.bank + at, octets)
     flash.write(KEY_SECTOR, CONTAINER_KEY.ljust(SECTOR, b"\0"))
     flash.writes = 0
     return flash
@@ -105,7 +111,7 @@ def older_and_damaged() -> Flash:
 
 FLASHES: dict[str, Callable[[], Flash]] = {
     "new": Flash,
-    "without state": lambda: damaged(1, 2),
+    "without state": lambda: damaged(1, OTHER_SLOT),
     "with half a head": lambda: damaged(0),
     "with an older image": older_and_damaged,
 }

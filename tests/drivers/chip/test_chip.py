@@ -10,10 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers import image, keys
+from drivers.chip import flash as flashes
+from drivers.chip.banks import Damaged, Newer, program
+from drivers.chip.blank import Blank
 from drivers.chip.chip import Chip
-from drivers.chip.flash import Damaged, program
+from drivers.chip.flash import FIRST, SECTOR, Layout
 from drivers.container import Container, FirmItem
 from drivers.firm_item import encode_owner
+from tests.drivers import older
 from tests.drivers.chips import CONTAINER, FIRM, KEYS, NOW, TIMED, Flash, chip_on, flash_of, item, parsed
 from tests.drivers.samples import CONTAINER_KEY, FIRM_CODE, OWNER, STRANGER_KEY
 
@@ -73,13 +77,25 @@ def test_a_flash_that_holds_no_sound_image_is_told() -> None:
         Chip(flash_of(), STRANGER_KEY)
 
 
+@pytest.mark.parametrize("layout", [FIRST, flashes.LATEST])
+def test_a_flash_of_a_later_version_is_told(layout: Layout) -> None:
+    """It is neither damaged nor empty: whoever took it for that would write over what it holds."""
+    flash = Flash(layout)
+    flash.write(0, (b"cmbank\0\3" + bytes(20)).ljust(SECTOR, b"\xff"))
+    for start in (chip_on, Blank):
+        with pytest.raises(Newer):
+            start(flash)
+
+
 def test_what_does_not_fit_into_the_chip_is_not_programmed() -> None:
-    """Slots of another length, or too many firm items."""
-    with pytest.raises(ValueError, match="slots of 4096 bytes"):
-        program(Flash(), image.encode(CONTAINER, slot_length=2048, signing=KEYS))
-    large = Container(CONTAINER.id, CONTAINER.kind, "", tuple(FirmItem(n, "x" * 255) for n in range(1, 125)))
-    with pytest.raises(ValueError, match="57344 bytes before its slots"):
-        program(Flash(), image.encode(large, slot_length=2048, signing=KEYS) + bytes(4096))
+    """Another version, a state of another length, or too many firm items."""
+    with pytest.raises(ValueError, match=r"of version 2, .* of at most 20480 bytes"):
+        program(Flash(), older.encode(CONTAINER, signing=KEYS))
+    with pytest.raises(ValueError, match=r"of version 1, .* of at most 4096 bytes"):
+        program(Flash(FIRST), older.encode(CONTAINER, slot_length=2048, signing=KEYS))
+    octets = image.encode(CONTAINER, signing=KEYS)
+    with pytest.raises(ValueError, match="57344 bytes before its state"):
+        program(Flash(), octets[:58] + struct.pack("<I", 57_344) + octets[62:])
 
 
 # --- signing ----------------------------------------------------------------------------------------------------------
@@ -265,15 +281,17 @@ def test_a_key_of_zeros_is_none(chip: Chip) -> None:
     assert not parsed(chip).state.receipts
 
 
-def test_no_room_for_another_counter() -> None:
-    """With a slot full of counters the next one is refused, and those that are there count on."""
-    products = tuple(type(TIMED)(n, n, usage=TIMED.usage, units=TIMED.units) for n in range(1, 103))
+@pytest.mark.parametrize(("layout", "room"), [(FIRST, 95), (flashes.LATEST, 914)])
+def test_no_room_for_another_counter(layout: Layout, room: int) -> None:
+    """With a state full of counters the next one is refused, and those that are there count on."""
+    products = tuple(type(TIMED)(n, n, usage=TIMED.usage, units=TIMED.units) for n in range(1, room + 8))
     container = Container(CONTAINER.id, CONTAINER.kind, "", (FirmItem(FIRM_CODE, "", 7, products),))
-    chip = chip_on(flash_of(container))
-    answers = [use(chip, n, n, 1)[0] for n in range(1, 103)]
-    assert answers == [OK] * 95 + [NO_ROOM] * 7
-    assert use(chip, 200, 5, 1) == (OK, 3, NOW)
-    assert len(parsed(chip).state.items) == 95
+    chip = chip_on(flash_of(container, layout=layout))
+    asked = [struct.pack("<16sIIIq", n.to_bytes(16, "big"), FIRM_CODE, n, 1, NOW) for n in range(1, room + 8)]
+    answers = [chip.answer(CONSUME, each)[0] for each in asked]
+    assert answers == [OK] * room + [NO_ROOM] * 7
+    assert use(chip, 2000, 5, 1) == (OK, 3, NOW)
+    assert len(parsed(chip).state.items) == room
     assert item(chip, 5).units_used == 2
 
 

@@ -9,11 +9,25 @@ import pytest
 
 from drivers import keys, update
 from drivers.chip.chip import Chip
-from drivers.chip.flash import ONE_BANK
-from drivers.container import Allowance, FirmItem, ProductItem
+from drivers.chip.flash import FIRST, LATEST, Layout
+from drivers.container import Allowance, Borrowing, Container, FirmItem, ProductItem
 from drivers.firm_item import encode_owner
 from drivers.image import Image
-from tests.drivers.chips import FIRM, MONTH, NOW, PLAIN, TORN, Flash, PowerCut, chip_on, flash_of, item, parsed
+from tests.drivers.chips import (
+    CONTAINER,
+    COUNTED,
+    FIRM,
+    MONTH,
+    NOW,
+    PLAIN,
+    TORN,
+    Flash,
+    PowerCut,
+    chip_on,
+    flash_of,
+    item,
+    parsed,
+)
 from tests.drivers.samples import FIRM_CODE, LICENSOR_KEY, OWNER
 
 CONSUME, APPLY, TIME, NONCE, BORROW, RETURN = 17, 18, 19, 20, 22, 23
@@ -59,8 +73,7 @@ def apply(octets: bytes) -> Callable[[Chip], int]:
 CHANGES: dict[str, Callable[[Chip], int]] = {
     "a use": lambda chip: chip.answer(CONSUME, use(9, 3))[0],
     "an update": apply(UPDATE),
-    "a long update": apply(LONG),
-    "a later time": lambda chip: chip.answer(TIME, struct.pack("<q", NOW + 5))[0],
+    "a later time": lambda chip: chip.answer(TIME, struct.pack("<q", NOW + 10_000))[0],
     "a loan": lambda chip: chip.answer(BORROW, borrow(9, MONTH))[0],
     "a later end": lambda chip: chip.answer(BORROW, borrow(1, MONTH))[0],
     "a return": lambda chip: chip.answer(RETURN, struct.pack("<16sq64s", loan_id(1), NOW, RECEIPT))[0],
@@ -68,15 +81,51 @@ CHANGES: dict[str, Callable[[Chip], int]] = {
 }
 
 
-def used_flash(uses: int) -> Flash:
+def used_flash(uses: int, layout: Layout = LATEST) -> Flash:
     """Return a flash whose chip has counted already, so that either slot may be in force."""
-    flash = flash_of()
+    flash = flash_of(layout=layout)
     chip = chip_on(flash)
     assert chip.answer(BORROW, borrow(1, MONTH - 1))[0] == OK
     for key in range(1, uses + 1):
         assert chip.answer(CONSUME, use(key, 1))[0] == OK
-    flash.writes = 0
     return flash
+
+
+MANY = ProductItem(1, 14, "", 250, borrowing=Borrowing(MONTH))
+LARGE = Container(CONTAINER.id, CONTAINER.kind, "Demo", (FirmItem(FIRM_CODE, "", 7, (MANY, COUNTED)),))
+
+
+def before_it_erases(flash: Flash, sector: int) -> Flash:
+    """Return the flash as it is just before a change erases that sector."""
+    chip = chip_on(flash)
+    flash.erased.clear()
+    later = NOW
+    while sector not in flash.erased:
+        before, later = flash.copy(), later + 1
+        assert chip.answer(TIME, struct.pack("<q", later))[0] == OK
+    return before
+
+
+def large_flash() -> Flash:
+    """Return a flash with a ledger of 249 loans, and one use."""
+    flash = flash_of(LARGE)
+    chip = chip_on(flash)
+    for number in range(1, 250):
+        assert chip.answer(BORROW, borrow(number, MONTH - 1))[0] == OK
+    assert chip.answer(CONSUME, use(1, 1))[0] == OK
+    return flash
+
+
+OTHER_SLOT = 1 + LATEST.slot_sectors
+"""The first sector of the slot in which no new container has its state."""
+FLASHES: dict[str, Callable[[], Flash]] = {
+    "first layout, other slot": lambda: used_flash(0, FIRST),
+    "first layout, same slot": lambda: used_flash(1, FIRST),
+    "behind others": lambda: used_flash(2),
+    "across sectors": lambda: before_it_erases(used_flash(2), 2),
+    "into the other slot": lambda: before_it_erases(used_flash(2), OTHER_SLOT),
+    "into the other slot, 249 loans": lambda: before_it_erases(large_flash(), OTHER_SLOT),
+}
 
 
 def essence(left: Image) -> tuple[object, ...]:
@@ -93,23 +142,39 @@ def essence(left: Image) -> tuple[object, ...]:
     )
 
 
-@pytest.mark.parametrize("uses", [0, 1, 2])
+@pytest.fixture(scope="module", params=[*FLASHES])
+def flash(request: pytest.FixtureRequest) -> Flash:
+    """Return a flash that is copied only."""
+    return FLASHES[request.param]()
+
+
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_cut_leaves_the_old_or_the_new_image(change: Callable[[Chip], int], uses: int) -> None:
+def test_a_cut_leaves_the_old_or_the_new_image(change: Callable[[Chip], int], flash: Flash) -> None:
     """At every write, and wherever in it; and what was cut can be done again."""
-    whole = used_flash(uses)
-    before = parsed(chip_on(whole.copy()))
+    check_cuts(change, flash)
+
+
+def test_a_cut_in_a_long_update() -> None:
+    """It writes each sector of the other bank; how much is behind the state in this one is all the same."""
+    for flash in (used_flash(0, FIRST), used_flash(2)):
+        check_cuts(apply(LONG), flash)
+
+
+def check_cuts(change: Callable[[Chip], int], flash: Flash) -> None:
+    """Try all cuts of a change, on copies of the flash."""
+    whole = flash.copy()
+    before = parsed(chip_on(whole))
     chip = chip_on(whole)
     assert change(chip) == OK
     after = parsed(chip)
     assert parsed(chip_on(whole)) == after != before
     for point in range(whole.writes):
         for torn in TORN:
-            flash = used_flash(uses)
-            flash.left, flash.torn = point, torn
+            cut = flash.copy()
+            cut.left, cut.torn = point, torn
             with pytest.raises(PowerCut):
-                change(chip_on(flash))
-            again = chip_on(flash.copy())
+                change(chip_on(cut))
+            again = chip_on(cut.copy())
             assert essence(parsed(again)) in (essence(before), essence(after))
             assert change(again) in {OK, UPDATE_TOO_OLD}
             assert essence(parsed(again))[1:] == essence(after)[1:]
@@ -132,7 +197,7 @@ def test_an_unanswered_use_is_taken_at_most_once_and_a_repeated_key_never_twice(
 def test_cuts_one_after_the_other() -> None:
     """A chip that is cut in every update still comes to the end, whatever the other bank holds by then."""
     flash = used_flash(2)
-    for point in range(ONE_BANK * 3):
+    for point in range(51):
         flash.left = point % 6
         try:
             change = apply(LONG)
@@ -145,10 +210,11 @@ def test_cuts_one_after_the_other() -> None:
     assert len(parsed(chip).container.firm_items[0].products) == 199
 
 
-def test_damage_to_the_bank_in_force_leaves_the_other() -> None:
+@pytest.mark.parametrize("layout", [FIRST, LATEST])
+def test_damage_to_the_bank_in_force_leaves_the_other(layout: Layout) -> None:
     """A head or a firm item that went bad in the flash: the image before the update is there."""
-    for sector in (ONE_BANK, ONE_BANK + 3):
-        flash = flash_of()
+    for sector in (layout.bank, layout.bank + 1 + 2 * layout.slot_sectors):
+        flash = flash_of(layout=layout)
         assert apply(UPDATE)(chip_on(flash)) == OK
         octets = bytearray(flash.read(sector))
         octets[10] ^= 1

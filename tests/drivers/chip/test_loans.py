@@ -7,7 +7,9 @@ import struct
 import pytest
 
 from drivers import keys, update
+from drivers.chip import flash as flashes
 from drivers.chip.chip import Chip
+from drivers.chip.flash import FIRST, Layout
 from drivers.container import Allowance, Borrowing, Container, FirmItem, Loan, ProductItem
 from drivers.firm_item import encode_owner
 from drivers.image import SigningKeys
@@ -215,17 +217,27 @@ def use(chip: Chip, key: int, reference: int) -> int:
     return chip.answer(CONSUME, payload)[0]
 
 
-@pytest.mark.parametrize(("counted", "room"), [(0, 28), (10, 25), (95, 0)])
-def test_what_is_lent_leaves_room_for_what_is_counted(counted: int, room: int) -> None:
+@pytest.mark.parametrize(
+    ("layout", "counted", "room"),
+    [
+        (FIRST, 0, 28),
+        (FIRST, 10, 25),
+        (FIRST, 95, 0),
+        (flashes.LATEST, 0, 269),
+        (flashes.LATEST, 64, 250),
+        (flashes.LATEST, 914, 0),
+    ],
+)
+def test_what_is_lent_leaves_room_for_what_is_counted(layout: Layout, counted: int, room: int) -> None:
     """So many loans fit besides 64 receipts and a counter of each item that may get one; all of these still count."""
     items = tuple(ProductItem(n, n, units=Allowance(100)) for n in range(100, 100 + counted))
     container = Container(CONTAINER.id, CONTAINER.kind, "", (FirmItem(FIRM_CODE, "", 7, (FOREVER, *items)),))
-    chip = chip_on(flash_of(container))
+    chip = chip_on(flash_of(container, layout=layout))
     answers = [borrow(chip, loan(number, 5))[0] for number in range(1, room + 3)]
     assert answers == [OK] * room + [LEDGER_FULL] * 2
     for key, item in enumerate(items, 1):
         assert use(chip, key, item.reference) == OK
-    for key in range(1000, 1065 if counted else 1000):
+    for key in range(2000, 2065 if counted else 2000):
         assert use(chip, key, 100) == OK
     state = parsed(chip).state
     assert (len(state.loans), len(state.items), len(state.receipts)) == (room, counted, 64 if counted else 0)

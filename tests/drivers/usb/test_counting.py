@@ -12,13 +12,14 @@ import pytest
 from drivers import image, keys
 from drivers.checks import check_driver
 from drivers.chip.chip import Chip
+from drivers.chip.flash import FIRST, LATEST, Layout
 from drivers.container import ContainerKind
 from drivers.driver import Device, DriverError, Faulty, NoAnswer, Purpose, Used, Vanished, never_cancelled
 from drivers.trust import Trust
 from drivers.usb import demo_licensor
 from drivers.usb.driver import UsbDriver, UsbOptions
 from drivers.usb.firmware import Firmware
-from tests.drivers.chips import COUNTED, NOW, Flash, chip_on, flash_of, item
+from tests.drivers.chips import COUNTED, NOW, PLAIN, Flash, chip_on, flash_of, item
 from tests.drivers.samples import FIRM_CODE
 from tests.drivers.usb.dongles import PATIENCE, Counting, driver_on, only
 from tests.drivers.usb.test_driver import Cancelled, Canceller, Hand
@@ -49,19 +50,13 @@ def used(flash: Flash) -> int:
     return item(chip_on(flash), COUNTED.reference).units_used
 
 
-class Keyed(Hand):
-    """Plugs a dongle with a chip in and out."""
-
-    def plug(self) -> None:
-        """Plug a new one in."""
-        self._address = self._bus.plug(Firmware(chip_on(flash_of())))
-
-
-def test_it_conforms(bus: Counting) -> None:
-    """The USB driver with dongles that sign and count."""
-    hand = Keyed(bus)
-    spend = (FIRM_CODE, COUNTED.reference)
-    check_driver(lambda: driver_on(bus), hand.plug, hand.unplug, kind=ContainerKind.HARDWARE, spend=spend)
+@pytest.mark.parametrize("layout", [FIRST, LATEST])
+def test_it_conforms(bus: Counting, layout: Layout) -> None:
+    """The USB driver with dongles that sign, count and lend, older ones included."""
+    hand = Hand(bus, lambda: Firmware(chip_on(flash_of(layout=layout))))
+    spend, lend = (FIRM_CODE, COUNTED.reference), (FIRM_CODE, PLAIN.reference)
+    kind = ContainerKind.HARDWARE
+    check_driver(lambda: driver_on(bus), hand.plug, hand.unplug, kind=kind, spend=spend, lend=lend)
     assert bus.open_handles == 0
 
 

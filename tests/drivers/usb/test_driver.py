@@ -35,6 +35,7 @@ from drivers.image import SigningKeys
 from drivers.usb.backend import InProcessBackend
 from drivers.usb.driver import UsbDriver, UsbOptions
 from drivers.usb.firmware import Firmware
+from tests.drivers import older
 from tests.drivers.samples import CONTAINER_KEY, EVERYBODY, LICENSOR_KEY, OWNER, demo_container
 from tests.drivers.usb.dongles import (
     ACCESS_DENIED,
@@ -290,7 +291,7 @@ FAULTS: dict[str, tuple[Callable[[bytes], Firmware], type[DriverError], str]] = 
     "a reply cut in its packet": (
         lambda octets: Answering(octets, if_read(lambda reply: reply[:100])),
         Faulty,
-        "ends after 100 of 4104 bytes",
+        "ends after 100 of 432 bytes",
     ),
     "a reply cut between packets": (
         lambda octets: Answering(octets, if_read(lambda reply: reply[:128])),
@@ -309,15 +310,15 @@ FAULTS: dict[str, tuple[Callable[[bytes], Firmware], type[DriverError], str]] = 
         "announces a reply of 4097 bytes",
     ),
     "an oversized image announced": (
-        lambda octets: Answering(octets, changed(12, b"\x01\x00\x01\x00")),
+        lambda octets: Answering(octets, changed(12, b"\x01\x40\x01\x00")),
         Faulty,
-        "announces an image of 65537 bytes",
+        "announces an image of 81921 bytes",
     ),
     "payloads of no bytes": (lambda octets: Answering(octets, changed(10, b"\0\0")), Faulty, "payloads of 0 bytes"),
     "a chunk too short": (
         lambda octets: Answering(octets, if_read(lambda reply: changed(4, b"\x07\x00")(reply)[:15])),
         Faulty,
-        "gave 7 bytes of its image instead of 4096",
+        "gave 7 bytes of its image instead of 424",
     ),
     "another command's reply": (lambda octets: Answering(octets, changed(1, b"\x82")), Faulty, "was not asked"),
     "another tag": (lambda octets: Answering(octets, changed(2, b"\x99")), Faulty, "was not asked"),
@@ -384,10 +385,9 @@ def test_what_a_host_before_us_left_behind(bus: Counting) -> None:
 
 
 def test_an_image_of_the_largest_size_is_read_in_chunks(bus: Counting) -> None:
-    """64 KiB take more than one exchange."""
-    container = demo_container()
-    octets = image.encode(container, slot_length=(image.IMAGE_LIMIT - 300) // 2)
-    assert 65_000 < len(octets) <= image.IMAGE_LIMIT
+    """80 KiB take more than one exchange."""
+    octets = older.encode(demo_container(), slot_length=(image.IMAGE_LIMIT - 300) // 2)
+    assert 81_000 < len(octets) <= image.IMAGE_LIMIT
     bus.plug(Plain(octets))
     driver = driver_on(bus)
     device = driver.open(only(driver))

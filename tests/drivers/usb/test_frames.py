@@ -109,7 +109,7 @@ def test_a_refusal_has_the_field_s_number(status: int, number: int) -> None:
         ("0203001013090000", "speaks versions 2 to 3"),
         ("0101000013090000", "payloads of 0 bytes"),
         ("0101011013090000", "payloads of 4097 bytes"),
-        ("0101001001000100", "an image of 65537 bytes; the most is 65536"),
+        ("0101001001400100", "an image of 81921 bytes; the most is 81920"),
         ("01010010ffffffff", "an image of 4294967295 bytes"),
     ],
 )

@@ -1,0 +1,109 @@
+"""The chip's state as it lies in its two slots: a whole one, and behind it the changes, each written once and for all.
+
+    whole state | change | change | ... | erased
+
+A change that finds no room behind the others is not written: the whole state that it makes goes into the other slot,
+which is in force from then on. In the first layout there never is room. After a cut what was half written does not
+count, and nothing is added behind it any more.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from drivers.chip.banks import Banks, Damaged
+from drivers.chip.flash import ERASED, SECTOR, Layout
+from drivers.chip.seal import CHANGE, TAIL, WHOLE, Seal
+from drivers.chip.state import HEAD_LENGTH, State, change_record, changed, length_of, size_of, whole_record
+
+_NOTHING = State(sequence=0, floor=0)
+
+
+class Full(Exception):
+    """The state does not fit into its slot."""
+
+
+class _Found(NamedTuple):
+    """What a slot says: the first sequence number in it, its state after the last change, and how long that is."""
+
+    begun: int
+    state: State
+    length: int
+    erased_behind: bool
+
+
+class Log:
+    """The slots of the bank in force. Raises Damaged if neither has a sound state."""
+
+    def __init__(self, banks: Banks, seal: Seal) -> None:
+        self._banks = banks
+        self._seal = seal
+        slots = ((_read(banks.slot(which), banks.layout, seal), which) for which in (0, 1))
+        found = [(each, which) for each, which in slots if each is not None]
+        if not found:
+            raise Damaged
+        # A slot is only begun when the other one is left: the one that was begun last counts, however short it is.
+        (_, self.state, self._end, self._can_add), self._which = max(found, key=lambda each: each[0].begun)
+
+    @property
+    def image(self) -> bytes:
+        """The state as it lies in the image: with its changes, or both slots in the first layout."""
+        if self._banks.layout.padded:
+            return self._banks.slot(0) + self._banks.slot(1)
+        return self._banks.slot(self._which)[: self._end]
+
+    def put(self, after: State) -> None:
+        """Make this the state. Raises Full."""
+        layout = self._banks.layout
+        _check_room(after, layout)
+        record = change_record(self.state, after)
+        end = self._end + len(record) + TAIL
+        adding, self._can_add = self._can_add and end <= layout.slot_length, False
+        # If the write fails, nobody knows what is behind, or in the other slot: the next one begins that anew.
+        if adding:
+            self._banks.add_to_slot(self._which, self._end, self._seal.put(CHANGE, record))
+        else:
+            sealed = whole(after, layout, self._seal)
+            self._banks.write_slot(1 - self._which, sealed)
+            self._which, end = 1 - self._which, len(sealed)
+        self.state, self._end, self._can_add = after, end, True
+
+    def replace(self, fixed: bytes, after: State) -> None:
+        """Put another image in the place of this one, with this state. Raises Full."""
+        sealed = whole(after, self._banks.layout, self._seal)
+        self._banks.replace(fixed, sealed)
+        self._which, self._end, self._can_add, self.state = 0, len(sealed), True, after
+
+
+def whole(after: State, layout: Layout, seal: Seal) -> bytes:
+    """Return the state as a slot begins with it. Raises Full."""
+    _check_room(after, layout)
+    record = whole_record(after)
+    return seal.put(WHOLE, record.ljust(layout.whole_limit - TAIL, b"\0") if layout.padded else record)
+
+
+def _check_room(after: State, layout: Layout) -> None:
+    if size_of(after) + TAIL > layout.whole_limit:
+        raise Full
+
+
+def _read(slot: bytes, layout: Layout, seal: Seal) -> _Found | None:
+    """Return what a slot says, None if it is torn or not this container's."""
+    end = layout.whole_limit if layout.padded else _end(slot, 0)
+    if not seal.holds(WHOLE, slot[:end]):
+        return None
+    found = changed(_NOTHING, slot[:end])
+    begun = found.sequence
+    while (after := _end(slot, end)) <= len(slot) and seal.holds(CHANGE, slot[end:after]):
+        following = changed(found, slot[end:after])
+        if following.sequence != found.sequence + 1:  # of an earlier life of the slot
+            break
+        found, end = following, after
+    behind = slot[end : end + -end % SECTOR]
+    return _Found(begun, found, end, erased_behind=behind == ERASED * len(behind))
+
+
+def _end(slot: bytes, at: int) -> int:
+    """Return where the record ends that begins there, with its seal; beyond the slot if there is no room for one."""
+    head = slot[at : at + HEAD_LENGTH]
+    return at + length_of(head) + TAIL if len(head) == HEAD_LENGTH else len(slot) + 1

@@ -1,0 +1,187 @@
+"""Borrowing, extending and giving back without end: it wears no dongle out, and a return is never refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from msgspec.structs import replace
+from trio.testing import MockClock
+
+from cmserverd import wear
+from cmserverd.answers import Peer
+from cmserverd.core.refusal import Refused
+from cmserverd.wear import Wear
+from drivers.chip.chip import Chip
+from drivers.driver import NoAnswer
+from protocol import messages as m
+from protocol.errors import ErrorNumber
+from tests.daemon.borrowing import BOX, DAY, FIXED, NOW, Borrower, Desk, lending
+from tests.daemon.harness import CONTROL, rig
+from tests.daemon.test_crypt import refused
+from tests.daemon.test_lending import MINE, refusal
+
+
+class Hands:
+    """A clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        """Return seconds."""
+        return self.now
+
+
+def only(desk: Desk, per_address: int) -> None:
+    """Let each address have so many out at once."""
+    desk.engine.limits = replace(desk.engine.limits, borrow_per_address=per_address)
+
+
+def written(desk: Desk) -> Callable[[], bool]:
+    """Return what tells whether the dongle was written since it was asked last."""
+    chip = desk.stick.firmware._chip
+    assert isinstance(chip, Chip)
+    last = chip.image
+
+    def changed() -> bool:
+        nonlocal last
+        before, last = last, chip.image
+        return before != last
+
+    return changed
+
+
+def test_a_bucket_fills_in_a_day() -> None:
+    """Its time comes as it was said; one host's is another's no more than its address is."""
+    hands = Hands()
+    buckets = Wear(hands)
+    for _ in range(4):
+        buckets.take("2001:db8::1", 1.0)
+    with pytest.raises(Refused, match=r"2001:db8::/64 has asked for too many.* in 21600 s.*Error 226"):
+        buckets.take("2001:db8::2", 1.0)
+    buckets.take("2001:db8::2", 0.0)
+    buckets.take("192.0.2.1", 4.0)
+    hands.now += 21_599
+    with pytest.raises(Refused, match=r"in 1 s"):
+        buckets.take("2001:db8::1", 1.0)
+    hands.now += 1
+    buckets.take("2001:db8::1", 1.0)
+    hands.now += 10 * wear.DAY
+    buckets.take("2001:db8::1", 4.0)
+    with pytest.raises(Refused):
+        buckets.take("2001:db8::1", 0.01)
+
+
+def test_what_was_not_written_is_put_back() -> None:
+    """Also of a bucket that is forgotten by then."""
+    buckets = Wear(Hands())
+    for _ in range(9):
+        buckets.take("192.0.2.1", 2.0)
+        buckets.give_back("192.0.2.1", 2.0)
+    buckets.give_back("192.0.2.2", 2.0)
+
+
+def test_only_so_many_buckets_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those used last; however many addresses somebody has."""
+    monkeypatch.setattr(wear, "HOSTS", 3)
+    buckets = Wear(Hands())
+    for last in range(1, 5):
+        buckets.take(f"192.0.2.{last}", 4.0)
+    for last in range(2, 5):
+        with pytest.raises(Refused):
+            buckets.take(f"192.0.2.{last}", 1.0)
+    buckets.take("192.0.2.1", 4.0)
+
+
+async def test_who_borrows_too_often_is_told_when_he_may_again(mock_clock: MockClock) -> None:
+    """What he has he can give back; others, and the operator, borrow as before; asking too early costs nothing."""
+    async with lending(mock_clock, quantity=9) as desk, rig(desk.bench.service) as connections:
+        only(desk, 1)
+        for _ in range(2):
+            borrower = Borrower()
+            lent = await desk.borrow(borrower)
+            assert (await desk.client.ask(borrower.gives_back(lent))).stood
+        changed = written(desk)
+        assert "ask again in 43200 s" in await refusal(desk.client, Borrower().asks(desk.now))
+        assert "ask again in 43200 s" in await refusal(desk.client, Borrower().asks(desk.now))
+        assert not changed()
+        other = await connections.client(2, Peer("192.0.2.8", here=False))
+        await other.ask(Borrower().asks(desk.now))
+        operator = await connections.client(peer=CONTROL)
+        for _ in range(9 - 3):
+            await operator.ask(Borrower().asks_by_file())
+        mock_clock.jump(wear.DAY / 2)
+        await desk.borrow(Borrower())
+        assert await refused(desk.client, Borrower().asks(desk.now)) == ErrorNumber.BORROW_FAILED
+
+
+async def test_a_return_is_never_refused(mock_clock: MockClock) -> None:
+    """It was paid for with the loan; and an extension that there is nothing left for leaves the loan as it is."""
+    async with lending(mock_clock) as desk:
+        only(desk, 1)
+        borrower = Borrower()
+        lent = await desk.borrow(borrower, seconds=100)
+        for longer in (200, 300):
+            await desk.borrow(borrower, seconds=longer)
+        assert "ask again in 21600 s" in await refusal(desk.client, borrower.asks(desk.now, seconds=400))
+        assert (await desk.borrow(borrower, seconds=300)).end == NOW + 300
+        assert (await desk.client.ask(borrower.gives_back(lent))).stood
+        assert not (await desk.client.ask(borrower.gives_back(lent))).stood
+
+
+async def test_what_is_not_written_costs_nothing(mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what the server refuses, nor the container; what nobody knows of may have been written."""
+    async with lending(mock_clock) as desk:
+        only(desk, 1)
+        changed = written(desk)
+        for _ in range(9):
+            assert await refused(desk.client, Borrower().asks(desk.now, FIXED)) == ErrorNumber.BORROW_FAILED
+        await desk.opened.ask(lambda device: device.time(NOW + 2 * DAY))
+        assert changed()
+        for _ in range(9):
+            assert "ask again" not in await refusal(desk.client, Borrower().asks(desk.now))
+        assert not changed()
+        await desk.passes(2 * DAY)
+        with monkeypatch.context() as patched:
+
+            def silent(_loan: object, _now: int) -> int:
+                raise NoAnswer("planted")
+
+            patched.setattr(desk.opened._device, "borrow", silent)
+            for _ in range(2):
+                borrower = Borrower()
+                assert await refused(desk.client, borrower.asks(desk.now)) == ErrorNumber.BOX_BUSY
+                await desk.client.ask(m.GiveBack(BOX, borrower.loan, bytes(64)))
+        assert "ask again in 43200 s" in await refusal(desk.client, Borrower().asks(desk.now))
+
+
+async def test_an_extension_that_gains_hardly_anything_is_certified_anew_and_not_written(mock_clock: MockClock) -> None:
+    """However often; the certificate has the end that stands."""
+    async with lending(mock_clock) as desk:
+        only(desk, 1)
+        borrower = Borrower()
+        lent = await desk.borrow(borrower)
+        changed = written(desk)
+        for _ in range(9):
+            await desk.passes(60)
+            again = await desk.borrow(borrower)
+            assert borrower.checks(again, MINE).end == lent.end
+        assert not changed()
+        await desk.passes(DAY // 100)
+        assert (await desk.borrow(borrower)).end == desk.now + DAY
+        assert changed()
+
+
+async def test_an_address_has_only_so_many(mock_clock: MockClock) -> None:
+    """However many stations and sessions it declares; the text says what to do."""
+    async with lending(mock_clock, quantity=9) as desk, rig(desk.bench.service) as connections:
+        only(desk, 2)
+        borrower = Borrower()
+        lent = await desk.borrow(borrower)
+        second = await connections.client(2)
+        await second.ask(Borrower().asks(desk.now))
+        third = await connections.client(3)
+        assert "[borrowing] per_address" in await refusal(third, Borrower().asks(desk.now))
+        await desk.client.ask(borrower.gives_back(lent))
+        await third.ask(Borrower().asks(desk.now))
