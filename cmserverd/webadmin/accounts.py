@@ -35,8 +35,10 @@ class Accounts:
             Action("/people/users", self.add, Role.ADMIN),
             Action("/people/users/{name}/role", self.change_role, Role.ADMIN),
             Action("/people/users/{name}/password", self.change_password, Role.ADMIN),
+            Page("/people/users/{name}/remove", self.ask_to_remove, Role.ADMIN),
             Action("/people/users/{name}/remove", self.remove, Role.ADMIN),
             Action("/people/tokens", self.add_token, Role.ADMIN),
+            Page("/people/tokens/{name}/remove", self.ask_to_remove_token, Role.ADMIN),
             Action("/people/tokens/{name}/remove", self.remove_token, Role.ADMIN),
         ]
 
@@ -55,11 +57,11 @@ class Accounts:
         form = await request.form()
         user = self._people.user(visit.user)
         try:
-            if not await self._hashing.check(str(form.get("old", "")), user) or user is None:
+            if not await self._hashing.check(str(form.get("old", "")), user, address_of(request)) or user is None:
                 raise NotAllowed("The old password is wrong.")
             if form.get("password") != form.get("again"):
                 raise NotAllowed("The two new passwords are not the same.")
-            fresh = await self._hashing.hash(str(form.get("password", "")))
+            fresh = await self._hashing.hash(str(form.get("password", "")), address_of(request))
             self._people.change_password(user.name, fresh)
         except NotAllowed as error:
             return _account_page(visit, problem=str(error))
@@ -81,7 +83,8 @@ class Accounts:
         name = str(form.get("name", "")).strip().lower()
         try:
             role = _role(form.get("role"))
-            self._people.add(name, role, await self._hashing.hash(str(form.get("password", ""))))
+            password_hash = await self._hashing.hash(str(form.get("password", "")), address_of(request))
+            self._people.add(name, role, password_hash)
         except NotAllowed as error:
             return self._page(visit, problem=str(error))
         _log.info("user added", user=name, role=role, by=visit.who, address=address_of(request))
@@ -102,13 +105,30 @@ class Accounts:
         """Give a user another password, who has forgotten his; he is logged out."""
         name = request.path_params["name"]
         try:
-            fresh = await self._hashing.hash(str((await request.form()).get("password", "")))
+            password = str((await request.form()).get("password", ""))
+            fresh = await self._hashing.hash(password, address_of(request))
             self._people.change_password(name, fresh)
         except NotAllowed as error:
             return self._page(visit, problem=str(error))
         self._logins.end_all(name)
         _log.info("password changed", user=name, by=visit.who, address=address_of(request))
         return RedirectResponse("/people", 303)
+
+    async def ask_to_remove(self, request: Request, visit: Visit) -> Response:
+        """Ask whether a user is to be removed, and say what that does to him."""
+        user = self._people.user(request.path_params["name"])
+        if user is None:
+            return self._page(visit, problem="There is no such user any more.")
+        admins = [one for one in self._people.users if one.role is Role.ADMIN]
+        return visit.render(
+            "person_removal.html",
+            what="user",
+            name=user.name,
+            role=user.role,
+            logged_in=self._logins.has(user.name),
+            himself=user.name == visit.user,
+            last=admins == [user],
+        )
 
     async def remove(self, request: Request, visit: Visit) -> Response:
         """Remove a user, who is logged out by that."""
@@ -133,6 +153,16 @@ class Accounts:
         _log.info("token made", token=name, role=role, by=visit.who, address=address_of(request))
         return self._page(visit, made=shown)
 
+    async def ask_to_remove_token(self, request: Request, visit: Visit) -> Response:
+        """Ask whether a token is to be removed, and say what that does to the machine that has it."""
+        name = request.path_params["name"]
+        token = next((one for one in self._people.tokens if one.name == name), None)
+        if token is None:
+            return self._page(visit, problem="There is no such token any more.")
+        return visit.render(
+            "person_removal.html", what="token", name=token.name, role=token.role, made_on=_day(token.made), last=False
+        )
+
     async def remove_token(self, request: Request, visit: Visit) -> Response:
         """Remove a token, which is worth nothing from then on."""
         name = request.path_params["name"]
@@ -148,7 +178,7 @@ class Accounts:
             "people.html",
             400 if problem else 200,
             users=self._people.users,
-            tokens=[(one, time.strftime("%Y-%m-%d", time.gmtime(one.made))) for one in self._people.tokens],
+            tokens=[(one, _day(one.made)) for one in self._people.tokens],
             roles=list(Role),
             problem=problem,
             made=made,
@@ -160,6 +190,10 @@ class Accounts:
 def _account_page(visit: Visit, problem: str = "", *, done: bool = False) -> Response:
     status = 400 if problem else 200
     return visit.render("account.html", status, problem=problem, done=done, shortest=SHORTEST, longest=LONGEST)
+
+
+def _day(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
 
 
 def _role(text: object) -> Role:

@@ -1,4 +1,4 @@
-"""The JSON API under /api/v1: what the pages show, and the removal of an allocation, for machines with a token.
+"""The JSON API under /api/v1: what the pages show, and what operators do on them, for machines with a token.
 
 An operation is a line of `OPERATIONS`; its parameters are checked by the protocol's own types, so that nothing reaches
 the license server that it would not take. `docs/api.md` has the same for people.
@@ -24,7 +24,9 @@ from protocol import messages as m
 from protocol.deallocation import LONGEST_HOLD_OFF, MOST_SEEN, Handle
 from protocol.errors import ErrorNumber, LicenseError
 from protocol.params import Cursor, Instant
+from protocol.terms import ContainerText
 from protocol.tracking import TrackedFrom
+from protocol.updating import LONGEST_UPDATE
 from protocol.usage import SpanName, UsedFrom
 
 PREFIX: Final = "/api/v1"
@@ -61,6 +63,23 @@ class EventsQuery(Struct, frozen=True):
     """After which position; without it: from now on. The answer says with which to go on."""
 
     since: Instant | None = None
+
+
+class RequestFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """Has a container make its request file, for its licensor; `time`: who is asked for a certified time, too."""
+
+    container: ContainerText
+    time: bool = False
+
+
+class Update(Struct, frozen=True, forbid_unknown_fields=True):
+    """Applies a licensor's update file, in Base64. It says itself which container it is for."""
+
+    update: Annotated[bytes, Meta(max_length=LONGEST_UPDATE)]
+
+
+class Reloading(Struct, frozen=True, forbid_unknown_fields=True):
+    """Has the license server read its settings anew; there is nothing to say."""
 
 
 class Removal(Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,19 +122,42 @@ async def _deallocate(visit: Visit, asked: Removal) -> m.Deallocated:
     )
 
 
+async def _request_file(visit: Visit, asked: RequestFile) -> m.ContextFile:
+    return await visit.daemon.request_file(asked.container, time=asked.time, by=visit.who[:BY])
+
+
+async def _import(visit: Visit, asked: Update) -> m.Imported:
+    return await visit.daemon.import_update(asked.update, by=visit.who[:BY])
+
+
+async def _reload(visit: Visit, _: Reloading) -> m.Reloaded:
+    return await visit.daemon.reload(by=visit.who[:BY])
+
+
 OPERATIONS: Final = (
     Operation(f"{PREFIX}/server", "The server's state", m.ServerInfoRequest, m.ServerInfo, _ask),
     Operation(f"{PREFIX}/containers", "The containers", m.Containers, m.ContainerList, _ask),
     Operation(f"{PREFIX}/containers/{{container}}", "What a container has", m.Contents, m.ContainerContents, _ask),
     Operation(f"{PREFIX}/licenses", "The counts of each license", m.NetCluster, m.LicensePage, _ask),
     Operation(f"{PREFIX}/accesses", "Who holds what", m.NetUsers, m.AccessPage, _ask),
-    Operation(f"{PREFIX}/tracking", "License tracking", TrackingQuery, m.TrackingPage, _tracking),
-    Operation(f"{PREFIX}/usage", "The usage history", UsageQuery, m.UsagePage, _usage),
+    Operation(f"{PREFIX}/tracking", "License tracking", TrackingQuery, m.TrackingPage, _tracking, reads_history=True),
+    Operation(f"{PREFIX}/usage", "The usage history", UsageQuery, m.UsagePage, _usage, reads_history=True),
     Operation(f"{PREFIX}/statistics", "The figures since the start", m.StatisticsRequest, m.Statistics, _ask),
     Operation(f"{PREFIX}/events", "What happened after a position", EventsQuery, m.Happenings, _events),
     Operation(
         f"{PREFIX}/deallocate", "Remove an allocation", Removal, m.Deallocated, _deallocate, Role.OPERATOR, "POST"
     ),
+    Operation(
+        f"{PREFIX}/context",
+        "A container's request file",
+        RequestFile,
+        m.ContextFile,
+        _request_file,
+        Role.OPERATOR,
+        "POST",
+    ),
+    Operation(f"{PREFIX}/import", "Apply an update file", Update, m.Imported, _import, Role.OPERATOR, "POST"),
+    Operation(f"{PREFIX}/reload", "Read the settings anew", Reloading, m.Reloaded, _reload, Role.OPERATOR, "POST"),
 )
 
 
@@ -180,5 +222,5 @@ async def _describe(_: Request, __: Visit) -> Response:
 
 ROUTES: Final[tuple[Offer, ...]] = (
     Api(f"{PREFIX}/openapi.json", _describe),
-    *(Api(one.path, _handler(one), one.role, one.method) for one in OPERATIONS),
+    *(Api(one.path, _handler(one), one.role, one.method, one.reads_history) for one in OPERATIONS),
 )

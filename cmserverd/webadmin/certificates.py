@@ -1,15 +1,16 @@
-"""The certificate of HTTPS where none is configured: made here, kept in the state directory, made anew before its end.
+"""The certificate of HTTPS: an operator's own, or one that is made here, and what takes its place while WebAdmin runs.
 
-No browser knows it, so an administrator compares its fingerprint, which is in the log, with what the browser shows. It
-is kept, so that he does so once.
+No browser knows the one that is made here, so an administrator compares its fingerprint, which is in the log, with what
+the browser shows. It is kept in the state directory, so that he does so once, and made anew before its end.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -29,7 +30,7 @@ LASTS: Final = timedelta(days=397)
 """Some browsers believe no certificate that is valid for longer."""
 
 RENEWED: Final = timedelta(days=60)
-"""It is made anew at a start when less than this is left."""
+"""It is made anew when less than this is left."""
 
 EARLIER: Final = timedelta(days=1)
 """So much before its making it is valid: clocks differ."""
@@ -53,14 +54,14 @@ def self_made(directory: Path, names: Iterable[str], now: datetime) -> Path:
     return path
 
 
-def check(certificate: Path, key: Path) -> None:
-    """Try a certificate and its key. Raises CertificateFault."""
+def secured(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Return what secures connections by a certificate and its key. Raises CertificateFault."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE+AESGCM")  # of TLS 1.2, what HTTP/2 allows and every browser can
+    context.set_alpn_protocols(["h2", "http/1.1"])
     try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
-            certificate,
-            key,
-            password=lambda: "",  # rather than asking at a terminal
-        )
+        context.load_cert_chain(certificate, key, password="")  # rather than asking at a terminal
     except ssl.SSLError as error:
         reason = error.reason or "they are no PEM files"
         raise CertificateFault(
@@ -70,6 +71,37 @@ def check(certificate: Path, key: Path) -> None:
         raise CertificateFault(
             f"{certificate} or {key} cannot be read: {error.strerror}; correct [webadmin], or let this user read them"
         ) from None
+    return context
+
+
+Files = tuple[Path, Path]
+"""Certificate and key, which may be in one file."""
+
+
+class InUse:
+    """The certificate that new connections are shown: `context`. `find` says which files it is in, each time.
+
+    Raises CertificateFault, OSError.
+    """
+
+    def __init__(self, find: Callable[[], Files]) -> None:
+        self._find = find
+        self.files = find()
+        self._mark = _mark(self.files)
+        self.context = secured(*self.files)
+
+    def renew(self) -> bool:
+        """Take up what is in the files by now; tell whether it is another one.
+
+        Raises CertificateFault, OSError; then the one that is in use stays.
+        """
+        files = self._find()
+        mark = _mark(files)  # before they are used: what changes meanwhile is taken up the next time
+        if mark == self._mark:
+            return False
+        self.context = secured(*files)
+        self.files, self._mark = files, mark
+        return True
 
 
 def fingerprint(certificate: Path) -> str:
@@ -80,6 +112,14 @@ def fingerprint(certificate: Path) -> str:
 def own_names() -> list[str]:
     """Return what this machine is called, by others and by itself."""
     return [socket.gethostname(), "localhost", "127.0.0.1", "::1"]
+
+
+def _mark(files: Files) -> bytes:
+    """Return what is another one when the files have anything else in them; of those that cannot be read, none."""
+    try:
+        return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)
+    except OSError:
+        return b""
 
 
 def _is_good(path: Path, wanted: list[str], now: datetime) -> bool:

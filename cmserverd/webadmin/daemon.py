@@ -1,7 +1,9 @@
 """Asks the daemon: one function for each question, over the protocol, through its two local sockets.
 
 What a page asks for while somebody looks goes over one connection, which is made anew when it breaks. What may take
-long has a connection of its own, since the daemon answers each in turn; and so has each act, which is rare.
+long has a connection of its own, since the daemon answers each in turn; so has each act, which is rare; and so has the
+question about its health, which must be answered whatever else is asked. Of the connections that the daemon has for its
+operator, few are taken at once.
 
 All raise LicenseError: what the daemon answered, or 100 or 101 if it does not answer (`is_silent`).
 """
@@ -22,7 +24,7 @@ from protocol.client import Client, open_client
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError
 from protocol.tracking import TrackedFrom
 from protocol.usage import SpanName, UsedFrom
-from protocol.watching import LONGEST_WAIT
+from protocol.watching import LONGEST_WAIT, Happening
 
 R = TypeVar("R", bound=Struct)
 
@@ -32,11 +34,17 @@ ANSWER: Final = 5.0
 LONG_ANSWER: Final = 60.0
 """Seconds for what it has to read its history for, or to ask a container."""
 
+LONG, ACTS = 4, 8
+"""How many long questions, and how many acts, are under way at once; the daemon has 32 connections for each kind."""
+
 APPLICATION: Final = "WebAdmin"
 """What it calls itself when it greets."""
 
 PAGE: Final = 200
 """Rows that are asked for at once."""
+
+LOGGED: Final = "logged"
+"""The kind of a line of the log where it is told as something that happened."""
 
 
 class Filters(Struct, frozen=True):
@@ -58,8 +66,13 @@ class Daemon:
         self._control = f"unix:{run_directory / 'control.sock'}"
         self._line = _Line(self._monitor, ANSWER, nursery)
         self._waiting_line = _Line(self._monitor, ANSWER + LONGEST_WAIT, nursery)
+        self._log_line = _Line(self._monitor, ANSWER + LONGEST_WAIT, nursery)
+        self._long = trio.CapacityLimiter(LONG)
+        self._acts = trio.CapacityLimiter(ACTS)
         self.shared = Shared(self.ask)
         """Asks for pages that stand open, each question once for all."""
+        self.health = Shared(_Line(self._monitor, ANSWER, nursery).ask)
+        """Asks about the daemon's health, each question once for all who watch over it."""
 
     # what is to be seen
 
@@ -95,11 +108,11 @@ class Daemon:
         self, since: int | None = None, until: int | None = None, cursor: TrackedFrom | None = None
     ) -> m.TrackingPage:
         """Return a page of license tracking, from a time on and until before another one (Unix seconds)."""
-        return await _ask_once(self._monitor, m.TrackingRequest(since, until, cursor))
+        return await _ask_once(self._long, self._monitor, m.TrackingRequest(since, until, cursor))
 
     async def verify_tracking(self) -> m.TrackingProof:
         """Return whether license tracking is as it was written."""
-        return await _ask_once(self._monitor, m.VerifyTracking())
+        return await _ask_once(self._long, self._monitor, m.VerifyTracking())
 
     async def usage(
         self,
@@ -109,13 +122,20 @@ class Daemon:
         cursor: UsedFrom | None = None,
     ) -> m.UsagePage:
         """Return a page of the usage history, of the spans that begin from a time on and before another one."""
-        return await _ask_once(self._monitor, m.UsageRequest(by, since, until, cursor))
+        return await _ask_once(self._long, self._monitor, m.UsageRequest(by, since, until, cursor))
 
     async def happened(self, question: m.Happened) -> m.Happenings:
         """Return what happened after a position, once there is something; wait as long as the question says."""
         heard = await self._waiting_line.ask(question)
         self.shared.forget()
         return heard
+
+    async def logged(self, question: m.Happened) -> m.Happenings:
+        """Return the lines of the log after a number as what happened, once there are; wait as the question says."""
+        page = await self._log_line.ask(m.LogRequest(question.since or 0, question.wait))
+        self.shared.forget()
+        lines = tuple(Happening(line.number, line.time, LOGGED) for line in page.lines)
+        return m.Happenings(page.number, lines[-1].time if lines else 0, lines, page.missed)
 
     # what is done
 
@@ -129,15 +149,19 @@ class Daemon:
         by: str,
     ) -> m.Deallocated:
         """Remove what a handle is on, for the user `by`, who saw those handles and no other."""
-        return await _ask_once(self._control, m.Deallocate(handle, what, seen, hold_off, by))
+        return await _ask_once(self._acts, self._control, m.Deallocate(handle, what, seen, hold_off, by))
 
     async def import_update(self, update: bytes, *, by: str) -> m.Imported:
         """Have an update file applied, for the user `by`."""
-        return await _ask_once(self._control, m.Import(update, by))
+        return await _ask_once(self._acts, self._control, m.Import(update, by))
 
     async def request_file(self, container: str, *, time: bool = False, by: str) -> m.ContextFile:
         """Return a container's request file, for the user `by`; `time`: it asks for a certified time."""
-        return await _ask_once(self._control, m.Context(container, time, by))
+        return await _ask_once(self._acts, self._control, m.Context(container, time, by))
+
+    async def reload(self, *, by: str) -> m.Reloaded:
+        """Have the settings read anew, for the user `by`."""
+        return await _ask_once(self._acts, self._control, m.Reload(by))
 
 
 @asynccontextmanager
@@ -182,8 +206,8 @@ class _Line:
             await unused.wait()
 
 
-async def _ask_once(socket: str, params: m.Params[R]) -> R:
-    async with open_client(socket, application=APPLICATION, timeout=LONG_ANSWER) as client:
+async def _ask_once(limit: trio.CapacityLimiter, socket: str, params: m.Params[R]) -> R:
+    async with limit, open_client(socket, application=APPLICATION, timeout=LONG_ANSWER) as client:
         return await _call(client, params)
 
 

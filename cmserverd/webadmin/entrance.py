@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from cmserverd.webadmin.guard import COOKIE, Offer, Open, Visit, address_of, cookie_name, drop_cookie, set_cookie
+from cmserverd.webadmin.limits import TooMany, Turns, host_of
 from cmserverd.webadmin.logins import Clock, Logins, Tries
 from cmserverd.webadmin.people import LONGEST, SHORTEST, NotAllowed, Passwords, People, User, hash_of
 
@@ -23,8 +24,8 @@ SETUP_ENDS: Final = 3_600.0
 AT_ONCE: Final = 2
 """How many passwords are looked at in threads at the same time: pages need the processor, too."""
 
-WAITING: Final = 20
-"""How many more may wait for that; each costs nothing but its connection."""
+WAITING: Final = 10
+"""How many more of one host may wait for that; each costs nothing but its connection."""
 
 T = TypeVar("T")
 
@@ -32,24 +33,25 @@ _log = structlog.get_logger("webadmin")
 
 
 class Hashing:
-    """Hashes passwords in threads, few at once."""
+    """Hashes passwords in threads, few at once; each host that asks for it has its turn."""
 
     def __init__(self, passwords: Passwords) -> None:
         self._passwords = passwords
-        self._limiter = trio.CapacityLimiter(AT_ONCE)
+        self._turns = Turns(
+            AT_ONCE, each=AT_ONCE, waiting=WAITING, refusal="Too many log in at once; try again in a moment."
+        )
 
-    async def hash(self, password: str) -> str:
-        """Return the hash of a new password. Raises NotAllowed, HTTPException 503 if too many wait."""
-        return await self._in_a_thread(lambda: self._passwords.hash(password))
+    async def hash(self, password: str, address: str) -> str:
+        """Return the hash of a new password, for who is at an address. Raises NotAllowed, TooMany."""
+        return await self._in_a_thread(lambda: self._passwords.hash(password), address)
 
-    async def check(self, password: str, user: User | None) -> bool:
-        """Tell whether it is the user's. Raises HTTPException 503 if too many wait."""
-        return await self._in_a_thread(lambda: self._passwords.check(password, user))
+    async def check(self, password: str, user: User | None, address: str) -> bool:
+        """Tell whether it is the user's, for who is at an address. Raises TooMany."""
+        return await self._in_a_thread(lambda: self._passwords.check(password, user), address)
 
-    async def _in_a_thread(self, work: Callable[[], T]) -> T:
-        if self._limiter.statistics().tasks_waiting >= WAITING:
-            raise HTTPException(503, "Too many log in at once; try again in a moment.", {"Retry-After": "5"})
-        return await trio.to_thread.run_sync(work, limiter=self._limiter)
+    async def _in_a_thread(self, work: Callable[[], T], address: str) -> T:
+        async with self._turns.turn(host_of(address)):
+            return await trio.to_thread.run_sync(work)
 
 
 class Entrance:
@@ -91,7 +93,7 @@ class Entrance:
         try:
             if password != form.get("again"):
                 raise NotAllowed("The two passwords are not the same.")
-            password_hash = await self._hashing.hash(password)
+            password_hash = await self._hashing.hash(password, address_of(request))
             self._check_link(request)  # once more: another may have been faster
             self._people.add_first(name, password_hash)
         except NotAllowed as error:
@@ -120,15 +122,21 @@ class Entrance:
         # Some type their password where the name belongs; the log has names of users only.
         user = self._people.user(name)
         known = user.name if user else "unknown"
-        if not self._tries.begin(address, name):
+        tried = self._tries.begin(address, name)
+        if tried is None:
             _log.warning("too many failed log-ins", user=known, address=address)
             return self._login_page(visit, where, name, "Too many tries; wait a quarter of an hour.", 429)
-        if not await self._hashing.check(password, user):
+        try:
+            right = await self._hashing.check(password, user, address)
+        except TooMany:
+            self._tries.take_back(tried)  # it was no guess
+            raise
+        if not right:
             _log.warning("log-in failed", user=known, address=address)
             return self._login_page(visit, where, name, "The user or the password is wrong.", 403)
         if self._people.user(name) != user:  # he was removed, or his password changed, while it was looked at
             raise HTTPException(503, "The user has changed; try again.")
-        self._tries.succeeded(address, name)
+        self._tries.succeeded(tried)
         _log.info("logged in", user=name, address=address)
         return self._enter(request, name, where)
 

@@ -1,7 +1,9 @@
 """What each path demands of whoever asks: the only way in which a route of WebAdmin is made, so that none can lack it.
 
-A module says what it offers as values: `Page` is seen, `Action` does something (POST), `Api` is for machines, `Open` is
-for everybody. `Guard.route` makes routes out of them. Nothing that a proxy may add to a request is believed.
+A module says what it offers as values: `Page` is seen, `Action` does something (POST), `Stream` tells an open page what
+is new, `Api` is for machines, `Open` is for everybody. `Guard.route` makes routes out of them. Nothing that a proxy may
+add to a request is believed. How much one visitor may have done at once is bounded here, too; the log names the path of
+an offer and never that of a request, where a secret may be.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
@@ -21,10 +24,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from cmserverd.webadmin.daemon import Daemon
+from cmserverd.webadmin.limits import Turns, host_of
 from cmserverd.webadmin.logins import Login, Logins
 from cmserverd.webadmin.people import People, Role
+from cmserverd.webadmin.presence import while_there
 
 COOKIE: Final = "cmserverd"
 """The cookie of a log-in; over TLS with the prefix by which browsers take it from this host only."""
@@ -42,6 +48,9 @@ STRANGERS: Final = 16 * 1024
 
 FIELDS: Final = 100
 """How many fields a form may have."""
+
+SENDING: Final = 60.0
+"""Seconds in which an answer must have been taken: else whoever reads it slowly keeps his turn and its memory."""
 
 ANYBODY: Final = "anybody"
 """Who is named in the log where no log-in is demanded."""
@@ -80,21 +89,35 @@ Handler = Callable[[Request, Visit], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Page:
-    """A page that is seen (GET), by everybody who has the role; `menu` is its text in the navigation, if any."""
+    """A page that is seen (GET), by everybody who has the role; `menu` is its text in the navigation, if any.
+
+    Of what `reads_history`, which is long, few are worked on at once, and none for who does not wait for it any more.
+    """
 
     path: str
     handler: Handler
     role: Role = Role.VIEWER
     menu: str = ""
+    reads_history: bool = False
 
 
 @dataclass(frozen=True)
 class Action:
-    """Something that is done by a form (POST), by everybody who has the role."""
+    """Something that is done by a form (POST), by everybody who has the role. `reads_history` as of a page."""
 
     path: str
     handler: Handler
     role: Role = Role.OPERATOR
+    reads_history: bool = False
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An answer that goes on (GET) for as long as a page stands open, for everybody who has the role."""
+
+    path: str
+    handler: Handler
+    role: Role = Role.VIEWER
 
 
 @dataclass(frozen=True)
@@ -114,9 +137,10 @@ class Api:
     handler: Handler
     role: Role = Role.VIEWER
     method: Literal["GET", "POST", "DELETE"] = "GET"
+    reads_history: bool = False
 
 
-Offer = Page | Action | Open | Api
+Offer = Page | Action | Stream | Open | Api
 
 
 class Guard:
@@ -138,21 +162,25 @@ class Guard:
         self._render = render
         self._hosts = frozenset(host.lower() for host in hosts)
         self._anonymous = anonymous
+        again = "try again in a moment."
+        self._requests = Turns(200, each=6, waiting=100, refusal=f"You have asked for too much at once; {again}")
+        # The license server reads its history for one at a time.
+        self._history = Turns(2, each=1, waiting=2, refusal=f"The history is being read for too many already; {again}")
+        self._streams = Turns(
+            500, each=50, waiting=0, refusal="Too many pages are open; this one is not kept up to date."
+        )
 
     def route(self, offer: Offer) -> Route:
         """Return the route of an offer."""
         match offer:
-            case Page() | Api(method="GET") | Open(method="GET"):
+            case Page() | Stream() | Api(method="GET") | Open(method="GET"):
                 methods = ["GET"]
             case Action():
                 methods = ["POST"]
             case Open(method=method) | Api(method=method):
                 methods = [method]
 
-        async def endpoint(request: Request) -> Response:
-            return await self._answer(offer, request)
-
-        return Route(offer.path, endpoint, methods=methods)
+        return Route(offer.path, _Endpoint(self._serve, offer), methods=methods)
 
     def visit(self, request: Request) -> Visit:
         """Return who asks, as far as it can be told: for pages about errors too."""
@@ -176,35 +204,59 @@ class Guard:
 
     # one request
 
+    async def _serve(self, offer: Offer, request: Request, send: Send) -> None:
+        """Answer a request, in its turn, which ends when the answer has been taken."""
+        request.state.offered = offer.path
+
+        async def answer() -> None:
+            response = await self._answer(offer, request)
+            with trio.move_on_after(inf if isinstance(offer, Stream) else SENDING):
+                await response(request.scope, request.receive, send)
+
+        async def answer_in_turn(turns: Turns) -> None:
+            async with turns.turn(self._visitor(offer, request)):
+                await answer()
+
+        try:
+            if isinstance(offer, Open):
+                await answer()
+            elif isinstance(offer, Stream):
+                await answer_in_turn(self._streams)
+            elif offer.reads_history:
+                async with self._requests.turn(self._visitor(offer, request)):
+                    await self._take_body(offer, request)
+                await while_there(request, lambda: answer_in_turn(self._history))
+            else:
+                await answer_in_turn(self._requests)
+        finally:
+            await request.close()  # of a form with a file, refused or not
+
     async def _answer(self, offer: Offer, request: Request) -> Response:
         # All of it first: who is asked for below must still be who he is when his request is answered.
-        await self._take_body(request)
-        if isinstance(offer, Api) and "authorization" in request.headers:
+        await self._take_body(offer, request)
+        if _shows_token(offer, request):
             visit = self._by_token(request)
         else:
             login = self._login(request)
             visit = self._visit(request, login)
             request.state.visit = visit
             if request.method not in ("GET", "HEAD"):
-                _check_origin(request)
+                _check_origin(request, offer)
                 await _check_form(request, visit)
         request.state.visit = visit
         if not isinstance(offer, Open) and not visit.may(offer.role):
             return self._refused(offer, request, visit)
-        try:
-            response = await offer.handler(request, visit)
-        finally:
-            await request.close()  # of a form with a file
+        response = await offer.handler(request, visit)
         if VISITOR in request.state.set_cookies:
             set_cookie(request, response, VISITOR, request.state.set_cookies[VISITOR])
         return response
 
-    async def _take_body(self, request: Request) -> None:
+    async def _take_body(self, offer: Offer, request: Request) -> None:
         """Read what a request brings, in a bounded time; of strangers, who only log in, it is bounded to less."""
         if request.method in ("GET", "HEAD"):
             return
-        known = self._login(request) is not None or "authorization" in request.headers
         length = request.headers.get("content-length", "")
+        known = not isinstance(offer, Open) and bool(self._name(offer, request))
         if not known and not (re.fullmatch(r"\d{1,9}", length, re.ASCII) and int(length) <= STRANGERS):
             raise HTTPException(413, f"This form is longer than {STRANGERS} bytes; log in first.")
         try:
@@ -214,6 +266,17 @@ class Guard:
             raise HTTPException(400, "The request did not come to its end.") from None
         if taking.cancelled_caught:
             raise HTTPException(408, f"The request did not come within {BODY_TIME:g} s.")
+
+    def _visitor(self, offer: Offer, request: Request) -> str:
+        """Return by what is counted how much somebody has done at once. Raises HTTPException 401 for no token."""
+        return self._name(offer, request) or f"from {host_of(address_of(request))}"
+
+    def _name(self, offer: Offer, request: Request) -> str:
+        """Return the name of the user or token, empty for a stranger. Raises HTTPException 401 for no token."""
+        if _shows_token(offer, request):
+            return self._by_token(request).user
+        login = self._login(request)
+        return login.user if login else ""
 
     def _login(self, request: Request) -> Login | None:
         cookie = request.cookies.get(cookie_name(request, COOKIE), "")
@@ -253,9 +316,9 @@ class Guard:
         visit = Visit(user, role, csrf, self._daemon, render, stands)
         return visit
 
-    def _refused(self, offer: Page | Action | Api, request: Request, visit: Visit) -> Response:
+    def _refused(self, offer: Page | Action | Stream | Api, request: Request, visit: Visit) -> Response:
         if visit.user or (isinstance(offer, Api) and visit.role is not None):
-            _log.warning("refused", user=visit.who, role=visit.role, needed=offer.role, path=request.url.path)
+            _log.warning("refused", user=visit.who, role=visit.role, needed=offer.role, path=offer.path)
             raise HTTPException(403, f"This needs the role {offer.role}; yours is {visit.role}.")
         if isinstance(offer, Api):
             raise HTTPException(401, "This needs a token.", {"WWW-Authenticate": "Bearer"})
@@ -268,12 +331,28 @@ class Guard:
         return RedirectResponse(where, 303)
 
 
-def _check_origin(request: Request) -> None:
+def _shows_token(offer: Offer, request: Request) -> bool:
+    return isinstance(offer, Api) and "authorization" in request.headers
+
+
+class _Endpoint:
+    """What Starlette calls for an offer: an application, not a function, so that sending the answer is in our hands."""
+
+    def __init__(self, serve: Callable[[Offer, Request, Send], Awaitable[None]], offer: Offer) -> None:
+        self._serve = serve
+        self._offer = offer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        await self._serve(self._offer, Request(scope, receive), send)
+
+
+def _check_origin(request: Request, offer: Offer) -> None:
     """Refuse what another site's page sends; browsers say with each POST where it comes from."""
     scheme, _, place = request.headers.get("origin", "").partition("://")
     own, site = request.headers["host"], request.headers.get("sec-fetch-site", "same-origin")
     if scheme not in ("http", "https") or place != own or site != "same-origin":
-        _log.warning("refused a form of another site", origin=request.headers.get("origin", ""), path=request.url.path)
+        _log.warning("refused a form of another site", origin=request.headers.get("origin", ""), path=offer.path)
         raise HTTPException(403, "This form does not come from a page of this server.")
 
 

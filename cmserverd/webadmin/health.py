@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from cmserverd.webadmin.daemon import Daemon, is_silent
 from cmserverd.webadmin.guard import Offer, Open, Visit
 from protocol.errors import LicenseError
+from protocol.messages import ServerInfoRequest
 from protocol.watching import StatisticsRequest
 
 
@@ -31,8 +32,8 @@ async def fault(daemon: Daemon) -> str:
     `unprotected`: what it grants would not survive, and while a commit fails it grants nothing.
     """
     try:
-        server = await daemon.server()
-        figures = await daemon.ask(StatisticsRequest())
+        server = await daemon.health.ask(ServerInfoRequest())
+        figures = await daemon.health.ask(StatisticsRequest())
     except LicenseError as error:
         return "silent" if is_silent(error) else "faulty"
     if server.starting:

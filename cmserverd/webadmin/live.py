@@ -15,11 +15,10 @@ import structlog
 import trio
 from msgspec import Struct
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cmserverd.webadmin.guard import Offer, Page, Visit
+from cmserverd.webadmin.guard import Offer, Stream, Visit
 from cmserverd.webadmin.pages.choosing import MOST_CURSOR, code, number
 from protocol.errors import LicenseError
 from protocol.watching import Happened, Happening, HappeningKind, Happenings
@@ -43,9 +42,6 @@ PATIENCE: Final = 5.0
 
 PING: Final = 15
 """Seconds between two signs of life on a stream, by which a dead one is noticed."""
-
-STREAMS: Final = 500
-"""How many there may be."""
 
 _UNSHOWN: Final = frozenset({HappeningKind.REFUSED})
 _SESSIONS_ONLY: Final = frozenset({HappeningKind.OPENED, HappeningKind.CLOSED})
@@ -108,10 +104,14 @@ class OpenPage:
 
 
 class Live:
-    """The pages that are open, and how they hear. `ask` asks the daemon, on a connection where that may wait."""
+    """The pages that are open, and how they hear. `ask` asks the daemon, on a connection where that may wait.
 
-    def __init__(self, ask: Ask) -> None:
+    Their streams are at `path`: what happens to licenses and the log have one each, with numbers of their own.
+    """
+
+    def __init__(self, ask: Ask, path: str = "/live") -> None:
         self._ask = ask
+        self._path = path
         self._pages: WeakSet[OpenPage] = WeakSet()
         self._wanted = trio.Event()
         self._closed = False
@@ -132,12 +132,10 @@ class Live:
     @property
     def offers(self) -> tuple[Offer, ...]:
         """Where the streams are."""
-        return (Page("/live", self.stream),)
+        return (Stream(self._path, self.stream),)
 
     async def stream(self, request: Request, visit: Visit) -> Response:
         """Answer a page with a stream of events: a `change` each time that it is out of date."""
-        if len(self._pages) >= STREAMS:
-            raise HTTPException(503, "Too many pages are open; this one is not kept up to date.")
         asked = request.query_params
         scope = Scope(
             code(asked.get("firm_code", ""), "Firm Code"), code(asked.get("product_code", ""), "Product Code")

@@ -7,14 +7,14 @@ day's work at the latest. Times are seconds of a clock that never goes back.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import secrets
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 from msgspec import Struct
 
+from cmserverd.webadmin.limits import host_of
 from cmserverd.webadmin.people import hash_of
 
 IDLE: Final = 30 * 60.0
@@ -32,12 +32,14 @@ WINDOW: Final = 15 * 60.0
 PER_ADDRESS, PER_NAME = 10, 50
 """How many tries may fail from one address, and for one name from addresses where it was never right."""
 
-KEYS: Final = 10_000
-"""How many addresses and names are remembered, the latest of them."""
+MOST: Final = 100_000
+"""How many tries are remembered: more than can be made while they count, each of which takes a hash. So nobody can have
+those of others forgotten, however many addresses and names he has."""
+
+OWN: Final = 20
+"""How many hosts are remembered of a user at which he was right, the latest of them."""
 
 Clock = Callable[[], float]
-
-R = TypeVar("R")
 
 
 class Login(Struct):
@@ -79,6 +81,14 @@ class Logins:
             login.seen = now
         return login
 
+    def has(self, user: str) -> bool:
+        """Tell whether a user is logged in somewhere."""
+        now = self._clock()
+        return any(
+            login.user == user and now - login.seen < IDLE and now - login.begun < LONGEST
+            for login in self._logins.values()
+        )
+
     def end(self, cookie: str) -> None:
         """Log out."""
         self._logins.pop(hash_of(cookie), None)
@@ -93,67 +103,61 @@ class Logins:
         return hmac.digest(self._key, visitor.encode(errors="replace"), "sha256").hex()
 
 
+class Try(Struct, eq=False):
+    """One try, at a time, by what it counts for, until it is taken back or its time is over."""
+
+    time: float
+    host: str
+    name: str
+    keys: tuple[tuple[str, str], ...]
+    counts: bool = True
+
+
 class Tries:
-    """Failed tries to log in, by address and by name. One counts when it begins, so that many at once do not help."""
+    """Failed tries to log in, by host and by name. One counts when it begins, so that many at once do not help."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._failed: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
-        self._trusted: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._latest: deque[Try] = deque()
+        self._failed: Counter[tuple[str, str]] = Counter()
+        self._trusted: dict[str, deque[str]] = {}
 
-    def begin(self, address: str, name: str) -> bool:
-        """Count a try, and tell whether there may be one.
+    def begin(self, address: str, name: str) -> Try | None:
+        """Count a try and return it; None if there may be none.
 
-        Whoever tries another's name away from that one's own addresses cannot lock him out there.
+        Whoever tries another's name away from that one's own hosts cannot lock him out there.
         """
-        limits = self._limits(address, name)
-        if any(self._count(key) >= most for key, most in limits.items()):
-            return False
-        for key in limits:
-            self._failed.setdefault(key, deque()).append(self._clock())
-            self._failed.move_to_end(key)
-        _shorten(self._failed)
-        return True
-
-    def succeeded(self, address: str, name: str) -> None:
-        """Take back what `begin` counted: the password was right."""
-        for key in self._limits(address, name):
-            if times := self._failed.get(key):
-                times.pop()
-        trusted = (_network(address), name)
-        self._trusted[trusted] = None
-        self._trusted.move_to_end(trusted)
-        _shorten(self._trusted)
-
-    def _limits(self, address: str, name: str) -> dict[tuple[str, str], int]:
-        """Return what a try counts for, and how many may fail for each."""
-        limits = {("address", _network(address)): PER_ADDRESS}
-        if (_network(address), name) not in self._trusted:
+        self._forget()
+        host = host_of(address)
+        limits = {("host", host): PER_ADDRESS}
+        if host not in self._trusted.get(name, ()):
             limits["name", name] = PER_NAME
-        return limits
+        if any(self._failed[key] >= most for key, most in limits.items()):
+            return None
+        one = Try(self._clock(), host, name, tuple(limits))
+        self._latest.append(one)
+        self._failed.update(one.keys)
+        return one
 
-    def _count(self, key: tuple[str, str]) -> int:
-        times = self._failed.get(key)
-        if times is None:
-            return 0
-        while times and times[0] <= self._clock() - WINDOW:
-            times.popleft()
-        if not times:
-            del self._failed[key]
-        return len(times)
+    def take_back(self, one: Try) -> None:
+        """A try was none that failed."""
+        if one.counts:
+            one.counts = False
+            self._failed.subtract(one.keys)
+            for key in one.keys:
+                if not self._failed[key]:
+                    del self._failed[key]
 
+    def succeeded(self, one: Try) -> None:
+        """A try was right: its host is the user's own from now on."""
+        self.take_back(one)
+        own = self._trusted.setdefault(one.name, deque(maxlen=OWN))
+        if one.host in own:
+            own.remove(one.host)
+        own.append(one.host)
 
-def _network(address: str) -> str:
-    """Return what counts as one place: an IPv4 address, or the /64 of an IPv6 one, of which a host has all."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(ip, ipaddress.IPv6Address):
-        return str(ip.ipv4_mapped or ipaddress.IPv6Network((ip, 64), strict=False))
-    return str(ip)
-
-
-def _shorten(remembered: OrderedDict[tuple[str, str], R]) -> None:
-    while len(remembered) > KEYS:
-        remembered.popitem(last=False)
+    def _forget(self) -> None:
+        """Drop what does not count any more."""
+        end = self._clock() - WINDOW
+        while self._latest and (self._latest[0].time <= end or len(self._latest) >= MOST):
+            self.take_back(self._latest.popleft())

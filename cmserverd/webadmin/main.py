@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,12 +21,13 @@ from cmserverd import logs
 from cmserverd.config import Config, ConfigError, load
 from cmserverd.webadmin import api, certificates, health, metrics, serving
 from cmserverd.webadmin.accounts import Accounts
-from cmserverd.webadmin.certificates import CertificateFault
+from cmserverd.webadmin.certificates import CertificateFault, Files, InUse
 from cmserverd.webadmin.daemon import Daemon, open_daemon
 from cmserverd.webadmin.entrance import Entrance, Hashing
 from cmserverd.webadmin.live import Live
 from cmserverd.webadmin.logins import Logins
 from cmserverd.webadmin.pages import ROUTES
+from cmserverd.webadmin.pages.rendering import LOG_STREAM
 from cmserverd.webadmin.people import Passwords, People, PeopleFault, Role
 from cmserverd.webadmin.serving import Bound, CannotListen
 from cmserverd.webadmin.site import Site
@@ -45,6 +46,9 @@ MACHINES = (*api.ROUTES, *metrics.ROUTES, *health.ROUTES)
 
 DIRECTORY = "webadmin"
 """What is kept lies there, in the daemon's state directory."""
+
+RENEWING = 3_600.0
+"""Seconds after which it looks whether its certificate is another one by now, or has to be."""
 
 _STANDARD_ERROR = 2
 
@@ -83,29 +87,33 @@ def main(arguments: list[str] | None = None) -> int:
         return os.EX_OK
 
 
-async def run(config: Config, people: People, bound: list[Bound], certificate: tuple[Path, Path] | None) -> None:
-    """Serve until SIGTERM or SIGINT."""
+async def run(config: Config, people: People, bound: list[Bound], certificate: InUse | None) -> None:
+    """Serve until SIGTERM or SIGINT; look for another certificate at a SIGHUP."""
     stopping = trio.Event()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with open_daemon(Path(config.server.run_directory)) as daemon, trio.open_nursery() as nursery:
-            live = Live(daemon.happened)
-            entrance, site = make_site(config, people, daemon, live)
-            nursery.start_soon(_await_signal, signals, stopping, live)
-            nursery.start_soon(live.run)
+            lives = Live(daemon.happened), Live(daemon.logged, LOG_STREAM)
+            entrance, site = make_site(config, people, daemon, lives)
+            nursery.start_soon(_await_signals, signals, stopping, lives, certificate)
+            nursery.start_soon(_renew_hourly, certificate)
+            for live in lives:
+                nursery.start_soon(live.run)
             _introduce(bound, certificate, entrance)
-            await serving.serve(site, bound, certificate, stopping)
+            secured_by = None if certificate is None else lambda: certificate.context
+            await serving.serve(site, bound, secured_by, stopping)
             nursery.cancel_scope.cancel()
     _log.info("stopped")
 
 
-def make_site(config: Config, people: People, daemon: Daemon, live: Live) -> tuple[Entrance, Site]:
+def make_site(config: Config, people: People, daemon: Daemon, lives: Iterable[Live]) -> tuple[Entrance, Site]:
     """Return the way in, which has the set-up link, and the application."""
     settings = config.webadmin
     logins = Logins(time.monotonic)
     hashing = Hashing(Passwords())
     entrance = Entrance(people, logins, hashing, time.monotonic)
+    streams = [offer for live in lives for offer in live.offers]
     site = Site(
-        [*entrance.offers, *ROUTES, *live.offers, *Accounts(people, logins, hashing).offers, *MACHINES],
+        [*entrance.offers, *ROUTES, *streams, *Accounts(people, logins, hashing).offers, *MACHINES],
         people,
         logins,
         daemon,
@@ -116,17 +124,46 @@ def make_site(config: Config, people: People, daemon: Daemon, live: Live) -> tup
     return entrance, site
 
 
-async def _await_signal(signals: AsyncIterator[int], stopping: trio.Event, live: Live) -> None:
-    async for _ in signals:
-        live.close()  # its streams would keep the server waiting
+async def _await_signals(
+    signals: AsyncIterator[int], stopping: trio.Event, lives: Iterable[Live], certificate: InUse | None
+) -> None:
+    async for number in signals:
+        if number == signal.SIGHUP:
+            _renew(certificate)
+            continue
+        for live in lives:
+            live.close()  # its streams would keep the server waiting
         stopping.set()
 
 
-def _introduce(bound: list[Bound], certificate: tuple[Path, Path] | None, entrance: Entrance) -> None:
+async def _renew_hourly(certificate: InUse | None) -> None:
+    while True:
+        await trio.sleep(RENEWING)
+        _renew(certificate)
+
+
+def _renew(certificate: InUse | None) -> None:
+    """Take up another certificate, if there is one by now; connections that stand keep theirs."""
+    if certificate is None:
+        return
+    try:
+        if certificate.renew():
+            _tell("another certificate", certificate)
+    except (CertificateFault, OSError) as error:
+        _log.error("the certificate stays as it was", reason=str(error))
+
+
+def _tell(event: str, certificate: InUse) -> None:
+    """Have the log say which certificate is shown from now on."""
+    file = certificate.files[0]
+    _log.info(event, file=str(file), sha256=certificates.fingerprint(file))
+
+
+def _introduce(bound: list[Bound], certificate: InUse | None, entrance: Entrance) -> None:
     """Say in the log where it is, and how the first administrator is made."""
     _log.info("serving", version=cmserverd.__version__, addresses=[one.url() for one in bound])
     if certificate is not None:
-        _log.info("certificate", file=str(certificate[0]), sha256=certificates.fingerprint(certificate[0]))
+        _tell("certificate", certificate)
     if entrance.link:
         _log.warning(
             "nobody can log in yet; open this link to make the first administrator",
@@ -154,15 +191,17 @@ def _directory(config: Config) -> Path:
     return directory
 
 
-def _certificate(config: Config, directory: Path) -> tuple[Path, Path]:
-    """Return the files of the certificate and its key. Raises CertificateFault, OSError."""
-    settings = config.webadmin
-    if settings.certificate:
-        own = Path(settings.certificate), Path(settings.key)
-        certificates.check(*own)
-        return own
-    made = certificates.self_made(directory, _names(config), datetime.now(UTC))
-    return made, made
+def _certificate(config: Config, directory: Path) -> InUse:
+    """Return the certificate, an own one or one that is made. Raises CertificateFault, OSError."""
+    settings, names = config.webadmin, _names(config)
+
+    def find() -> Files:
+        if settings.certificate:
+            return Path(settings.certificate), Path(settings.key)
+        made = certificates.self_made(directory, names, datetime.now(UTC))
+        return made, made
+
+    return InUse(find)
 
 
 def _names(config: Config) -> list[str]:

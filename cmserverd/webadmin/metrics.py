@@ -64,12 +64,12 @@ async def snapshot(daemon: Daemon) -> Snapshot | None:
         server = await daemon.server()
         figures = await daemon.ask(StatisticsRequest())
         containers = (await daemon.containers()).containers
-        licenses, more = await asking.all_licenses(daemon.ask)
+        licenses, complete = await asking.all_licenses(daemon.ask)
     except LicenseError as error:
         if is_silent(error):
             return None
         raise
-    return Snapshot(server, figures, containers, licenses, not more)
+    return Snapshot(server, figures, containers, licenses, complete)
 
 
 async def metrics(request: Request, visit: Visit) -> Response:

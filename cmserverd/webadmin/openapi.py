@@ -20,6 +20,9 @@ from cmserverd.webadmin.people import Role
 VERSION: Final = "3.1.0"
 """Of OpenAPI."""
 
+BASE64: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+"""What octets look like: that they are in Base64 is only a remark to JSON Schema."""
+
 _PROBLEMS: Final = {
     400: "A parameter is wrong; the text says which, and what would be right",
     401: "There is no token, or not such a one",
@@ -28,7 +31,7 @@ _PROBLEMS: Final = {
     409: "The license server refuses",
     413: "The body is too long",
     415: "The body is not JSON",
-    503: "The license server does not answer",
+    503: "The license server does not answer, or too much is asked for at once",
 }
 
 
@@ -51,7 +54,8 @@ class Refusal(Struct, frozen=True):
 class Operation:
     """Something that can be asked. `params` are what is in path and query, or in the body of a POST.
 
-    `ask` gets the visit and the parameters, and returns a `result`. Raises LicenseError.
+    `ask` gets the visit and the parameters, and returns a `result`. Raises LicenseError. Of those that `reads_history`,
+    few are worked on at once.
     """
 
     path: str
@@ -61,6 +65,7 @@ class Operation:
     ask: Callable[[Visit, Any], Awaitable[Struct]]
     role: Role = Role.VIEWER
     method: Literal["GET", "POST"] = "GET"
+    reads_history: bool = False
 
 
 def document(operations: Iterable[Operation]) -> dict[str, Any]:
@@ -125,7 +130,7 @@ def _present(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _portable(schema: Any) -> Any:
-    r"""Return a schema as other languages read it: `$` is the end in their patterns, and `\Z` a letter."""
+    r"""Return a schema as other languages read it: `$` is the end in their patterns, `\Z` a letter; octets have one."""
     if isinstance(schema, list):
         return [_portable(part) for part in schema]
     if not isinstance(schema, dict):
@@ -133,6 +138,8 @@ def _portable(schema: Any) -> Any:
     made = {name: _portable(part) for name, part in schema.items()}
     if isinstance(made.get("pattern"), str):
         made["pattern"] = made["pattern"].replace(r"\Z", "$")
+    if made.get("contentEncoding") == "base64":
+        made["pattern"] = BASE64
     if isinstance(made.get("description"), str):
         made["description"] = inspect.cleandoc(made["description"])
     return made

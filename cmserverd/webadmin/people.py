@@ -47,7 +47,7 @@ class Role(StrEnum):
     VIEWER = "viewer"
     """Sees everything but who may use WebAdmin."""
     OPERATOR = "operator"
-    """Also removes allocations and imports updates."""
+    """Also removes allocations, imports updates, and has the settings read anew."""
     ADMIN = "admin"
     """Also says who may use WebAdmin."""
 

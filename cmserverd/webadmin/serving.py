@@ -1,7 +1,7 @@
 """The web server behind a few functions: take the addresses, serve them, stop. Everything about anycorn is in here.
 
-Its `serve` must never be cancelled, but told to stop and waited for: cancelled, it raises. It gives up when the system
-lets it accept no further connection, for want of files: then it is begun anew, which costs the open connections.
+Anycorn speaks HTTP over each connection; who may have one, and by which certificate it is secured, is decided here. So
+whoever opens connections without end is the only one who gets none.
 """
 
 from __future__ import annotations
@@ -9,19 +9,35 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
+import resource
 import socket
-from collections.abc import Iterable
+import ssl
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-import anycorn
+import anyio
 import structlog
 import trio
+from anycorn.app_wrappers import ASGIWrapper
 from anycorn.config import Config
+from anycorn.tcp_server import TCPServer
+from anycorn.worker_context import WorkerContext
+from anyio.abc import SocketStream
+from anyio.streams.tls import TLSStream
 from starlette.types import ASGIApp
 
+from cmserverd.webadmin.limits import Shares, host_of
+
 BACKLOG: Final = 128
+
+CONNECTIONS: Final = 1_024
+"""How many connections there may be, and never more than half of the open files."""
+
+PER_HOST: Final = 128
+"""How many of them one host may have, and never more than a quarter. Whoever comes over loopback may have all, as with
+the daemon: who has a process on this machine, or its proxy, could do harm in other ways."""
 
 PARTING: Final = 3.0
 """Seconds that requests have at a stop to be answered."""
@@ -29,11 +45,20 @@ PARTING: Final = 3.0
 IDLE: Final = 15
 """Seconds after which a connection is closed on which nothing is asked."""
 
-PAUSE: Final = 1.0
-"""Seconds before it is begun anew."""
+UNREAD: Final = 30
+"""Seconds after which the system gives up a connection whose other end takes nothing of what was sent."""
 
-PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""What accepting fails with for a while only."""
+PAUSE: Final = 0.1
+"""Seconds until the next connection is taken where the system has no room for one."""
+
+QUIET: Final = 60.0
+"""Seconds in which connections that are refused are told once."""
+
+REQUESTS: Final = 50
+"""How many requests may be under way over one connection of HTTP/2; each page that stands open is one."""
+
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What taking a connection fails with for a while only."""
 
 _log = structlog.get_logger("webadmin")
 
@@ -64,7 +89,7 @@ def bind(addresses: Iterable[tuple[str, int]], *, always_secure: bool) -> list[B
     bound: list[Bound] = []
     try:
         for host, port in addresses:
-            bound += [Bound(sock, always_secure or not _is_loopback(sock)) for sock in _listening(host, port)]
+            bound += [Bound(sock, always_secure or not _leads_to_loopback(sock)) for sock in _listening(host, port)]
     except OSError as error:
         for one in bound:
             one.sock.close()
@@ -77,63 +102,139 @@ def bind(addresses: Iterable[tuple[str, int]], *, always_secure: bool) -> list[B
 
 
 async def serve(
-    app: ASGIApp, bound: Iterable[Bound], certificate: tuple[Path, Path] | None, stopping: trio.Event
+    app: ASGIApp, bound: Iterable[Bound], secured_by: Callable[[], ssl.SSLContext] | None, stopping: trio.Event
 ) -> None:
-    """Serve until the event, and then what is being asked for a moment longer; close the sockets."""
+    """Serve until the event, and then what is being asked for a moment longer; close the sockets.
+
+    `secured_by` gives what each new connection is secured by; None: no address is secure.
+    """
     sockets = list(bound)
+    server = _Server(app, secured_by)
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_stop_when_cancelled, stopping)
-            while not stopping.is_set():
-                await _serve_once(app, sockets, certificate, stopping)
-            nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as running:
+            running.start_soon(server.cut_off_when_cancelled)
+            async with trio.open_nursery() as connections:
+                async with trio.open_nursery() as listening:
+                    for one in sockets:
+                        listening.start_soon(server.listen, one, connections)
+                    await stopping.wait()
+                    listening.cancel_scope.cancel()
+                running.cancel_scope.deadline = trio.current_time() + PARTING
+                await server.part()
+            running.cancel_scope.cancel()
     finally:
         for one in sockets:
             one.sock.close()
 
 
-async def _stop_when_cancelled(stopping: trio.Event) -> None:
-    try:
-        await trio.sleep_forever()
-    finally:
-        stopping.set()
+class _Server:
+    """Takes connections, each of a host that may have one more, and has anycorn speak HTTP over them."""
+
+    def __init__(self, app: ASGIApp, secured_by: Callable[[], ssl.SSLContext] | None) -> None:
+        self._app = ASGIWrapper(app)  # type: ignore[arg-type]
+        self._secured_by = secured_by
+        self._settings = _settings()
+        self._worker = WorkerContext(None)
+        room = min(CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        self._shares = Shares(room, each=min(PER_HOST, room // 4))
+        self._open: set[socket.socket] = set()
+        self._quiet: dict[str, float] = {}
+
+    async def listen(self, bound: Bound, connections: trio.Nursery) -> None:
+        """Take connections for as long as it is not cancelled."""
+        while True:
+            await trio.lowlevel.wait_readable(bound.sock)
+            try:
+                sock, (address, port, *_) = bound.sock.accept()
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    self._say_seldom("no connection can be taken", reason=error.strerror)
+                    await trio.sleep(PAUSE)
+                continue  # any other one went before it was taken
+            host = host_of(address)
+            visitor = f"{host} {port}" if is_loopback(address) else host
+            if self._shares.take(visitor):
+                connections.start_soon(self._serve, sock, visitor, bound.secure)
+            else:
+                sock.close()
+                self._say_seldom("connections are refused: there are too many, of one host or of all", host=host)
+
+    async def _serve(self, sock: socket.socket, visitor: str, secure: bool) -> None:
+        self._open.add(sock)
+        try:
+            if (stream := await self._opened(sock, secure=secure)) is not None:
+                await _Http(self._app, self._settings, self._worker, {}, stream).run()  # type: ignore[arg-type]
+        except* Exception:  # a fault in one must not end the others
+            _log.exception("a connection met a fault", visitor=visitor)
+        finally:
+            sock.close()
+            self._open.remove(sock)
+            self._shares.give_back(visitor)
+
+    async def _opened(self, sock: socket.socket, *, secure: bool) -> SocketStream | TLSStream | None:
+        """Return what is sent and received over; None if the other end is gone, or there is no agreement with it."""
+        try:
+            stream = await SocketStream.from_socket(sock)
+            if not secure:
+                return stream
+            assert self._secured_by is not None
+            with trio.fail_after(IDLE):
+                return await _Secured.wrap(stream, ssl_context=self._secured_by())
+        except (OSError, ValueError, trio.TooSlowError, anyio.BrokenResourceError, anyio.EndOfStream):
+            return None
+
+    async def part(self) -> None:
+        """Have connections end on which nothing is asked, and the others after their answer."""
+        await self._worker.terminated.set()
+
+    async def cut_off_when_cancelled(self) -> None:
+        """When this is cancelled, end what cannot be: sending to somebody who takes nothing."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            for sock in self._open:
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+    def _say_seldom(self, event: str, **said: str | None) -> None:
+        now = trio.current_time()
+        if now >= self._quiet.get(event, now):
+            self._quiet[event] = now + QUIET
+            _log.warning(event, **said)
 
 
-async def _serve_once(
-    app: ASGIApp, sockets: list[Bound], certificate: tuple[Path, Path] | None, stopping: trio.Event
-) -> None:
-    """Serve until the event, or until no connection can be taken."""
-    try:
-        with trio.CancelScope(shield=True):
-            await anycorn.serve(app, _settings(sockets, certificate), shutdown_trigger=stopping.wait)  # type: ignore[arg-type]
-    except* Exception as group:
-        # The web server tells it wrapped, and with the application that could not end beside it.
-        passing = [error for leaf in _leaves(group) if (error := _passing(leaf))]
-        if not passing:
-            raise
-        _log.error("no connection could be taken; there are too many", reason=str(passing[0]))
-        with trio.move_on_after(PAUSE):
-            await stopping.wait()
+class _Secured(TLSStream):
+    """TLS over a connection, which is closed without waiting for the other end: that may be silent without end."""
+
+    async def aclose(self) -> None:
+        await self.transport_stream.aclose()
 
 
-def _settings(sockets: list[Bound], certificate: tuple[Path, Path] | None) -> Config:
+class _Http(TCPServer):
+    """HTTP over one connection, which is over as soon as the other end has closed it, not when it had been idle."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
+
+
+def _settings() -> Config:
     config = Config()
-    # It takes over the descriptors that it is given, so these are copies.
-    secure = [f"fd://{one.sock.dup().detach()}" for one in sockets if one.secure]
-    plain = [f"fd://{one.sock.dup().detach()}" for one in sockets if not one.secure]
-    if secure:
-        assert certificate is not None
-        config.bind, config.insecure_bind = secure, plain
-        config.certfile, config.keyfile = (str(path) for path in certificate)
-    else:
-        config.bind = plain
-    config.graceful_timeout = PARTING
     config.keep_alive_timeout = IDLE
-    config.ssl_handshake_timeout = IDLE
+    config.h2_max_concurrent_streams = REQUESTS
     config.include_server_header = False
     config.errorlog = logging.getLogger("anycorn")
     config.errorlog.setLevel(logging.WARNING)
     return config
+
+
+def _leads_to_loopback(listener: socket.socket) -> bool:
+    return is_loopback(listener.getsockname()[0])
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether an address is this machine's own."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def _listening(host: str, port: int) -> list[socket.socket]:
@@ -146,7 +247,8 @@ def _listening(host: str, port: int) -> list[socket.socket]:
         found.append(sock)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each connection has what its listener has
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD * 1_000)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(place)
@@ -157,23 +259,3 @@ def _listening(host: str, port: int) -> list[socket.socket]:
                 one.close()
             raise
     return found
-
-
-def _is_loopback(sock: socket.socket) -> bool:
-    return ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
-
-
-def _passing(error: BaseException | None) -> OSError | None:
-    """Return what goes away by itself and led to an error; None if that came otherwise."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in PASSING:
-            return error
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return leaves

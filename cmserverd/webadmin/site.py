@@ -154,7 +154,8 @@ class Site:
         return self._error(request, status, "The license server refuses", str(error), refusal=error)
 
     async def _our_fault(self, request: Request, _: Exception) -> Response:
-        _log.error("a page failed", path=request.url.path)  # the web server logs the error itself
+        # The web server logs the error itself; the path of the request may have a secret in it.
+        _log.error("a page failed", path=getattr(request.state, "offered", ""))
         return self._error(request, 500, "This is a fault of WebAdmin", "The log of the server has the details.")
 
     def _error(

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from cmserverd.webadmin.accounts import Accounts
 from cmserverd.webadmin.daemon import open_daemon
 from cmserverd.webadmin.entrance import Entrance, Hashing
-from cmserverd.webadmin.guard import Action, Api, Open, Page, Visit
+from cmserverd.webadmin.guard import Action, Api, Offer, Open, Page, Visit
 from cmserverd.webadmin.logins import Logins
 from cmserverd.webadmin.people import Passwords, People, Role
 from cmserverd.webadmin.site import Site
@@ -97,9 +97,9 @@ class Browser:
 
 @asynccontextmanager
 async def make_world(
-    directory: Path, *, anonymous: Role | None = None, passwords: Passwords | None = None
+    directory: Path, *offers: Offer, anonymous: Role | None = None, passwords: Passwords | None = None
 ) -> AsyncGenerator[World]:
-    """Give a world whose daemon does not run."""
+    """Give a world whose daemon does not run, with further offers."""
     async with open_daemon(directory) as daemon:
         people, clock = People(directory), Clock()
         passwords = passwords or Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
@@ -132,6 +132,7 @@ async def make_world(
                 Api("/api/v1/act", act, Role.OPERATOR, "POST"),
                 Open("/open", show),
                 Open("/fail", fail),
+                *offers,
             ],
             people,
             logins,

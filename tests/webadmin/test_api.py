@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig,
 from starlette.datastructures import QueryParams
 
 from cmserverd.webadmin.api import OPERATIONS, from_query
-from cmserverd.webadmin.openapi import Operation, document
+from cmserverd.webadmin.openapi import BASE64, Operation, document
 from cmserverd.webadmin.people import Role
 from protocol import messages as m
 from protocol.errors import ErrorNumber, LicenseError
@@ -136,6 +137,54 @@ async def test_what_nobody_has_seen_is_not_removed(api: Machine, client: Caller)
     assert len((await api.get("/api/v1/accesses")).json()["accesses"]) == 2
 
 
+# --- updates and settings -----------------------------------------------------------------------------------------
+
+
+async def test_a_request_file_is_made_for_whom_the_token_names(api: Machine, daemon: Daemon) -> None:
+    """Of a container that can make one; a description has no key for that, and the answer says so."""
+    answer = await api.post("/api/v1/context", {"container": "3-1"})
+    assert (answer.status_code, answer.json()["error"]["number"]) == (409, ErrorNumber.NOT_SUPPORTED)
+    answer = await api.post("/api/v1/context", {"container": "3-1", "by": "somebody else"})
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("update", "status", "number"),
+    [
+        (b"stranger's", 409, ErrorNumber.UPDATE_FAILED),
+        (bytes(65_536), 409, ErrorNumber.UPDATE_FAILED),
+        (bytes(65_537), 400, ErrorNumber.INVALID_PARAMETER),
+    ],
+    ids=["no update", "the longest", "too long"],
+)
+async def test_what_is_no_update_is_refused(api: Machine, update: bytes, status: int, number: int) -> None:
+    """By the license server, or here if it is longer than one can be."""
+    answer = await api.post("/api/v1/import", {"update": base64.b64encode(update).decode()})
+    assert (answer.status_code, answer.json()["error"]["number"]) == (status, number)
+
+
+async def test_the_settings_are_read_anew_for_whom_the_token_names(api: Machine, daemon: Daemon) -> None:
+    """The answer says what is in force now, and what needs a restart."""
+    before = daemon.config.read_text()
+    daemon.config.write_text(before.replace('level = "info"', 'level = "debug"') + "\n[borrowing]\nkeep = 3\n")
+    try:
+        answer = await api.post("/api/v1/reload", {})
+        assert answer.json() == {"taken": ["borrowing.keep", "log.level"], "restart": []}
+        assert "token:a-operator" in str(daemon.said("the settings were read anew"))
+    finally:
+        daemon.config.write_text(before)
+        await api.post("/api/v1/reload", {})
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("context", {"container": "3-1"}), ("import", {"update": ""}), ("reload", {})],
+)
+async def test_who_may_only_look_does_none_of_it(api: Machine, path: str, body: dict[str, str]) -> None:
+    """Each needs an operator."""
+    assert (await api.post(f"/api/v1/{path}", body, Role.VIEWER)).status_code == 403
+
+
 # --- errors -------------------------------------------------------------------------------------------------------
 
 
@@ -196,8 +245,9 @@ async def test_the_document_is_served_to_viewers(api: Machine) -> None:
     assert described["openapi"].startswith("3.1")
     assert set(described["paths"]) == {one.path for one in OPERATIONS}
     names = [one["name"] for one in described["paths"]["/api/v1/accesses"]["get"]["parameters"]]
-    assert names == ["container", "firm_code", "product_code", "relevant", "cursor", "limit"]
+    assert names == ["container", "firm_code", "product_code", "relevant", "cursor", "limit", "session", "allocation"]
     assert r"\Z" not in str(described)
+    assert described["components"]["schemas"]["Update"]["properties"]["update"]["pattern"] == BASE64
 
 
 def _described() -> Any:

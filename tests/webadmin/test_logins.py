@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 import httpx2
 import pytest
 import trio
-from argon2 import PasswordHasher
 from structlog.testing import capture_logs
+from trio.testing import wait_all_tasks_blocked
 
 from cmserverd.webadmin import entrance, logins
-from cmserverd.webadmin.entrance import SETUP_ENDS, is_ours
+from cmserverd.webadmin.entrance import AT_ONCE, SETUP_ENDS, is_ours
 from cmserverd.webadmin.guard import COOKIE
 from cmserverd.webadmin.logins import IDLE, LONGEST, PER_ADDRESS, PER_NAME, PER_USER, WINDOW, Logins, Tries
-from cmserverd.webadmin.people import Passwords, Role, User
-from tests.daemon.harness import until
+from cmserverd.webadmin.people import Role
 from tests.webadmin.conftest import PASSWORD, Browser, Clock, World, make_world
+
+T = TypeVar("T")
 
 
 def refused(answer: httpx2.Response) -> bool:
@@ -59,14 +62,20 @@ def test_the_oldest_log_in_of_a_user_makes_room() -> None:
     assert kept.find(others, used=True)
 
 
+def right(tries: Tries, address: str, name: str) -> None:
+    """Log in."""
+    tried = tries.begin(address, name)
+    assert tried
+    tries.succeeded(tried)
+
+
 def test_who_fails_too_often_waits() -> None:
     """From one address; after a quarter of an hour he may try again. What was right does not count."""
     clock = Clock()
     tries = Tries(clock)
     for _ in range(3 * PER_ADDRESS):
-        assert tries.begin("192.0.2.7", "anna")
-        tries.succeeded("192.0.2.7", "anna")
-    assert [tries.begin("192.0.2.7", f"name{number}") for number in range(PER_ADDRESS + 1)] == [
+        right(tries, "192.0.2.7", "anna")
+    assert [tries.begin("192.0.2.7", f"name{number}") is not None for number in range(PER_ADDRESS + 1)] == [
         *[True] * PER_ADDRESS,
         False,
     ]
@@ -90,23 +99,50 @@ def test_a_network_of_ipv6_is_one_address() -> None:
 def test_many_addresses_cannot_guess_one_name_nor_lock_its_owner_out() -> None:
     """There is an end for a name, too; where its owner once was right, he can still come in."""
     tries = Tries(Clock())
-    assert tries.begin("192.0.2.7", "anna")
-    tries.succeeded("192.0.2.7", "anna")
+    right(tries, "192.0.2.7", "anna")
     assert all(tries.begin(f"198.51.100.{number}", "anna") for number in range(PER_NAME))
     assert not tries.begin("203.0.113.1", "anna")
     assert tries.begin("203.0.113.1", "otto")
     assert tries.begin("192.0.2.7", "anna")
 
 
+def test_nobody_can_have_the_tries_of_others_forgotten() -> None:
+    """A /48 has 65,536 hosts: not by all of them can a name be guessed more often, nor by making up names."""
+    clock = Clock()
+    tries = Tries(clock)
+    right(tries, "192.0.2.7", "anna")
+    assert all(tries.begin(f"2001:db8:1:{number:x}::1", "anna") for number in range(PER_NAME))
+    for number in range(65_536):
+        assert tries.begin(f"2001:db8:0:{number:x}::1", f"n{number}")
+    assert not tries.begin("2001:db8:2::1", "anna")
+    assert tries.begin("192.0.2.7", "anna")
+    clock.now += WINDOW
+    assert tries.begin("2001:db8:2::1", "anna")
+    assert len(tries._latest) == 1
+    assert len(tries._failed) == 2
+
+
+def test_a_try_that_was_none_does_not_count() -> None:
+    """Whoever was turned away before his password was looked at has guessed nothing."""
+    tries = Tries(Clock())
+    for _ in range(3 * PER_NAME):
+        tried = tries.begin("192.0.2.7", "anna")
+        assert tried
+        tries.take_back(tried)
+        tries.take_back(tried)
+    assert not tries._failed
+
+
 def test_what_is_remembered_of_tries_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many addresses there are."""
-    monkeypatch.setattr(logins, "KEYS", 4)
+    """However many there are, and from however many hosts somebody comes."""
+    monkeypatch.setattr(logins, "MOST", 4)
     tries = Tries(Clock())
     for number in range(50):
         tries.begin(f"192.0.2.{number}", f"n{number}")
-        tries.succeeded(f"192.0.2.{number}", f"n{number}")
-    assert len(tries._failed) <= 4
-    assert len(tries._trusted) <= 4
+        right(tries, f"198.51.100.{number}", "anna")
+    assert len(tries._latest) <= 4
+    assert len(tries._failed) <= 8
+    assert list(tries._trusted["anna"]) == [f"198.51.100.{number}" for number in range(30, 50)]
 
 
 # --- by the form --------------------------------------------------------------------------------------------------
@@ -258,53 +294,70 @@ async def test_a_page_that_stands_open_does_not_keep_the_log_in_alive(world: Wor
 # --- hashing ------------------------------------------------------------------------------------------------------
 
 
-class SlowPasswords(Passwords):
-    """Passwords whose checking waits until it is let go."""
+class Threads:
+    """Threads that begin their work when the test lets them."""
 
     def __init__(self) -> None:
-        super().__init__(PasswordHasher(1, 8, 1))
-        self.go = threading.Event()
-        self.lock = threading.Lock()
+        self.go = trio.Event()
         self.at_once = self.most = 0
 
-    def check(self, password: str, user: User | None) -> bool:
+    async def run_sync(self, work: Callable[[], T]) -> T:
         """Wait, and count who waits."""
-        with self.lock:
-            self.at_once += 1
-            self.most = max(self.most, self.at_once)
-        self.go.wait(60)
-        with self.lock:
-            self.at_once -= 1
-        return super().check(password, user)
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        await self.go.wait()
+        self.at_once -= 1
+        return work()
 
 
-async def test_log_ins_do_not_hold_up_pages(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While passwords are looked at, two at once, pages are answered; too many more are turned away."""
-    monkeypatch.setattr(entrance, "WAITING", 3)
-    slow = SlowPasswords()
-    async with make_world(tmp_path, passwords=slow) as world:  # type: ignore[arg-type]
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Threads:
+    """Threads in the place of those in which passwords are looked at."""
+    made = Threads()
+    monkeypatch.setattr(trio.to_thread, "run_sync", made.run_sync)
+    return made
+
+
+async def test_log_ins_do_not_hold_up_pages(world: World, threads: Threads) -> None:
+    """While passwords are looked at, two at once, pages are answered; the others wait, and all are answered."""
+    world.add("anna", Role.ADMIN)
+    codes: list[int] = []
+
+    async def try_it(browser: Browser) -> None:
+        codes.append((await browser.log_in("anna")).status_code)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(try_it, world.browser(f"198.51.100.{number}"))
+        await wait_all_tasks_blocked()
+        assert (await world.browser().get("/open")).status_code == 200
+        threads.go.set()
+    assert threads.most == AT_ONCE
+    assert codes == [303] * 6
+
+
+async def test_who_tries_without_end_keeps_nobody_else_out(
+    tmp_path: Path, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many of one host are turned away, and have not tried; whoever comes from elsewhere has his turn."""
+    monkeypatch.setattr(entrance, "WAITING", 1)
+    async with make_world(tmp_path) as world:
         world.add("anna", Role.ADMIN)
-        codes: list[int] = []
+        codes: dict[str, int] = {}
 
-        async def try_it(browser: Browser, token: str) -> None:
-            data = {"csrf": token, "user": "anna", "password": PASSWORD}
-            codes.append((await browser.post("/login", data)).status_code)
+        async def try_it(user: str, address: str) -> None:
+            codes[user] = (await world.browser(address).log_in(user)).status_code
 
         async with trio.open_nursery() as nursery:
-            try:
-                for number in range(6):
-                    browser = world.browser(f"198.51.100.{number}")
-                    nursery.start_soon(try_it, browser, await browser.token("/login"))
-                    expected = min(number + 1, 2)
-                    if number < 5:
-                        await until(lambda expected=expected: slow.at_once == expected)  # type: ignore[misc]
-                        await trio.testing.wait_all_tasks_blocked(0.01)
-                await until(lambda: codes == [503])
-                assert (await world.browser().get("/open")).status_code == 200
-            finally:
-                slow.go.set()
-        assert slow.most == 2
-        assert sorted(codes) == [303] * 5 + [503]
+            for number in range(AT_ONCE + 1):
+                nursery.start_soon(try_it, f"eve{number}", "198.51.100.1")
+            await wait_all_tasks_blocked()
+            turned_away = [await world.browser("198.51.100.1").log_in("eve") for _ in range(2 * PER_ADDRESS)]
+            nursery.start_soon(try_it, "anna", "198.51.100.2")
+            await wait_all_tasks_blocked()
+            threads.go.set()
+    assert {(answer.status_code, answer.headers["retry-after"]) for answer in turned_away} == {(503, "5")}
+    assert codes == {"eve0": 403, "eve1": 403, "eve2": 403, "anna": 303}
 
 
 # --- the first administrator --------------------------------------------------------------------------------------

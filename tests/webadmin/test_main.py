@@ -11,13 +11,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import trio
+from structlog.testing import capture_logs
+from trio.testing import MockClock
 
 from cmserverd.webadmin import main as module
+from cmserverd.webadmin.certificates import CertificateFault, InUse, fingerprint, self_made
 from cmserverd.webadmin.main import main
 from cmserverd.webadmin.people import FILE
 from tests.daemon.harness import LIMIT, Daemon, ending
@@ -150,6 +155,62 @@ def test_on_the_network_it_is_https_with_a_certificate_that_is_kept(tmp_path: Pa
     assert {entry.stat().st_mode & 0o777 for entry in directory.iterdir()} == {0o600}
     with running(config) as again:
         assert again.said("certificate")["sha256"] == made["sha256"]
+
+
+def test_another_certificate_is_taken_up_at_a_sighup(tmp_path: Path) -> None:
+    """It goes on serving, and says which one it is; what cannot be used is told, and changes nothing."""
+    config, own = tmp_path / "c.toml", tmp_path / "own.pem"
+    made = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        made.append(self_made(tmp_path / name, ["localhost", "127.0.0.1"], datetime.now(UTC)))
+    own.write_bytes(made[0].read_bytes())
+    config.write_text(
+        f'[server]\nstate_directory = "{tmp_path}/state"\nrun_directory = "{tmp_path}/run"\n[log]\nformat = "json"\n'
+        f'{SECTION}certificate = "{own}"\nkey = "{own}"\n'
+    )
+
+    def answers(home: str, certificate: Path) -> bool:
+        context = ssl.create_default_context(cafile=certificate)
+        return httpx2.get(f"{home}/health/alive", verify=context, timeout=LIMIT).status_code == 200
+
+    with running(config) as process:
+        (home,) = process.said("serving")["addresses"]
+        assert answers(home, made[0])
+        own.write_text("half written")
+        process.process.send_signal(signal.SIGHUP)
+        assert "no certificate and its key" in process.said("the certificate stays as it was")["reason"]
+        assert answers(home, made[0])
+        own.write_bytes(made[1].read_bytes())
+        process.process.send_signal(signal.SIGHUP)
+        assert process.said("another certificate")["sha256"] == fingerprint(made[1])
+        assert answers(home, made[1])
+        assert process.stop() == os.EX_OK
+
+
+class Renewed(InUse):
+    """A certificate of which it is counted how often it was looked at."""
+
+    def __init__(self) -> None:
+        self.looked = 0
+
+    def renew(self) -> bool:
+        """Find the same one, or none."""
+        self.looked += 1
+        if self.looked == 2:
+            raise CertificateFault("none")
+        return False
+
+
+async def test_it_looks_for_another_certificate_each_hour(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """So that one that is made here never comes to its end; what goes wrong once is tried again."""
+    certificate = Renewed()
+    nursery.start_soon(module._renew_hourly, certificate)
+    with capture_logs() as said:
+        await trio.sleep(3.5 * 3_600)
+    assert certificate.looked == 3
+    assert [line["event"] for line in said] == ["the certificate stays as it was"]
+    nursery.cancel_scope.cancel()
 
 
 # --- what ends it -------------------------------------------------------------------------------------------------

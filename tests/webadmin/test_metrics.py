@@ -18,6 +18,7 @@ from cmserverd.webadmin.daemon import Daemon as Asked
 from cmserverd.webadmin.health import fault
 from cmserverd.webadmin.metrics import Figures, Snapshot
 from cmserverd.webadmin.people import Role
+from cmserverd.webadmin.sharing import Shared
 from protocol import messages as m
 from protocol.errors import ErrorNumber, LicenseError
 from protocol.listings import ContainerInfo, LicenseCount
@@ -166,6 +167,7 @@ async def test_a_scraper_reads_what_is_in_use(daemon: Daemon, scraper: Machine) 
     labels = 'container="3-1",firm_code="600010",item="1",product_code="14"'
     assert f"cmserverd_licenses_used{{{labels}}} 2.0" in answer.text
     assert f"cmserverd_licenses_peak{{{labels}}} 2.0" in answer.text
+    assert "cmserverd_licenses_complete 1.0" in answer.text
     assert re.search(r'cmserverd_denied_total\{.*name="NO_MORE_LICENSES".*\} 1.0', answer.text)
     assert "a-secret-host" not in answer.text
     assert (await scraper.get("/metrics", None)).status_code == 401
@@ -200,9 +202,13 @@ class MadeUp(Asked):
     def __init__(self, server: m.ServerInfo, figures: m.Statistics | LicenseError) -> None:
         self._server = server
         self._figures = figures
+        self.health = Shared(self._answer)
 
-    async def ask(self, params: m.Params[Any]) -> Any:
-        """Answer."""
+    async def ask(self, _: m.Params[Any]) -> Any:
+        """Be asked as for a page."""
+        pytest.fail("health has a connection of its own")
+
+    async def _answer(self, params: m.Params[Any]) -> Any:
         if isinstance(params, m.ServerInfoRequest):
             return self._server
         if isinstance(self._figures, LicenseError):

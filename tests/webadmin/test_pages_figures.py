@@ -7,12 +7,12 @@ from msgspec.structs import replace
 
 from cmserverd.webadmin import charts
 from cmserverd.webadmin.charts import Span
-from cmserverd.webadmin.pages import choosing, dashboard, licenses, rows, sessions, spelling, usage
+from cmserverd.webadmin.pages import asking, choosing, dashboard, licenses, rows, sessions, spelling, usage
 from cmserverd.webadmin.pages.choosing import NotUnderstood
 from protocol.messages import ContainerContents, ContainerInfo, EntryInfo, FirmItemInfo
 from protocol.usage import UsageRow
 from protocol.watching import Durability
-from tests.cmu.made_up import ACCESS, ALL_ACCESSES, ALL_COUNTS, EVIL, LICENSE, NOON
+from tests.cmu.made_up import ACCESS, ALL_ACCESSES, ALL_COUNTS, CONTAINERS, EVIL, LICENSE, NOON
 
 DAY = 86_400
 
@@ -38,7 +38,7 @@ def test_borrowed() -> None:
 
 def test_an_access_ends_with_the_first_of_its_ends() -> None:
     """Its license's end, or its own maximum life."""
-    row = rows.access_row(replace(ACCESS, valid_until=NOON + DAY, maximum_life=3_600))
+    row = rows.access_row(replace(ACCESS, valid_until=NOON + DAY, life_until=NOON + 3_600))
     assert row.valid_until == spelling.instant(NOON + 3_600)
 
 
@@ -59,11 +59,26 @@ def test_strangers_words_are_made_visible() -> None:
 def test_licenses_are_grouped_by_licensor_and_ordered_by_product() -> None:
     """By firm code, then by product code."""
     other = replace(LICENSE, firm_code=5000, product_code=9)
-    groups = licenses.grouped((ALL_COUNTS[1], ALL_COUNTS[0], other))
-    assert [(group.firm_code, [row.product_code for row in group.rows]) for group in groups] == [
-        (5000, [9]),
-        (600010, [14, 15]),
+    groups = licenses.grouped((ALL_COUNTS[1], ALL_COUNTS[0], other), {600010: "WIBU"})
+    assert [(group.firm_code, group.name, [row.product_code for row in group.rows]) for group in groups] == [
+        (5000, "", [9]),
+        (600010, "WIBU", [14, 15]),
     ]
+
+
+def test_only_licensors_who_are_believed_name_themselves() -> None:
+    """The first text that there is counts; whoever is not believed could take another's name."""
+    stranger = FirmItemInfo(600010, "Stranger", 1, (), "its licensor is not listed")
+    wibu, later, silent = (
+        FirmItemInfo(600010, "WIBU", 1, ()),
+        FirmItemInfo(600010, "x", 1, ()),
+        FirmItemInfo(5, "", 1, ()),
+    )
+    found = (
+        ContainerContents(1, CONTAINERS[0], (stranger, silent, wibu)),
+        ContainerContents(1, CONTAINERS[1], (later,)),
+    )
+    assert asking.licensors(found) == {600010: "WIBU"}
 
 
 def test_like_accesses_of_a_session_are_one_row() -> None:

@@ -9,12 +9,11 @@ from typing import cast
 import pytest
 import trio
 from sse_starlette import ServerSentEvent
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cmserverd.webadmin.guard import Visit
-from cmserverd.webadmin.live import CALM, LONGEST, PATIENCE, RETRY, STREAMS, Live, OpenPage, Scope
+from cmserverd.webadmin.live import CALM, LONGEST, PATIENCE, RETRY, Live, OpenPage, Scope
 from protocol.errors import ErrorNumber, LicenseError
 from protocol.watching import Happened, Happening, HappeningKind, Happenings
 
@@ -225,14 +224,3 @@ async def test_a_stream_is_not_for_ever(autojump_clock: MockClock) -> None:
     live = Live(Daemon().happened)
     assert [event async for event in await opened(live)] == []
     assert LONGEST <= trio.current_time() <= LONGEST + PATIENCE
-
-
-async def test_there_are_so_many_streams_and_no_more() -> None:
-    """Beyond them, a page is what it was when it was opened."""
-    live = Live(Daemon().happened)
-    pages = [live.page(EVERYTHING, 0) for _ in range(STREAMS)]
-    with pytest.raises(HTTPException) as refused:
-        await live.stream(request(), visit())
-    assert refused.value.status_code == 503
-    pages.pop()
-    await live.stream(request(), visit())

@@ -6,6 +6,7 @@ from typing import Final
 
 from cmserverd.webadmin.guard import Action, Offer, Page
 from cmserverd.webadmin.pages import (
+    client_removal,
     configuration,
     containers,
     dashboard,
@@ -15,6 +16,7 @@ from cmserverd.webadmin.pages import (
     removal,
     sessions,
     tracking,
+    updating,
     usage,
 )
 from cmserverd.webadmin.people import Role
@@ -23,14 +25,19 @@ ROUTES: Final[tuple[Offer, ...]] = (
     Page("/", dashboard.dashboard, menu="Dashboard"),
     Page("/containers", containers.containers, menu="CmContainers"),
     Page("/containers/{container}", containers.contents),
+    Action("/containers/{container}/request", updating.request_file, Role.OPERATOR),
+    Action("/containers/{container}/update", updating.apply, Role.OPERATOR),
     Page("/licenses", licenses.licenses, menu="Licenses"),
     Page("/licenses/{container}/{firm_code}/{product_code}", details.details),
     Page("/sessions", sessions.sessions, menu="Sessions"),
     Page("/accesses/{handle}/remove", removal.ask, Role.OPERATOR),
     Action("/accesses/{handle}/remove", removal.remove, Role.OPERATOR),
-    Page("/usage", usage.usage, menu="Usage"),
-    Page("/tracking", tracking.tracking, menu="Tracking"),
-    Action("/tracking/verify", tracking.verify, Role.VIEWER),
+    Page("/accesses/{handle}/remove-client", client_removal.ask, Role.OPERATOR),
+    Action("/accesses/{handle}/remove-client", client_removal.remove, Role.OPERATOR),
+    Page("/usage", usage.usage, menu="Usage", reads_history=True),
+    Page("/tracking", tracking.tracking, menu="Tracking", reads_history=True),
+    Action("/tracking/verify", tracking.verify, Role.OPERATOR, reads_history=True),
     Page("/events", events.events, menu="Events"),
     Page("/configuration", configuration.configuration, menu="Configuration"),
+    Action("/configuration/reload", configuration.reload, Role.OPERATOR),
 )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cmserverd.webadmin.pages.choosing import Chosen
 from cmserverd.webadmin.sharing import Ask
@@ -80,14 +83,29 @@ async def all_licenses(ask: Ask) -> tuple[tuple[LicenseCount, ...], bool]:
 
 async def all_contents(ask: Ask) -> tuple[ContainerContents, ...]:
     """Return what is in the containers, of the first so many. Raises LicenseError."""
+    return await contents(ask, [one.id for one in (await ask(Containers())).containers])
+
+
+async def contents(ask: Ask, containers: Iterable[str]) -> tuple[ContainerContents, ...]:
+    """Return what is in these containers, of the first so many; what is not there is left out. Raises LicenseError."""
     found = []
-    for container in (await ask(Containers())).containers[:_CONTAINERS]:
+    for container in islice(containers, _CONTAINERS):
         try:
-            found.append(await ask(Contents(container.id)))
+            found.append(await ask(Contents(container)))
         except LicenseError as error:
             if error.number != ErrorNumber.BOX_NOT_FOUND:  # it is gone since it was listed
                 raise
     return tuple(found)
+
+
+def licensors(contents: Iterable[ContainerContents]) -> dict[int, str]:
+    """Return what licensors are called, by firm code: as the first firm item says that is believed and has a text."""
+    names: dict[int, str] = {}
+    for container in contents:
+        for firm_item in container.firm_items:
+            if firm_item.text and not firm_item.unusable:
+                names.setdefault(firm_item.firm_code, firm_item.text)
+    return names
 
 
 async def access(ask: Ask, handle: int) -> AccessInfo | None:
@@ -100,12 +118,20 @@ async def instances(ask: Ask, named: AccessInfo) -> tuple[AccessInfo, ...]:
     """Return all accesses of an access's allocation, at most as many as can be removed at once. Raises LicenseError."""
     if named.mode != AccessMode.STATION_SHARE:
         return (named,)
+    return (await _all(ask, NetUsers(allocation=named.allocation, limit=1_000)))[:MOST_SEEN]
+
+
+async def of_session(ask: Ask, session: int) -> tuple[AccessInfo, ...]:
+    """Return all accesses of a client, one more at most than can be removed at once. Raises LicenseError."""
+    return (await _all(ask, NetUsers(session=session, limit=1_000)))[: MOST_SEEN + 1]
+
+
+async def _all(ask: Ask, question: NetUsers) -> tuple[AccessInfo, ...]:
+    """Return the accesses that a question names, some more at most than can be removed at once. Raises LicenseError."""
     rows: list[AccessInfo] = []
     cursor: int | None = 0
-    while cursor is not None and len(rows) < MOST_SEEN:
-        page: AccessPage = await ask(
-            NetUsers(named.container, named.firm_code, named.product_code, cursor=cursor, limit=1_000)
-        )
-        rows += (row for row in page.accesses if row.allocation == named.allocation)
+    while cursor is not None and len(rows) <= MOST_SEEN:
+        page: AccessPage = await ask(replace(question, cursor=cursor))
+        rows += page.accesses
         cursor = page.next
-    return tuple(rows[:MOST_SEEN])
+    return tuple(rows)

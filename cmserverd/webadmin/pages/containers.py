@@ -9,20 +9,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cmserverd.webadmin.guard import Visit
-from cmserverd.webadmin.pages import choosing, rows, spelling
+from cmserverd.webadmin.pages import asking, choosing, rows, spelling
 from cmserverd.webadmin.pages.rendering import asker, render, whole_stream
-from protocol.messages import ContainerInfo, Containers, Contents, EntryInfo, FirmItemInfo
+from cmserverd.webadmin.people import Role
+from protocol.messages import ContainerContents, ContainerInfo, Containers, Contents, EntryInfo, FirmItemInfo
 
 
 class ContainerRow(Struct, frozen=True, gc=False):
-    """A container."""
+    """A container; `firm_items` are those whose contents were looked at, each as its code and its licensor's name."""
 
     id: str
     where: str
     kind: str
     name: str
     present: bool
-    firm_items: int
+    firm_items: tuple[str, ...]
 
 
 class Option(Struct, frozen=True, gc=False):
@@ -59,39 +60,50 @@ class FirmItemBlock(Struct, frozen=True, gc=False):
 
 async def containers(request: Request, visit: Visit) -> Response:
     """Show the containers."""
-    found = await asker(request, visit)(Containers())
+    ask = asker(request, visit)
+    found = await ask(Containers())
+    contents = {one.container.id: one for one in await asking.contents(ask, (one.id for one in found.containers))}
     return render(
         request,
         visit,
         "containers.html",
         stream=whole_stream(found.position),
-        containers=tuple(map(container_row, found.containers)),
+        containers=tuple(container_row(one, contents.get(one.id)) for one in found.containers),
     )
 
 
 async def contents(request: Request, visit: Visit) -> Response:
     """Show what is in one container."""
-    wanted = choosing.container(request.path_params["container"]) or ""
-    found = await asker(request, visit)(Contents(wanted))
+    return await show(request, visit, choosing.container(request.path_params["container"]) or "")
+
+
+async def show(request: Request, visit: Visit, container: str, problem: str = "") -> Response:
+    """Show what is in a container, and the problem that an operator has met with it. Raises LicenseError."""
+    found = await asker(request, visit)(Contents(container))
     return render(
         request,
         visit,
         "contents.html",
-        stream=whole_stream(found.position),
-        container=container_row(found.container),
-        firm_items=tuple(firm_item_block(wanted, one) for one in found.firm_items),
+        400 if problem else 200,
+        stream="" if problem else whole_stream(found.position),
+        container=container_row(found.container, found),
+        firm_items=tuple(firm_item_block(container, one) for one in found.firm_items),
+        problem=problem,
+        may_act=visit.may(Role.OPERATOR),
     )
 
 
-def container_row(one: ContainerInfo) -> ContainerRow:
-    """Return a container as a row."""
+def container_row(one: ContainerInfo, contents: ContainerContents | None) -> ContainerRow:
+    """Return a container as a row; None: what is in it was not looked at."""
+    firm_items = contents.firm_items if contents else ()
     return ContainerRow(
         id=spelling.shown(one.id),
         where=f"/containers/{one.id}",
         kind=spelling.kind(one.kind),
         name=spelling.shown(one.text),
         present=one.present,
-        firm_items=one.firm_items,
+        firm_items=tuple(spelling.shown(f"{each.firm_code} {each.text}".rstrip()) for each in firm_items)
+        or (spelling.counted(one.firm_items, "firm item"),),
     )
 
 

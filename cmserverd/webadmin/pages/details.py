@@ -23,6 +23,7 @@ async def details(request: Request, visit: Visit) -> Response:
     assert wanted.product_code is not None
     of_product = Chosen(wanted.container, wanted.firm_code, wanted.product_code)
     counts = (await asking.licenses(ask, of_product)).licenses
+    names = asking.licensors(await asking.contents(ask, [wanted.container or ""]))
     part = await asking.accesses(ask, wanted)
     path = request.url.path
     relevant = "1" if wanted.relevant else None
@@ -34,6 +35,7 @@ async def details(request: Request, visit: Visit) -> Response:
         product=rows.product_name(counts, wanted.product_code),
         container=wanted.container,
         firm_code=wanted.firm_code,
+        licensor=spelling.shown(names.get(wanted.firm_code, "")),
         product_code=wanted.product_code,
         relevant=wanted.relevant,
         cursor=wanted.cursor,

@@ -1,4 +1,4 @@
-"""Events: the last lines of the daemon's own log, the newest first."""
+"""Events: the last lines of the daemon's own log, the newest first; further ones come by themselves."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from starlette.responses import Response
 from cmserverd.webadmin.guard import Visit
 from cmserverd.webadmin.pages import spelling
 from cmserverd.webadmin.pages.choosing import NotUnderstood
-from cmserverd.webadmin.pages.rendering import render
+from cmserverd.webadmin.pages.rendering import asker, log_stream, render
 from protocol.watching import LogLine, LogRequest
 
 LEVELS: Final = ("info", "warning", "error")
 """From the least serious on."""
+
+ROWS: Final = 200
+"""How many lines are shown."""
 
 
 class EventRow(Struct, frozen=True, gc=False):
@@ -34,15 +37,17 @@ async def events(request: Request, visit: Visit) -> Response:
     least = request.query_params.get("level", "info")
     if least not in LEVELS:
         raise NotUnderstood(f"the level is one of {', '.join(LEVELS)}")
-    page = await visit.daemon.ask(LogRequest())
+    page = await asker(request, visit)(LogRequest())
+    wanted = [one for one in reversed(page.lines) if _serious(one.level, least)]
     return render(
         request,
         visit,
         "events.html",
+        stream=log_stream(page.number),
         level=least,
         levels=LEVELS,
-        rows=tuple(event_row(one) for one in reversed(page.lines) if _serious(one.level, least)),
-        missed=page.missed,
+        rows=tuple(map(event_row, wanted[:ROWS])),
+        older=page.missed or len(wanted) > ROWS,
     )
 
 

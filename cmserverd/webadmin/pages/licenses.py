@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,9 +17,10 @@ from protocol.messages import LicenseCount
 
 
 class Group(Struct, frozen=True):
-    """The licenses of one licensor."""
+    """The licenses of one licensor, and his name if a container has one."""
 
     firm_code: int
+    name: str
     rows: tuple[LicenseRow, ...]
 
 
@@ -26,13 +29,15 @@ async def licenses(request: Request, visit: Visit) -> Response:
     wanted = chosen(request)
     ask = asker(request, visit)
     page = await asking.licenses(ask, wanted)
+    holding = dict.fromkeys(one.container for one in page.licenses)
+    names = asking.licensors(await asking.contents(ask, holding))
     return render(
         request,
         visit,
         "licenses.html",
         stream=whole_stream(page.position),
         chosen=wanted,
-        groups=grouped(page.licenses),
+        groups=grouped(page.licenses, names),
         nothing="There is no such license." if wanted.filtered else "There is no license: no container is plugged in.",
         next="" if page.next is None else wanted.address("/licenses", page.next),
         first=wanted.address("/licenses") if wanted.cursor else "",
@@ -40,10 +45,15 @@ async def licenses(request: Request, visit: Visit) -> Response:
     )
 
 
-def grouped(licenses: tuple[LicenseCount, ...]) -> tuple[Group, ...]:
-    """Return licenses by licensor, in the order of their codes, and in it by product."""
+def grouped(licenses: tuple[LicenseCount, ...], names: Mapping[int, str]) -> tuple[Group, ...]:
+    """Return licenses by licensor, in the order of their codes, and in it by product; `names` are by firm code."""
     codes = sorted({one.firm_code for one in licenses})
     ordered = sorted(licenses, key=lambda one: one.product_code)  # stable: by container as the daemon has it
     return tuple(
-        Group(code, tuple(rows.license_row(one) for one in ordered if one.firm_code == code)) for code in codes
+        Group(
+            code,
+            spelling.shown(names.get(code, "")),
+            tuple(rows.license_row(one) for one in ordered if one.firm_code == code),
+        )
+        for code in codes
     )

@@ -15,11 +15,11 @@ from starlette.responses import Response
 
 from cmserverd.webadmin.guard import Visit
 from cmserverd.webadmin.pages import asking, rows, spelling
-from cmserverd.webadmin.pages.choosing import MOST_CURSOR, NotUnderstood, number
+from cmserverd.webadmin.pages.choosing import MOST_CURSOR, Chosen, NotUnderstood, number
 from cmserverd.webadmin.pages.rendering import render
 from protocol.deallocation import LONGEST_HOLD_OFF, MOST_SEEN, DeallocatedAccess
 from protocol.errors import LicenseError
-from protocol.messages import AccessInfo
+from protocol.messages import AccessInfo, Deallocated
 from protocol.terms import AccessMode, HandleKind
 
 SHOWN: Final = 200
@@ -61,17 +61,50 @@ async def remove(request: Request, visit: Visit) -> Response:
     """Remove what the form says, and tell what became of it."""
     form = await request.form()
     handle = number(request.path_params["handle"], MOST_CURSOR, "an ID") or 0
-    asked = wish({name: value for name, value in form.items() if isinstance(value, str)})
+    said_so = {name: value for name, value in form.items() if isinstance(value, str)}
+    what, asked = wanted(said_so), agreed(said_so)
     named = await asking.access(visit.daemon.ask, handle) if handle else None
     if named is None:
         return _gone(request, visit, handle)
     try:
-        done = await visit.daemon.deallocate(handle, asked.what, seen=asked.seen, hold_off=asked.hold_off, by=visit.who)
+        done = await visit.daemon.deallocate(handle, what, seen=asked.seen, hold_off=asked.hold_off, by=visit.who)
     except LicenseError as error:
         now = await asking.access(visit.daemon.ask, handle)
         if now is None:
             return _gone(request, visit, handle)
         return await _question(request, visit, now, f"Nothing was removed: {spelling.refusal(error)}.")
+    sentence = said(len(done.accesses), done.licenses, asked.hold_off)
+    return done_with(request, visit, done, sentence, _back(named))
+
+
+class Agreed(Struct, frozen=True):
+    """What a form agrees to: whom it showed, and for how many seconds the station gets nothing new."""
+
+    seen: tuple[int, ...]
+    hold_off: int
+
+
+def agreed(form: Mapping[str, str]) -> Agreed:
+    """Return what a form agrees to. Raises NotUnderstood."""
+    seen = tuple(number(text, MOST_CURSOR, "an ID") or 0 for text in form.get("seen", "").split())
+    if not seen or len(seen) > MOST_SEEN or not all(seen):
+        raise NotUnderstood("the form does not say whom it showed; open the page again")
+    return Agreed(seen, number(form.get("hold_off", "0"), LONGEST_HOLD_OFF, "a hold-off in seconds") or 0)
+
+
+def wanted(form: Mapping[str, str]) -> Literal["allocation", "access"]:
+    """Return what a form asks to be removed. Raises NotUnderstood."""
+    match form.get("what", ""):
+        case "allocation":
+            return "allocation"
+        case "access":
+            return "access"
+        case _:
+            raise NotUnderstood("choose what to remove: the allocation, or only this instance")
+
+
+def done_with(request: Request, visit: Visit, done: Deallocated, sentence: str, back: str) -> Response:
+    """Show what was removed."""
     removed = tuple(map(_removed_row, done.accesses[:SHOWN]))
     return render(
         request,
@@ -79,49 +112,26 @@ async def remove(request: Request, visit: Visit) -> Response:
         "removed.html",
         rows=removed,
         more=len(done.accesses) - len(removed),
-        said=said(len(done.accesses), done.licenses, asked.hold_off),
-        back=_back(named),
+        said=sentence,
+        back=back,
     )
 
 
-class Wish(Struct, frozen=True):
-    """What a form asks: what to remove, whom it showed, for how many seconds the station gets nothing new."""
-
-    what: Literal["allocation", "access"]
-    seen: tuple[int, ...]
-    hold_off: int
-
-
-def wish(form: Mapping[str, str]) -> Wish:
-    """Return what a form asks to be removed. Raises NotUnderstood."""
-    seen = tuple(number(text, MOST_CURSOR, "an ID") or 0 for text in form.get("seen", "").split())
-    if not seen or len(seen) > MOST_SEEN or not all(seen):
-        raise NotUnderstood("the form does not say whom it showed; open the page again")
-    what: Literal["allocation", "access"]
-    match form.get("what", ""):
-        case "allocation":
-            what = "allocation"
-        case "access":
-            what = "access"
-        case _:
-            raise NotUnderstood("choose what to remove: the allocation, or only this instance")
-    hold_off = number(form.get("hold_off", "0"), LONGEST_HOLD_OFF, "a hold-off in seconds") or 0
-    return Wish(what, seen, hold_off)
-
-
-def said(accesses: int, licenses: int, hold_off: int) -> str:
-    """Say what was freed."""
+def said(accesses: int, licenses: int, hold_off: int, products: str = "this product") -> str:
+    """Say what was freed, and of which products the PC gets nothing new."""
     removed = f"{spelling.counted(accesses, 'access was', 'accesses were')} removed"
     if licenses:
         freed = f"{spelling.counted(licenses, 'license is', 'licenses are')} available by that"
     else:
         freed = "no license became available by that"
-    held = f" Its PC gets no new license of this product for {spelling.period(hold_off)}." if hold_off else ""
+    held = f" Its PC gets no new license of {products} for {spelling.period(hold_off)}." if hold_off else ""
     return f"{removed}; {freed}.{held}"
 
 
 async def _question(request: Request, visit: Visit, named: AccessInfo, problem: str = "") -> Response:
     hit = await asking.instances(visit.daemon.ask, named) or (named,)
+    of_product = Chosen(named.container or None, named.firm_code, named.product_code)
+    counts = (await asking.licenses(visit.daemon.ask, of_product)).licenses if named.kind == HandleKind.ENTRY else ()
     first = rows.access_row(named)
     if not first.removable:
         problem = problem or f"A borrowed license cannot be removed: it is borrowed until {first.borrowed_until} UTC."
@@ -131,6 +141,7 @@ async def _question(request: Request, visit: Visit, named: AccessInfo, problem: 
         "removal.html",
         problem=problem,
         named=first,
+        product=rows.product_name(counts, named.product_code) if counts else first.target,
         instances=instances(len(hit)),
         rows=rows.access_rows(hit[:SHOWN]),
         more=max(len(hit) - SHOWN, 0),
@@ -154,7 +165,12 @@ def _removed_row(one: DeallocatedAccess) -> RemovedRow:
 
 def _gone(request: Request, visit: Visit, handle: int) -> Response:
     text = f"There is no access {handle} any more: its client has released it, or somebody else removed it."
-    return render(request, visit, "removed.html", rows=(), more=0, said=text, back="/licenses")
+    return nothing(request, visit, text, "/licenses")
+
+
+def nothing(request: Request, visit: Visit, text: str, back: str) -> Response:
+    """Say why nothing was removed."""
+    return render(request, visit, "removed.html", rows=(), more=0, said=text, back=back)
 
 
 def _back(named: AccessInfo) -> str:

@@ -14,6 +14,9 @@ from cmserverd.webadmin.sharing import Ask
 STREAM: Final = "/live"
 """Where a page hears that it is out of date."""
 
+LOG_STREAM: Final = "/live/log"
+"""Where a page about the log does."""
+
 
 def asker(request: Request, visit: Visit) -> Ask:
     """Return what asks the daemon for a page; pages that are open and made anew share its answers."""
@@ -24,6 +27,7 @@ def render(
     request: Request,
     visit: Visit,
     template: str,
+    status: int = 200,
     *,
     stream: str = "",
     **values: Any,
@@ -32,6 +36,7 @@ def render(
     query = request.url.query
     return visit.render(
         template,
+        status,
         layout="fragment.html" if _is_open(request) else "page.html",
         stream=stream,
         address=f"{request.url.path}?{query}" if query else request.url.path,
@@ -42,6 +47,11 @@ def render(
 def whole_stream(position: int) -> str:
     """Return where a page of everything, as it was at a position, hears of changes."""
     return with_query(STREAM, {"since": position})
+
+
+def log_stream(number: int) -> str:
+    """Return where a page of the log, up to the line of a number, hears of further ones."""
+    return with_query(LOG_STREAM, {"since": number})
 
 
 def product_stream(firm_code: int, product_code: int, position: int) -> str:

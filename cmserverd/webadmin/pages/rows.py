@@ -106,9 +106,7 @@ def _remarks(counts: LicenseCount) -> tuple[str, ...]:
 
 def access_row(access: AccessInfo) -> AccessRow:
     """Return an access as a row."""
-    ends = [access.valid_until] if access.valid_until is not None else []
-    if access.maximum_life:
-        ends.append(access.first_access + access.maximum_life)
+    ends = [end for end in (access.valid_until, access.life_until) if end is not None]
     return AccessRow(
         handle=access.handle,
         allocation=access.allocation,

@@ -12,14 +12,19 @@ from cmserverd.webadmin.guard import Visit
 from cmserverd.webadmin.pages import asking, rows, spelling
 from cmserverd.webadmin.pages.choosing import Chosen, chosen
 from cmserverd.webadmin.pages.rendering import asker, render, whole_stream
+from cmserverd.webadmin.people import Role
 from protocol.messages import AccessInfo
 from protocol.terms import HandleKind
 
 
 class SessionRow(Struct, frozen=True, gc=False):
-    """So many accesses of one client to one license in one mode."""
+    """So many accesses of one client to one license in one mode; `handle`, if not 0, is one by which all can go.
+
+    Only the first row of a client has it.
+    """
 
     id: str
+    handle: int
     client: str
     pid: int
     application: str
@@ -47,6 +52,7 @@ async def sessions(request: Request, visit: Visit) -> Response:
         stream=whole_stream(part.position),
         relevant=wanted.relevant,
         sessions=session_rows(part.accesses, names),
+        may_act=visit.may(Role.OPERATOR),
         next="" if part.next is None else wanted.address("/sessions", part.next),
         first=wanted.address("/sessions") if wanted.cursor else "",
         as_of=spelling.instant(part.time),
@@ -59,24 +65,30 @@ def session_rows(accesses: Iterable[AccessInfo], names: Mapping[tuple[str, int, 
     for one in accesses:
         key = (one.session, one.container, one.firm_code, one.item, one.mode, one.kind, one.client)
         alike.setdefault(key, []).append(one)
-    return tuple(_row(group, names) for _, group in sorted(alike.items(), key=lambda item: item[0][0]))
+    told = {0}  # what is borrowed is of no session
+    found = []
+    for key, group in sorted(alike.items(), key=lambda item: item[0][0]):
+        found.append(_row(group, names, first=key[0] not in told))
+        told.add(key[0])
+    return tuple(found)
 
 
-def _row(group: list[AccessInfo], names: Mapping[tuple[str, int, int], str]) -> SessionRow:
-    first = rows.access_row(group[0])
+def _row(group: list[AccessInfo], names: Mapping[tuple[str, int, int], str], *, first: bool) -> SessionRow:
+    shown = rows.access_row(group[0])
     entry = group[0].kind == HandleKind.ENTRY
-    name = spelling.shown(names.get((group[0].container, first.firm_code, group[0].item), ""))
+    name = spelling.shown(names.get((group[0].container, shown.firm_code, group[0].item), ""))
     return SessionRow(
-        id=f"{first.session}-{first.handle}",
-        client=first.client,
-        pid=first.pid,
-        application=first.application,
-        attached=first.attached,
-        container=first.container,
-        firm_item=str(first.firm_code) if first.firm_code else "",
-        product_item=f"{first.product_code} {name}".rstrip() if entry else first.target,
-        where=rows.details_path(group[0].container, first.firm_code, first.product_code) if entry else "",
-        mode=first.mode,
+        id=f"{shown.session}-{shown.handle}",
+        handle=shown.handle if first else 0,
+        client=shown.client,
+        pid=shown.pid,
+        application=shown.application,
+        attached=shown.attached,
+        container=shown.container,
+        firm_item=str(shown.firm_code) if shown.firm_code else "",
+        product_item=f"{shown.product_code} {name}".rstrip() if entry else shown.target,
+        where=rows.details_path(group[0].container, shown.firm_code, shown.product_code) if entry else "",
+        mode=shown.mode,
         accesses=len(group),
         last_access=spelling.instant(max(one.last_access for one in group)),
     )

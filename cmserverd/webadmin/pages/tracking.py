@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from cmserverd.webadmin.daemon import Daemon
 from cmserverd.webadmin.guard import Visit
-from cmserverd.webadmin.pages import rows, spelling
+from cmserverd.webadmin.pages import asking, rows, spelling
 from cmserverd.webadmin.pages.choosing import MOST_CURSOR, Chosen, NotUnderstood, chosen, number, with_query
 from cmserverd.webadmin.pages.rendering import render
 from protocol.tracking import TrackedFrom, TrackingEvent, TrackingLine, TrackingProof
@@ -38,8 +38,12 @@ _EVENTS: Final = {
     TrackingEvent.ACCESS: "access",
     TrackingEvent.RELEASE: "release",
     TrackingEvent.DENIAL: "denied",
+    TrackingEvent.BORROW: "borrowed",
+    TrackingEvent.RETURN: "returned",
 }
 """What the page shows, and how it calls it."""
+
+_FREEING: Final = (TrackingEvent.RELEASE, TrackingEvent.RETURN)
 
 _REASONS: Final = {
     "released": "given back by its client",
@@ -49,7 +53,16 @@ _REASONS: Final = {
     "administrator": "removed by an operator",
     "linger_over": "linger time over",
     "container_gone": "container unplugged",
+    "reprogrammed": "contents of the container changed",
+    "not_local": "license is for the server's own machine",
+    "superseded": "its program was started anew",
+    "maximum_life": "the time it was asked for was over",
     "expired": "license expired",
+    "usage_over": "usage period over",
+    "lent": "its license was borrowed",
+    "over": "the time it was borrowed for was over",
+    "refused": "the container did not write the loan down",
+    "unknown": "the container does not know the loan",
     "moved": "booked on another license",
     "relisted": "list of licenses changed",
 }
@@ -111,6 +124,8 @@ async def _page(request: Request, visit: Visit, proof: TrackingProof | None) -> 
         "firm_code": wanted.firm_code,
         "product_code": wanted.product_code,
     }
+    licenses, _ = await asking.all_licenses(visit.daemon.ask)
+    names = {(one.firm_code, one.product_code): one.text for one in licenses}
     following = None if found.next is None else f"{found.next.segment}.{found.next.lines}"
     return render(
         request,
@@ -120,7 +135,7 @@ async def _page(request: Request, visit: Visit, proof: TrackingProof | None) -> 
         text=text,
         since=spelling.instant(since)[:16] if since is not None else "",
         until=spelling.instant(until)[:16] if until is not None else "",
-        rows=tuple(map(tracking_row, found.lines)),
+        rows=tuple(tracking_row(one, names) for one in found.lines),
         next="" if following is None else with_query("/tracking", {**fields, "from": following}),
         first=with_query("/tracking", fields) if asked.get("from") else "",
         looked_until=spelling.instant(found.until),
@@ -168,23 +183,25 @@ def _words(line: TrackingLine) -> str:
     return "\n".join((*said, _EVENTS.get(TrackingEvent(line.event), ""))).casefold()
 
 
-def tracking_row(line: TrackingLine) -> TrackingRow:
-    """Return a line as a row."""
+def tracking_row(line: TrackingLine, names: Mapping[tuple[int, int], str]) -> TrackingRow:
+    """Return a line as a row; `names` has each product's by firm code and product code, where the line has none."""
     who = f"{line.address}({line.host} \\ {line.user})" if line.host or line.user or line.address else ""
-    name = f" {line.text}" if line.text else ""
+    denied = line.event == TrackingEvent.DENIAL
+    words = spelling.shown(line.reason.replace("_", " "))
+    name = line.text or names.get((line.firm_code, line.product_code), "")
     return TrackingRow(
         time=spelling.instant(line.time),
         event=_EVENTS.get(TrackingEvent(line.event), line.event),
-        product=spelling.shown(f"{line.firm_code}:{line.product_code}{name}") if line.firm_code else "",
+        product=spelling.shown(f"{line.firm_code}:{line.product_code} {name}".rstrip()) if line.firm_code else "",
         where=rows.details_path(line.container, line.firm_code, line.product_code) if line.container else "",
         container=spelling.shown(line.container),
         client=spelling.shown(who),
         pid=str(line.pid or ""),
         application=spelling.shown(line.application),
         mode=spelling.mode(line.mode),
-        units=f"{'-' if line.event == TrackingEvent.RELEASE else '+'}{line.units}" if line.units else "",
-        reason=_REASONS.get(line.reason, spelling.shown(line.reason.replace("_", " "))),
-        denied=line.event == TrackingEvent.DENIAL,
+        units=f"{'-' if line.event in _FREEING else '+'}{line.units}" if line.units else "",
+        reason="no license was free" if denied else _REASONS.get(line.reason, words),
+        denied=denied,
     )
 
 

@@ -13,6 +13,20 @@
   Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, element) =>
     !(name === "open" && element.localName === "details");
 
+  // What the reader has scrolled to stays where it is when rows come or go above it.
+  let kept = null;
+
+  function firstRowSeen() {
+    if (region.getBoundingClientRect().top >= 0) return null; // he is at the beginning, where what is new belongs
+    const row = [...region.querySelectorAll("tr[id]")].find((one) => one.getBoundingClientRect().top >= 0);
+    return row ? { id: row.id, top: row.getBoundingClientRect().top } : null;
+  }
+
+  function restore() {
+    const row = kept && document.getElementById(kept.id);
+    if (row) window.scrollBy(0, row.getBoundingClientRect().top - kept.top);
+  }
+
   function refresh() {
     htmx.trigger(region, "change");
   }
@@ -39,7 +53,11 @@
     }
   });
 
-  region.addEventListener("htmx:afterSwap", () => { root.dataset.live = "on"; });
+  region.addEventListener("htmx:beforeSwap", () => { kept = firstRowSeen(); });
+  region.addEventListener("htmx:afterSwap", () => {
+    root.dataset.live = "on";
+    restore();
+  });
   region.addEventListener("htmx:sendError", () => { root.dataset.live = "off"; });
   region.addEventListener("htmx:responseError", () => { root.dataset.live = "off"; });
 

@@ -1,0 +1,1 @@
+"""The alerts for Prometheus, as its own tool sees them."""
