@@ -14,10 +14,11 @@ from typing import Final
 
 import apsw
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """The version of the file's format. A program reads those up to its own, and makes an older one its own.
 
 2: the usage of what was dropped is kept; licenses are borrowed, and containers vouch for the history.
+3: by how much license time was set back is told; an access may be on its way to become a loan.
 """
 
 APPLICATION: Final = 0x636D7372

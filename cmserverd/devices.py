@@ -6,7 +6,8 @@ A dongle is slow and answers one at a time. So what is asked of it is asked in a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Final, Protocol, TypeVar
 
 import trio
@@ -111,6 +112,22 @@ class Devices:
         self.trust = trust
         self.wear = Wear(trio.current_time)
         self._open: dict[ContainerId, OpenDevice] = {}
+        self._lending: dict[bytes, trio.Event] = {}
+
+    @asynccontextmanager
+    async def alone(self, loan: bytes) -> AsyncGenerator[None]:
+        """Wait until nobody else is lending with this id, and be the only one until the end of the block.
+
+        What is charged and reserved for a request would be wrong as soon as another one with its id, which was decided
+        on before, comes to nothing.
+        """
+        while (over := self._lending.get(loan)) is not None:
+            await over.wait()
+        self._lending[loan] = trio.Event()
+        try:
+            yield
+        finally:
+            self._lending.pop(loan).set()
 
     def believe(self, trust: Trust) -> None:
         """Believe others from now on: every container is read anew at its driver's next look."""

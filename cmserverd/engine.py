@@ -147,7 +147,7 @@ class Engine:
         With `lingers`, its license may linger: it did so before the access took it up, or others had it too.
         """
         now = self.clock.now()
-        self._pass(now, held.session.id, None, rules.revoke(held, now, lingers))
+        self._pass(now, held.session.id, None, rules.revoke(self.table, held, now, lingers))
 
     def use(self, session: Session, request: messages.Info) -> Access:
         """Note a use of a handle, unless records are `full`, and return what it refers to. Raises Refused."""
@@ -235,12 +235,12 @@ class Engine:
     def clean_up(self, session: Session, overdue: list[Access]) -> None:
         """End these accesses of a session that has been silent for their cleanup time."""
         now = self.clock.now()
-        self._pass(now, session.id, None, rules.clean_up(overdue, now))
+        self._pass(now, session.id, None, rules.clean_up(self.table, overdue, now))
 
     def close(self, session: Session) -> None:
         """End a session and all it holds."""
         now = self.clock.now()
-        self._pass(now, session.id, None, rules.close(session, now))
+        self._pass(now, session.id, None, rules.close(self.table, session, now))
 
     # containers
 

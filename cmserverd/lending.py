@@ -36,23 +36,26 @@ async def borrow(engine: Engine, devices: Devices, session: Session, request: m.
     """Lend a session's client a license, or for longer. Raises Refused: 232 if its clock is not right."""
     _check_clock(request.time, engine.clock.now())
     _check_id(request.id)
-    charge = engine.writes(request) / engine.limits.borrow_per_address
-    devices.wear.take(session.address, charge)
-    writing: _Writing | None = None
-    try:
-        lending = engine.borrow(session, request)
-        writing = _writing(engine, lending, session.station)
-        return await _write(engine, devices, lending, writing, session.address)
-    finally:
-        if writing is None or not writing.written:
-            devices.wear.give_back(session.address, charge)
+    async with devices.alone(request.id):
+        address = session.address  # as it is now: the session may be taken over from elsewhere meanwhile
+        charge = engine.writes(request) / engine.limits.borrow_per_address
+        devices.wear.take(address, charge)
+        writing: _Writing | None = None
+        try:
+            lending = engine.borrow(session, request)
+            writing = _writing(engine, lending, session.station)
+            return await _write(engine, devices, lending, writing, address)
+        finally:
+            if writing is None or not writing.written:
+                devices.wear.give_back(address, charge)
 
 
 async def lend(engine: Engine, devices: Devices, request: m.Lend, by: str) -> m.Borrowed:
     """Lend a license to somebody who asked in a file. Raises Refused. `by` is the operator's address."""
     _check_id(request.id)
-    lending = engine.lend(request, by)
-    return await _write(engine, devices, lending, _writing(engine, lending, request.station), OWN)
+    async with devices.alone(request.id):
+        lending = engine.lend(request, by)
+        return await _write(engine, devices, lending, _writing(engine, lending, request.station), OWN)
 
 
 async def give_back(engine: Engine, devices: Devices, request: m.GiveBack, asker: str, by: str) -> m.GivenBack:

@@ -11,7 +11,7 @@ import structlog
 from cmserverd.core.refusal import Refused
 from cmserverd.devices import Devices, OpenDevice
 from cmserverd.engine import Engine
-from drivers import driver, image, request, update
+from drivers import driver, presence, request, update
 from drivers.container import ContainerId, container_id
 from drivers.driver import Device
 from drivers.image import Image
@@ -138,6 +138,6 @@ class _Application:
         except (driver.Refused, driver.Unsupported):
             self.certain = True  # it has what it had
             raise
-        read, floor = image.parse(device.read(), self._trust), device.time(0)
+        read, floor = presence.read(device, self._trust), device.time(0)
         self.certain = True
         return read, floor

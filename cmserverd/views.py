@@ -69,8 +69,8 @@ def handle_info(table: Table, held: Access, now: int) -> m.HandleInfo:
         return m.HandleInfo(
             handle=held.handle,
             kind=HandleKind.ENTRY,
-            first_access=held.first,
-            last_access=held.last,
+            first_access=table.elapsed.was(held.first),
+            last_access=table.elapsed.was(held.last),
             mode=target.mode,
             allocation=target.id,
             firm_code=counted.id.firm_code,
@@ -126,7 +126,7 @@ def access_page(
         else:
             counted = table.licenses.get(one.license)
             if _wants_loan(request, one, counted) and (local or (counted and visible(counted.item, local=False))):
-                rows.append(_loan(one, counted))
+                rows.append(_loan(one, counted, now))
                 size += _size(one.client or _NOBODY)
         if len(rows) == request.limit or size > PAGE_BYTES:
             break
@@ -295,8 +295,9 @@ def _access(table: Table, held: Access) -> m.AccessInfo:
     )
 
 
-def _loan(loan: Lent, counted: License | None) -> m.AccessInfo:
+def _loan(loan: Lent, counted: License | None, now: int) -> m.AccessInfo:
     client = loan.client or _NOBODY
+    first = min(loan.first, now)  # license time may have been set back since
     return m.AccessInfo(
         handle=loan.number,
         allocation=0,
@@ -314,8 +315,8 @@ def _loan(loan: Lent, counted: License | None) -> m.AccessInfo:
         application=client.application,
         session=0,
         station=_station(loan.station) if loan.station else "",
-        first_access=loan.first,
-        last_access=loan.first,
+        first_access=first,
+        last_access=first,
         attached=True,
         valid_until=loan.end,
         borrowed_until=loan.end,

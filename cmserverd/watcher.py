@@ -8,7 +8,6 @@ it raises hurts its own containers, and neither the others nor the clients.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -21,9 +20,9 @@ from msgspec import Struct
 from cmserverd.absences import Absences
 from cmserverd.devices import Devices, OpenDevice, is_believed
 from cmserverd.engine import Engine
-from drivers import image, statement
+from drivers import presence
 from drivers.container import Container
-from drivers.driver import Device, Dongle, Driver, DriverError, Empty, Faulty, Hotplug, Purpose, Vanished
+from drivers.driver import Device, Dongle, Driver, DriverError, Empty, Faulty, Hotplug, Vanished
 from drivers.image import Image
 from drivers.trust import Trust
 
@@ -304,17 +303,17 @@ class Watcher:
 
 def _read(device: Device, trust: Trust, now: int) -> tuple[Image, int]:
     """Return what a device holds, once it has proven to be what it says, and the license time that it knows of."""
-    read = image.parse(device.read(), trust)
-    return read, _prove(read, now, device)
+    read = presence.read(device, trust)
+    return read, _told(read, now, device)
 
 
 def _prove(read: Image, now: int, device: Device) -> int:
-    """Have a container that has a key sign a nonce, which a copy of its image cannot; return the license time it knows.
+    """Have a container that has a key prove that it is there; return the license time it knows.
 
-    It keeps `now` as that, unless it is 0. Raises DriverError.
+    It keeps `now` as that, unless it is 0. What was `read` may be older than what it holds. Raises DriverError.
     """
     if read.owner.key_algorithm:
-        device.sign(Purpose.PRESENCE, os.urandom(statement.NONCE_LENGTH))
+        presence.prove(device)
     return _told(read, now, device)
 
 

@@ -145,6 +145,7 @@ class CmcDevice(ChipDevice):
         try:
             status, answer = self._chip.answer(command, payload)
         except OSError as error:
+            self.close()  # what of a change is in the file shows to whoever opens it next
             raise _meaning(error, self._dongle) from error
         wire.check_status(command, status)
         return answer

@@ -32,7 +32,7 @@ RECEIPTS: Final = 64
 
 _WHOLE: Final = b"cmstate\x00\x01"
 _CHANGE: Final = b"cmchange\x00\x01"
-"""Tell a whole state, and a change, from all else that a container signs."""
+"""Tell a whole state, and a change, from all else that is signed; of a change the signature before it is next."""
 _HEAD: Final = Layout("<QqHHHH32sq")
 _ITEM: Final = Layout("<IIIq")
 _LOAN: Final = Layout("<16sIIIq32s")
@@ -149,9 +149,11 @@ def decode(octets: bytes, owner: Owner) -> State:
 
 def _records(octets: bytes, owner: Owner) -> list[_Record]:
     cursor = Cursor(octets, "the state")
-    records = [_Record(decode_whole(_taken(cursor), owner), ())]
+    taken = _taken(cursor)
+    records = [_Record(decode_whole(taken, owner), ())]
     while not cursor.done:
-        change = _decode_record(_taken(cursor), owner, _CHANGE)
+        signature, taken = taken[-_CHECKSUM.size - keys.SIGNATURE_LENGTH : -_CHECKSUM.size], _taken(cursor)
+        change = _decode_record(taken, owner, _CHANGE + signature)
         before, after = records[-1].state.sequence, change.state.sequence
         if after != before + 1:
             msg = f"The image is damaged: state {after} comes after state {before}."

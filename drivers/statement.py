@@ -101,6 +101,11 @@ def counts(signed: Signed) -> Counts:
     return Counts(units, None if left == NO_COUNTER else left, start)
 
 
+def sequence(signed: Signed) -> int:
+    """Return the number of the container's state that a statement for presence, once it is checked, says."""
+    return int.from_bytes(signed.message[-_TAILS[Purpose.PRESENCE] :], "little")
+
+
 def borrow_body(loan: bytes, station: bytes) -> bytes:
     """Return what is asked for borrow: a certificate of the loan with this id (16 bytes), for a station.
 

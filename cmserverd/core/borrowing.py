@@ -209,13 +209,12 @@ def _unless_too_many(table: Table, address: str, request: Borrow | Lend, limits:
     an operator lent is his.
     """
     host = host_of(address)
-    out = [loan.address for loan in table.lent.values()]
-    out += [
-        table.accesses[handle].session.address
-        for handle, becoming in table.converting.items()
-        if becoming.loan != request.id
-    ]
-    if sum(host_of(one) == host for one in out) >= limits.borrow_per_address:
+    becoming = sum(
+        host_of(table.accesses[handle].session.address) == host
+        for handle, conversion in table.converting.items()
+        if conversion.loan != request.id
+    )
+    if table.borrowers.get(host, 0) + becoming >= limits.borrow_per_address:
         most = limits.borrow_per_address
         raise Refused(
             ErrorNumber.BORROW_FAILED,

@@ -59,7 +59,7 @@ def advance(table: Table, now: int, most: int) -> Rule[bool]:
     for until, _, held in table.lives[:most]:
         if until > elapsed:
             break
-        yield let_go(held, EndCause.MAXIMUM_LIFE, now)  # who says when he goes goes as others do: it may linger
+        yield let_go(table, held, EndCause.MAXIMUM_LIFE, now)  # who says when he goes goes as others do: it may linger
         most -= 1
     refuges = Refuges(table, {}, now)
     for _, _, counted in list(islice(takewhile(lambda entry: entry[0] <= now, table.expiries), most)):

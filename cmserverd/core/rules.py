@@ -83,7 +83,7 @@ def access(table: Table, session: Session, request: AccessRequest, now: int, lim
     if step is None:
         # An application that crashes and is started again gets its license (decision 12).
         for handle in ghosts.in_the_way(table, session, product, request.mode, want, now):
-            yield let_go(table.accesses[handle], EndCause.SUPERSEDED, now)
+            yield let_go(table, table.accesses[handle], EndCause.SUPERSEDED, now)
         step = _grant(table, session, product, request.mode, want, request.key, now)
         if step is None:
             raise no_license(table, session, request.firm_code, request.product_code, want, request.mode, now)
@@ -96,7 +96,7 @@ def access(table: Table, session: Session, request: AccessRequest, now: int, lim
 def _grant(
     table: Table, session: Session, product: Product, mode: AccessMode, want: Want, key: bytes, now: int
 ) -> c.Allocated | c.Joined | None:
-    """Decide on which license an access is booked, or None.
+    """Decide on which license an access is booked, or None. Raises Refused with 64 if just that is becoming a loan.
 
     In two passes over all licenses: first whether the station can join what it has, only then where a unit is free.
     One pass would let two instances of one station land in two containers and take two units. Of what lingers for the
@@ -107,16 +107,26 @@ def _grant(
         if holding.exclusives or (mode is EXCLUSIVE and holding.accesses):
             return None
         if mode is STATION_SHARE:
+            leaves = False
             for share in holding.shares:
                 counted = share.license
                 if can_join(counted, mode, want, session.local, now):
-                    return c.Joined(table.next_handle, session.id, key, counted.id, share.id, now, want)
+                    if not table.converting or not _taken_along(table, share):
+                        return c.Joined(table.next_handle, session.id, key, counted.id, share.id, now, want)
+                    leaves = True
+            if leaves:  # a second share would be one too many if the container refuses the loan
+                raise Refused(ErrorNumber.BOX_BUSY, "the station's license is being taken along just now")
         if holding.lingering and (left := left_for(holding, mode, want, session.local, now)):
             return c.Joined(table.next_handle, session.id, key, left.license.id, left.id, now, want)
     free = _free_license(product, mode, want, session.local, now)
     if free is None:
         return None
     return c.Allocated(table.next_handle, session.id, key, free.id, table.next_allocation, mode, now, want)
+
+
+def _taken_along(table: Table, share: Allocation) -> bool:
+    """Whether a share's only access is becoming a loan, which takes its unit."""
+    return len(share.accesses) == 1 and not table.converting.keys().isdisjoint(share.accesses)
 
 
 def _free_license(product: Product, mode: AccessMode, want: Want, local: bool, now: int) -> License | None:
@@ -243,13 +253,19 @@ def held_by(table: Table, session: Session, handle: int) -> Access:
 
 
 def release(table: Table, session: Session, handle: int, now: int) -> Rule[None]:
-    """Give a handle back; the license is free, or lingers, when its last access is released."""
-    yield let_go(held_by(table, session, handle), None, now)
+    """Give a handle back; the license is free, or lingers, when its last access is released.
+
+    Raises Refused: 64 while it is becoming a loan, which needs its unit, so that nobody else may get that.
+    """
+    held = held_by(table, session, handle)
+    if handle in table.converting:
+        raise Refused(ErrorNumber.BOX_BUSY, "the access is being taken along just now")
+    yield let_go(table, held, None, now)
 
 
-def revoke(held: Access, now: int, lingers: bool) -> Rule[None]:
+def revoke(table: Table, held: Access, now: int, lingers: bool) -> Rule[None]:
     """Take a handle back that its client was never told of: its key is free again. Nothing lingers that nobody had."""
-    yield let_go(held, None, now) if lingers else end(held, None)
+    yield let_go(table, held, None, now) if lingers else end(held, None)
 
 
 def use(table: Table, session: Session, handle: int, now: int) -> Rule[Access]:
@@ -268,12 +284,12 @@ def end(held: Access, cause: EndCause | None) -> c.Left | c.Freed:
     return c.Left(held.handle, held.session.id, cause)
 
 
-def let_go(held: Access, cause: EndCause | None, now: int) -> c.Left | c.Freed | c.Lingering:
+def let_go(table: Table, held: Access, cause: EndCause | None, now: int) -> c.Left | c.Freed | c.Lingering:
     """Return the change that ends an access whose client let go of it, or is no more: its license may linger."""
     target = held.target
     if isinstance(target, Allocation):
         linger = target.license.item.linger
-        if linger and len(target.accesses) == 1 and lingers(target, held.want):
+        if linger and len(target.accesses) == 1 and lingers(table, target, held):
             return c.Lingering(held.handle, held.session.id, now + linger, cause)
     return end(held, cause)
 
@@ -298,10 +314,10 @@ def detach(session: Session, closed: bool) -> Rule[None]:
         yield c.Detached(session.id, closed)
 
 
-def clean_up(overdue: list[Access], now: int) -> Rule[None]:
+def clean_up(table: Table, overdue: list[Access], now: int) -> Rule[None]:
     """End accesses whose client has been silent for as long as they were to outlive that; their session lives on."""
     for held in overdue:
-        yield let_go(held, EndCause.SILENT, now)
+        yield let_go(table, held, EndCause.SILENT, now)
 
 
 def resume(table: Table, token_hash: bytes, address: str, local: bool) -> Rule[Session]:
@@ -319,8 +335,8 @@ def resume(table: Table, token_hash: bytes, address: str, local: bool) -> Rule[S
     return session
 
 
-def close(session: Session, now: int) -> Rule[None]:
+def close(table: Table, session: Session, now: int) -> Rule[None]:
     """End a session and all it holds."""
     for held in list(session.accesses.values()):
-        yield let_go(held, None, now)
+        yield let_go(table, held, None, now)
     yield c.Closed(session.id)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 
 from cmserverd.core import changes as c
+from cmserverd.core.hosts import host_of
 from cmserverd.core.terms import (
     KnownContainer,
     Lent,
@@ -36,10 +37,21 @@ class Stock:
     `expiries` and `returns` are sorted: the license or loan whose time is over next comes first. So are the `expired`,
     the licenses whose end was seen to: if license time is set back, those that are not over after all are the last.
     `lent` has the loans by name, in the order of their numbers, and `out` how many licenses are with borrowers, of
-    those too that are gone.
+    those too that are gone. `borrowers` has how many loans count for each host.
     """
 
-    __slots__ = ("containers", "expired", "expiries", "lent", "licenses", "next_license", "out", "products", "returns")
+    __slots__ = (
+        "borrowers",
+        "containers",
+        "expired",
+        "expiries",
+        "lent",
+        "licenses",
+        "next_license",
+        "out",
+        "products",
+        "returns",
+    )
 
     def __init__(self) -> None:
         self.containers: dict[ContainerId, KnownContainer] = {}
@@ -49,6 +61,7 @@ class Stock:
         self.expired: list[LicenseEnd] = []
         self.lent: dict[LoanName, Lent] = {}
         self.out: dict[LicenseId, int] = {}
+        self.borrowers: dict[str, int] = {}
         self.returns: list[LoanOver] = []
         self.next_license = 1
 
@@ -143,17 +156,21 @@ class Stock:
                 change.at,
             )
             self._count_out(loan, loan.quantity)
+            self._count_borrower(loan, 1)
         else:
             assert (loan.license, loan.number, loan.quantity) == (change.license, change.number, change.quantity)
             self._forget_return(loan)
+            self._count_borrower(loan, -1)
             loan.end = change.end
             loan.station, loan.client, loan.address = change.station, change.client, change.address
+            self._count_borrower(loan, 1)
         insort(self.returns, (loan.until, loan.number, loan))
 
     def _returned(self, change: c.Returned) -> None:
         loan = self.lent.pop((change.container, change.id))
         self._forget_return(loan)
         self._count_out(loan, -loan.quantity)
+        self._count_borrower(loan, -1)
 
     def _forget_return(self, loan: Lent) -> None:
         del self.returns[bisect_left(self.returns, (loan.until, loan.number))]
@@ -166,6 +183,12 @@ class Stock:
         if counted is not None:
             counted.lent += by
             counted.used += by
+
+    def _count_borrower(self, loan: Lent, by: int) -> None:
+        host = host_of(loan.address)
+        loans = self.borrowers.pop(host, 0) + by
+        if loans:
+            self.borrowers[host] = loans
 
     def _new_license(self, license_id: LicenseId, turn: tuple[int, int, int], item: ProductItem) -> License:
         codes = (license_id.firm_code, item.product_code)

@@ -20,8 +20,8 @@ from drivers.chip.contents import Contents, Malformed, Product
 from drivers.chip.flash import FIXED_LIMIT, Flash
 from drivers.chip.loans import given_back, lent, standing
 from drivers.chip.log import Full, Log
-from drivers.chip.seal import Seal
-from drivers.chip.state import NO_NONCE, Loan, Receipt, State, Used, latest
+from drivers.chip.seal import TAIL, Seal
+from drivers.chip.state import NO_NONCE, Loan, Receipt, State, Used, latest, size
 from drivers.chip.status import (
     ALREADY_MADE,
     BAD_REQUEST,
@@ -133,15 +133,35 @@ class Chip(Memory):
     """
 
     def __init__(self, flash: Flash, private: bytes, random: Callable[[int], bytes] = os.urandom) -> None:
-        self._banks = Banks(flash)
+        self._flash = flash
+        self._private = private
+        self._key = Ed25519PrivateKey.from_private_bytes(private)
+        self._random = random
+        self._start()
+
+    def _start(self) -> None:
+        """Take what the flash holds, and nothing else, for what the container is."""
+        self._banks = Banks(self._flash)
         try:
             self._contents = Contents(self._banks.fixed)
         except Malformed:
             raise Damaged from None
-        self._key = Ed25519PrivateKey.from_private_bytes(private)
-        self._log = Log(self._banks, Seal(self._contents.owner, private))
-        self._random = random
+        self._log = Log(self._banks, Seal(self._contents.owner, self._private))
         self._update = b""
+        self._certain = True
+
+    def answer(self, command: int, payload: bytes) -> Answer:
+        """Return status and payload of the reply.
+
+        Raises what the flash raises. Then nobody knows what of a change is in it: it starts anew before it answers
+        anything else, or it would build on what is not there, or deny what is.
+        """
+        if not self._certain:
+            self._start()
+        self._certain = False
+        answered = super().answer(command, payload)
+        self._certain = True
+        return answered
 
     @property
     def image(self) -> bytes:
@@ -310,13 +330,13 @@ class Chip(Memory):
         if fixed is None:
             self._commit(state)
             return
-        if len(fixed) > FIXED_LIMIT:
+        contents = Contents(fixed)
+        needed = size(len(state.used.keys() | contents.counted), len(state.loans)) + TAIL
+        # Without loans, who makes the items may have more of them than are ever used.
+        if len(fixed) > FIXED_LIMIT or (state.loans and needed > contents.state_limit):
             raise No(NO_ROOM)
-        try:
-            self._log.replace(fixed, state)
-        except Full:
-            raise No(NO_ROOM) from None
-        self._contents = Contents(fixed)
+        self._log.replace(fixed, state)
+        self._contents = contents
 
     def _time(self, time: int) -> bytes:
         floor = self._later(time)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from drivers.chip.banks import Banks, Damaged
 from drivers.chip.flash import ERASED, SECTOR, Layout
-from drivers.chip.seal import CHANGE, TAIL, WHOLE, Seal
+from drivers.chip.seal import TAIL, WHOLE, Seal, after
 from drivers.chip.state import HEAD_LENGTH, State, change_record, changed, length_of, size_of, whole_record
 
 _NOTHING = State(sequence=0, floor=0)
@@ -24,10 +24,14 @@ class Full(Exception):
 
 
 class _Found(NamedTuple):
-    """What a slot says: the first sequence number in it, its state after the last change, and how long that is."""
+    """What a slot says: the first sequence number in it, its state after the last change, and how long that is.
+
+    `following` is what is before what is signed of the next change.
+    """
 
     begun: int
     state: State
+    following: bytes
     length: int
     erased_behind: bool
 
@@ -43,7 +47,9 @@ class Log:
         if not found:
             raise Damaged
         # A slot is only begun when the other one is left: the one that was begun last counts, however short it is.
-        (_, self.state, self._end, self._can_add), self._which = max(found, key=lambda each: each[0].begun)
+        (_, self.state, self._following, self._end, self._can_add), self._which = max(
+            found, key=lambda each: each[0].begun
+        )
 
     @property
     def image(self) -> bytes:
@@ -52,38 +58,38 @@ class Log:
             return self._banks.slot(0) + self._banks.slot(1)
         return self._banks.slot(self._which)[: self._end]
 
-    def put(self, after: State) -> None:
+    def put(self, state: State) -> None:
         """Make this the state. Raises Full."""
         layout = self._banks.layout
-        _check_room(after, layout)
-        record = change_record(self.state, after)
+        _check_room(state, layout)
+        record = change_record(self.state, state)
         end = self._end + len(record) + TAIL
-        adding, self._can_add = self._can_add and end <= layout.slot_length, False
-        # If the write fails, nobody knows what is behind, or in the other slot: the next one begins that anew.
-        if adding:
-            self._banks.add_to_slot(self._which, self._end, self._seal.put(CHANGE, record))
+        if self._can_add and end <= layout.slot_length:
+            sealed = self._seal.put(self._following, record)
+            self._banks.add_to_slot(self._which, self._end, sealed)
         else:
-            sealed = whole(after, layout, self._seal)
+            sealed = whole(state, layout, self._seal)
             self._banks.write_slot(1 - self._which, sealed)
             self._which, end = 1 - self._which, len(sealed)
-        self.state, self._end, self._can_add = after, end, True
+        self.state, self._following, self._end, self._can_add = state, after(sealed), end, True
 
-    def replace(self, fixed: bytes, after: State) -> None:
+    def replace(self, fixed: bytes, state: State) -> None:
         """Put another image in the place of this one, with this state. Raises Full."""
-        sealed = whole(after, self._banks.layout, self._seal)
+        sealed = whole(state, self._banks.layout, self._seal)
         self._banks.replace(fixed, sealed)
-        self._which, self._end, self._can_add, self.state = 0, len(sealed), True, after
+        self._which, self._end, self._can_add = 0, len(sealed), True
+        self.state, self._following = state, after(sealed)
 
 
-def whole(after: State, layout: Layout, seal: Seal) -> bytes:
+def whole(state: State, layout: Layout, seal: Seal) -> bytes:
     """Return the state as a slot begins with it. Raises Full."""
-    _check_room(after, layout)
-    record = whole_record(after)
+    _check_room(state, layout)
+    record = whole_record(state)
     return seal.put(WHOLE, record.ljust(layout.whole_limit - TAIL, b"\0") if layout.padded else record)
 
 
-def _check_room(after: State, layout: Layout) -> None:
-    if size_of(after) + TAIL > layout.whole_limit:
+def _check_room(state: State, layout: Layout) -> None:
+    if size_of(state) + TAIL > layout.whole_limit:
         raise Full
 
 
@@ -94,13 +100,12 @@ def _read(slot: bytes, layout: Layout, seal: Seal) -> _Found | None:
         return None
     found = changed(_NOTHING, slot[:end])
     begun = found.sequence
-    while (after := _end(slot, end)) <= len(slot) and seal.holds(CHANGE, slot[end:after]):
-        following = changed(found, slot[end:after])
-        if following.sequence != found.sequence + 1:  # of an earlier life of the slot
-            break
-        found, end = following, after
+    following = after(slot[:end])
+    # A change that an earlier life of the slot left there followed another record.
+    while (next_end := _end(slot, end)) <= len(slot) and seal.holds(following, change := slot[end:next_end]):
+        found, following, end = changed(found, change), after(change), next_end
     behind = slot[end : end + -end % SECTOR]
-    return _Found(begun, found, end, erased_behind=behind == ERASED * len(behind))
+    return _Found(begun, found, following, end, erased_behind=behind == ERASED * len(behind))
 
 
 def _end(slot: bytes, at: int) -> int:

@@ -10,12 +10,21 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 WHOLE: Final = b"cmstate\x00\x01"
-CHANGE: Final = b"cmchange\x00\x01"
-"""Before what is signed: a change is never taken for a whole state."""
+"""Before what is signed of a whole state; of a change there is `after`."""
 TAIL: Final = 1 + 64 + 4
 """Bytes of a seal: the algorithm, the signature, the checksum."""
 
+_CHANGE: Final = b"cmchange\x00\x01"
 _ED25519: Final = b"\x01"
+
+
+def after(sealed: bytes) -> bytes:
+    """Return what is before what is signed of a change that follows this record, and no other.
+
+    So a change is never taken for a whole state, and of two futures of one state, which a copied flash may have had,
+    nobody can make a third one.
+    """
+    return _CHANGE + sealed[-68:-4]
 
 
 class Seal:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from cmserverd.core.hosts import host_of
 from cmserverd.core.table import REMEMBERED_ENDINGS, Table
 from cmserverd.core.terms import Access, Allocation, License, LicenseId, SessionState
 from protocol.terms import AccessMode, HandleKind
@@ -112,6 +113,7 @@ def _check_loans(table: Table) -> None:
     ends = {loan.number: loan.until for loan in table.lent.values()}
     assert [(until, number) for until, number, _ in table.returns] == sorted((end, no) for no, end in ends.items())
     assert all(table.lent[loan.name] is loan and loan.number == number for _, number, loan in table.returns)
+    assert table.borrowers == Counter(host_of(loan.address) for loan in table.lent.values())
     numbers = [loan.number for loan in table.lent.values()]
     assert numbers == sorted(set(numbers))
     assert not table.accesses.keys() & set(numbers)

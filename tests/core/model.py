@@ -333,15 +333,22 @@ class Model:
         """Return where a request is booked if this is taken: any of the own shares, what lingers, or one free entry."""
         if self.conflict(request, client, taken.holds):
             return []
-        return (
-            self.joinable(request, client, taken.holds)
-            or [left.entry for left in self.left_over(request, client, taken.lefts)][-1:]
-            or [
-                entry
-                for entry in self.entries(request.firm_code, request.product_code)
-                if self.obstacle(entry, request, client) is None and self.free(entry, request.mode, taken)
-            ][:1]
-        )
+        if shares := self.joinable(request, client, taken.holds):
+            return [entry for entry in shares if not self.taken_along(entry, client.station)]
+        return [left.entry for left in self.left_over(request, client, taken.lefts)][-1:] or [
+            entry
+            for entry in self.entries(request.firm_code, request.product_code)
+            if self.obstacle(entry, request, client) is None and self.free(entry, request.mode, taken)
+        ][:1]
+
+    def taken_along(self, entry: Entry, station: Station) -> bool:
+        """Whether all that a station shares of an entry is one access that is becoming a loan."""
+        mates = [
+            hold.handle
+            for hold in self.holds
+            if (hold.entry, hold.client.station, hold.request.mode) == (entry, station, AccessMode.STATION_SHARE)
+        ]
+        return len(mates) == 1 and mates[0] in self.converting
 
     # asking for an access
 
@@ -369,6 +376,9 @@ class Model:
             return self.reference_refusal(request)
         if self.held_back(client, request):
             return ErrorNumber.ACCESS_DENIED, None, ()
+        shares = self.joinable(request, client, self.holds)
+        if shares and all(self.taken_along(entry, client.station) for entry in shares):
+            return ErrorNumber.BOX_BUSY, None, ()
         if self.places(request, client, self.taken) or self.ghosts_help(client, request):
             return None
         return self.entry_refusal(client, request)
@@ -469,6 +479,7 @@ class Model:
             and self.options(hold.entry).linger
             and self.takes(hold.entry, hold.request.mode)
             and not hold.request.ignore_linger
+            and hold.handle not in self.converting
             and not any(self._share(one, hold) and one.client.station == hold.client.station for one in taken.holds)
         ):
             until = self.now + self.options(hold.entry).linger

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from cmserverd import views
-from cmserverd.core import history
+from cmserverd.core import borrowing, history
 from cmserverd.core.refusal import Refused
 from cmserverd.core.rules import Limits
 from cmserverd.core.terms import Lent
@@ -18,7 +18,7 @@ from protocol import messages as m
 from protocol.errors import ErrorNumber
 from protocol.messages import EndCause
 from protocol.terms import Client, HandleKind, Station
-from tests.core.replay import Kept
+from tests.core.replay import Kept, replayed
 from tests.core.scene import FIRM, NO_USER_LIMIT, START, STATION_SHARE, USER_LIMIT, Scene, container, item, place
 
 BOX = ContainerId("3-1")
@@ -202,10 +202,76 @@ def test_what_the_container_has_written_down_is_out_whoever_took_the_license_mea
     session = scene.session()
     held = scene.access(session)
     lending = scene.engine.borrow(session, scene.loan(handle=held.handle))
-    scene.release(held)
+    scene.engine.deallocate(held.handle, alone=True, seen=frozenset(), hold_off=0)
     other = scene.access(scene.session("other"))
     scene.engine.lent(lending, lending.loan.end)
     assert (scene.gone(other).cause, scene.used()) == (EndCause.LENT, 1)
+
+
+def test_an_access_that_becomes_a_loan_is_not_given_back_meanwhile() -> None:
+    """Somebody else would get its license, and lose it to the loan; if the container refuses that, it is as before."""
+    scene = Scene(container(lendable(quantity=1)))
+    session = scene.session()
+    held = scene.access(session)
+    lending = scene.engine.borrow(session, scene.loan(handle=held.handle))
+    with pytest.raises(Refused, match="being taken along") as refusal:
+        scene.engine.release(session, m.Release(held.handle))
+    assert refusal.value.number is ErrorNumber.BOX_BUSY
+    assert scene.refused(scene.session("other")).number is ErrorNumber.NO_MORE_LICENSES
+    scene.engine.not_lent(lending)
+    scene.release(held)
+    assert scene.used() == 0
+
+
+def test_nobody_joins_a_share_that_becomes_a_loan() -> None:
+    """He would keep the license that the loan takes, and somebody else lose his. What else the station has he joins."""
+    scene = Scene(container(lendable(quantity=3, feature_map=1), lendable(2, 1, feature_map=2)))
+    session = scene.session()
+    held = scene.access(session, STATION_SHARE, feature_code=1)
+    others = [scene.access(scene.session(name)) for name in ("a", "b")]
+    lending = scene.engine.borrow(session, scene.loan(handle=held.handle))
+    refused = scene.refused(session, STATION_SHARE)
+    assert (refused.number, "being taken along" in str(refused)) == (ErrorNumber.BOX_BUSY, True)
+    second = scene.access(session, STATION_SHARE, feature_code=2)
+    assert scene.access(session, STATION_SHARE).target is second.target
+    scene.engine.lent(lending, lending.loan.end)
+    assert [scene.use(one.session, one.handle) for one in others] == others
+    assert (scene.used(), scene.license().lent) == (3, 1)
+
+
+@pytest.mark.parametrize("how", ["closed", "silent", "over", "superseded"])
+def test_nothing_lingers_of_an_access_that_becomes_a_loan(how: str) -> None:
+    """Its station would have it back at once, beside the loan."""
+    scene = Scene(container(lendable(quantity=1, linger=60)))
+    session = scene.session()
+    held = scene.access(session, maximum_life=30)
+    scene.engine.borrow(session, scene.loan(handle=held.handle))
+    if how == "closed":
+        scene.engine.close(session)
+    elif how == "silent":
+        scene.engine.clean_up(session, [held])
+    elif how == "over":
+        scene.pass_time(30)
+    else:
+        scene.engine.detach(session, closed=True)
+        scene.access(scene.session(), STATION_SHARE)  # what lingers would be of another mode
+    assert (scene.license().lingering, held.handle in scene.table.accesses) == ([], False)
+
+
+def test_loans_are_counted_by_the_host_they_count_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through an extension, a return, and a history made short: a refusal looks at no loan of others."""
+    scene = Scene(container(lendable(quantity=9)))
+    first, second = scene.session(address="2001:db8::1"), scene.session("b", address="2001:db8::2")
+    loan = scene.borrow(first)
+    scene.borrow(second, 2)
+    scene.borrow(first, seconds=200)
+    assert scene.table.borrowers == {"2001:db8::/64": 2}
+    scene.engine.given_back(*loan.name)
+    assert replayed(history.shortest(scene.table)).borrowers == scene.table.borrowers == {"2001:db8::/64": 1}
+    looked_at: list[str] = []
+    monkeypatch.setattr(borrowing, "host_of", looked_at.append)
+    scene.not_lent(first, 3, seconds=2_000)
+    assert looked_at == ["2001:db8::1"]
 
 
 @pytest.mark.parametrize(
@@ -627,3 +693,12 @@ def test_nothing_is_written_for_an_extension_that_gains_hardly_anything(
     scene.now += passed
     assert scene.engine.writes(scene.loan(seconds=seconds)) == writes
     assert scene.engine.borrow(scene.session(), scene.loan(seconds=seconds)).loan.end == START + end
+
+
+def test_a_loan_is_not_listed_later_than_the_time_was_set_back_to() -> None:
+    """It was borrowed by a clock that was wrong; its end is in the container, by whatever clock."""
+    scene = Scene(container(lendable()))
+    loan = scene.borrow(scene.session())
+    scene.engine.set_time(START - 100)
+    [listed] = views.access_page(scene.table, m.NetUsers(), 1, START - 100, local=True, only=None).accesses
+    assert (listed.first_access, listed.last_access, listed.borrowed_until) == (START - 100, START - 100, loan.end)

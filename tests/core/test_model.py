@@ -328,6 +328,8 @@ class Server(RuleBasedStateMachine):
         """A client gives back a handle, or asks about it: one of its own, or anyone's, live or not."""
         session, number, expected = self._some_handle(who, handle, own)
         if releases:
+            if expected is None and number in self.model.converting:
+                expected = ErrorNumber.BOX_BUSY, None, ()
             _, why = _asked(lambda: self.engine.release(session, Release(number)))
             assert why == expected
             if why is None:
@@ -398,7 +400,7 @@ class Server(RuleBasedStateMachine):
         how=st.sampled_from(["taken", "taken", "refused", "later", "lost"]),
     )
     def convert(self, who: int, mode: AccessMode, instances: int, gone: bool, others: int, how: str) -> None:
-        """A client borrows what it holds; before the container has it, it may let go of it, and others come."""
+        """A client borrows what it holds; before the container has it, it may lose it, and others come."""
         session = self._someone(who)
         for _ in range(instances):
             self._ask(session, Request(self._key(), 10, 14, mode))
@@ -406,11 +408,14 @@ class Server(RuleBasedStateMachine):
         if not mine:
             return
         self._borrow(session, Borrow(time=self.now, handle=mine[-1], **self._loan_asked(60)), "later")
+        if mine[-1] in self.model.converting:
+            _, why = _asked(lambda: self.engine.release(session, Release(mine[-1])))
+            assert why == (ErrorNumber.BOX_BUSY, None, ())
         if gone and mine[-1] in self.engine.table.accesses:
-            self.engine.release(session, Release(mine[-1]))
-            self.model.let_go(self.model.hold(mine[-1]))
+            self.engine.deallocate(mine[-1], alone=True, seen=frozenset(), hold_off=0)
+            self.model.deallocated([self.model.hold(mine[-1])], 0)
         for other in range(others):
-            self._ask(self._someone(who + 1 + other), Request(self._key(), 10, 14))
+            self._ask(self._someone(who + other), Request(self._key(), 10, 14, mode))
         if self.writing and how != "later":
             self._settle(self.writing[-1], how, 0)
 

@@ -287,7 +287,11 @@ def test_no_access_is_listed_later_than_the_time_was_set_back_to() -> None:
     expected = {early: (START, START), wrong: (now, now), used: (now, now + 20), after: (now, now)}
 
     def times() -> list[tuple[int, int]]:
-        return [(row.first_access, row.last_access) for row in listed(scene)]
+        rows = listed(scene)
+        for row in rows:
+            info = views.handle_info(scene.table, scene.table.accesses[row.handle], scene.now)
+            assert (info.first_access, info.last_access) == (row.first_access, row.last_access)
+        return [(row.first_access, row.last_access) for row in rows]
 
     assert times() == list(expected.values())
     set_back(scene, 10)

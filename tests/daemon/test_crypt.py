@@ -16,9 +16,9 @@ from trio.testing import MockClock
 
 from cmserverd.answers import Peer
 from cmserverd.service import Service
-from drivers import image, keys
+from drivers import image, keys, wire
 from drivers.chip.banks import program
-from drivers.chip.chip import Chip
+from drivers.chip.chip import Answer, Chip, Command, Memory
 from drivers.chip.flash import MemoryFlash
 from drivers.container import Allowance, Container, ContainerKind, FirmItem, ProductItem, container_id
 from drivers.image import SigningKeys
@@ -224,6 +224,36 @@ async def test_a_copy_without_the_key_is_no_container(mock_clock: MockClock) -> 
             assert not bench.containers()
     (line,) = [line for line in said if line["log_level"] == "error"]
     assert (line["event"], line["kind"]) == ("container cannot be used", "Faulty")
+
+
+class Proxy:
+    """Stands before a dongle: it gives an earlier image of it, and has the dongle answer all else."""
+
+    def __init__(self, chip: Memory, image: bytes) -> None:
+        self._chip = chip
+        self._memory = Memory(image)
+
+    def answer(self, command: int, payload: bytes) -> Answer:
+        """Return status and payload of the reply."""
+        reads = command in {Command.INFO, Command.READ_IMAGE}
+        return (self._memory if reads else self._chip).answer(command, payload)
+
+
+async def test_an_earlier_state_of_a_container_is_not_believed(mock_clock: MockClock) -> None:
+    """It is signed as the present one is, and the dongle behind it has the key; the number of its state is another."""
+    stick = Stick()
+    chip = stick.firmware._chip
+    earlier = chip.image
+    status, _ = chip.answer(Command.TIME, wire.encode_time(1_700_000_000))
+    assert (status, chip.image[: len(earlier)]) == (0, earlier)
+    stick.firmware._chip = Proxy(chip, earlier)  # type: ignore[assignment] # it answers, and that will do
+    usb = UsbDriver(UsbOptions(), trio.from_thread.check_cancelled, backend=stick.bus)
+    with capture_logs() as said:
+        async with watching(mock_clock, FakeDriver(), ("usb", usb), trust=Trust({FIRM: PUBLIC})) as bench:
+            await until(lambda: "usb" in bench.looked)
+            assert not bench.containers()
+    (line,) = [line for line in said if line["log_level"] == "error"]
+    assert "its state is number 2, and the one that was read is number 1" in line["reason"]
 
 
 async def test_a_container_proves_itself_again_and_again(mock_clock: MockClock) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import trio
 from msgspec.structs import replace
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cmserverd import lending as lend
 from cmserverd.answers import Peer
@@ -19,6 +19,7 @@ from drivers import update
 from drivers.driver import Device
 from protocol import messages as m
 from protocol.errors import ErrorNumber
+from protocol.terms import AccessMode
 from tests.daemon.borrowing import BOX, DAY, NOW, Borrower, Desk, ledger, lendable, lending
 from tests.daemon.harness import CONTROL, LIMIT, access, rig, until
 from tests.daemon.test_crypt import LICENSOR, refused
@@ -141,13 +142,74 @@ async def test_two_at_once_with_one_id(mock_clock: MockClock) -> None:
         first = await desk.client.begin(asked)
         await until(lambda: desk.opened.waiting == 1)
         second = await again.begin(asked)
-        await until(lambda: desk.opened.waiting == 2)
+        await wait_all_tasks_blocked()
+        assert desk.opened.waiting == 1  # it waits for the first
         busy.set()
         for client, msgid in ((desk.client, first), (again, second)):
             await client.until(partial(client.inbox.replies.__contains__, msgid))
         one, other = desk.client.inbox.take(first, asked), again.inbox.take(second, asked)
         assert (one.number, one.end) == (other.number, other.end)
         assert desk.counts() == (1, 1)
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+async def test_one_id_again_keeps_its_license_when_the_first_try_is_cut_off(
+    by_file: bool, mock_clock: MockClock
+) -> None:
+    """It is decided on when the first has come to nothing: else that would give back what is reserved for both."""
+    async with (
+        lending(mock_clock, quantity=1) as desk,
+        rig(desk.bench.service) as connections,
+        trio.open_nursery() as nursery,
+    ):
+        client = await connections.client(peer=CONTROL) if by_file else desk.client
+        busy = await occupied(desk, nursery)
+        borrower, devices, first = Borrower(), desk.bench.service.devices, trio.CancelScope()
+        (session,) = desk.engine.table.sessions.values()
+
+        async def cut_off() -> None:
+            with first:
+                if by_file:
+                    await lend.lend(desk.engine, devices, borrower.asks_by_file(), "")
+                else:
+                    await lend.borrow(desk.engine, devices, session, borrower.asks(desk.now))
+
+        nursery.start_soon(cut_off)
+        await until(lambda: desk.opened.waiting == 1)
+        msgid = await client.begin(borrower.asks_by_file() if by_file else borrower.asks(desk.now))
+        await wait_all_tasks_blocked()
+        first.cancel()
+        await wait_all_tasks_blocked()
+        assert desk.counts() == (1, 1)
+        busy.set()
+        await client.until(partial(client.inbox.replies.__contains__, msgid))
+        assert client.inbox.replies[msgid].error is None
+        assert (desk.counts(), desk.opened.writing) == ((1, 1), [])
+
+
+async def test_nobody_loses_his_license_to_a_share_that_is_taken_along(mock_clock: MockClock) -> None:
+    """Neither can its access be given back meanwhile, nor another program of its station join it."""
+    async with (
+        lending(mock_clock, quantity=2) as desk,
+        rig(desk.bench.service) as connections,
+        trio.open_nursery() as nursery,
+    ):
+        share = partial(access, mode=AccessMode.STATION_SHARE)
+        handle = (await desk.client.ask(share())).handle
+        (session,) = desk.engine.table.sessions.values()
+        mate = await connections.client(2, machine="machine-1")
+        other = await connections.client(3)
+        theirs = (await other.ask(access())).handle
+        busy = await occupied(desk, nursery)
+        ask = partial(lend.borrow, desk.engine, desk.bench.service.devices, session)
+        nursery.start_soon(ask, Borrower().asks(desk.now, handle=handle))
+        await until(lambda: desk.opened.waiting == 1)
+        assert await refused(mate, share()) == ErrorNumber.BOX_BUSY
+        assert await refused(desk.client, m.Release(handle)) == ErrorNumber.BOX_BUSY
+        busy.set()
+        await until(lambda: desk.counts() == (2, 1))
+        await other.ask(m.Info(theirs))
+        assert await refused(mate, share()) == ErrorNumber.NO_MORE_LICENSES
 
 
 async def test_an_access_becomes_one_loan_only(mock_clock: MockClock) -> None:

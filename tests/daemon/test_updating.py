@@ -22,7 +22,7 @@ from protocol import proof
 from protocol.errors import ErrorNumber, LicenseError
 from tests.daemon.harness import CONTROL, FIRM, AsyncClient, number_of, rig, until
 from tests.daemon.plugs import POLL, Bench
-from tests.daemon.test_crypt import LICENSOR, PLAIN, PUBLIC, Stick, container, entry, plugged
+from tests.daemon.test_crypt import LICENSOR, PLAIN, PUBLIC, Proxy, Stick, container, entry, plugged
 
 
 def opened(bench: Bench) -> OpenDevice:
@@ -64,6 +64,22 @@ async def test_an_update_changes_what_is_served(mock_clock: MockClock) -> None:
             await client.ask(entry(PLAIN))
         assert number_of(full.value) == ErrorNumber.NO_MORE_LICENSES
         await client.ask(m.Crypt(handles[0], b"n" * 16))
+
+
+async def test_what_is_read_after_an_update_is_not_what_was_before(mock_clock: MockClock) -> None:
+    """Whoever shows the old contents after it, to keep what the update took away, has no container any more."""
+    stick = Stick()
+    async with plugged(mock_clock, stick) as (bench, client), rig(bench.service) as connections:
+        operator = await connections.client(peer=CONTROL)
+        octets = update.encode_firm(owner(bench), firm_item(5, quantity=1), update.ANY, LICENSOR)
+        chip = stick.firmware._chip
+        stick.firmware._chip = Proxy(chip, chip.image)  # type: ignore[assignment] # it answers, and that will do
+        assert await refused(operator, octets) == ErrorNumber.COMMAND_FAILED
+        await bench.look()
+        await until(lambda: bench.containers() == {"3-7": False})
+        with pytest.raises(LicenseError) as lost:
+            await client.ask(entry(PLAIN))
+        assert number_of(lost.value) == ErrorNumber.BOX_LOST
 
 
 async def test_what_no_update_may_be(mock_clock: MockClock) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
+import trio
 from msgspec.structs import replace
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
+from cmserverd import lending as loans
 from cmserverd import wear
 from cmserverd.answers import Peer
 from cmserverd.core.refusal import Refused
@@ -17,7 +20,7 @@ from drivers.driver import NoAnswer
 from protocol import messages as m
 from protocol.errors import ErrorNumber
 from tests.daemon.borrowing import BOX, DAY, FIXED, NOW, Borrower, Desk, lending
-from tests.daemon.harness import CONTROL, rig
+from tests.daemon.harness import CONTROL, rig, until
 from tests.daemon.test_crypt import refused
 from tests.daemon.test_lending import MINE, refusal
 
@@ -114,6 +117,52 @@ async def test_who_borrows_too_often_is_told_when_he_may_again(mock_clock: MockC
         mock_clock.jump(wear.DAY / 2)
         await desk.borrow(Borrower())
         assert await refused(desk.client, Borrower().asks(desk.now)) == ErrorNumber.BORROW_FAILED
+
+
+async def test_one_id_again_is_paid_for_when_the_first_try_is_cut_off(mock_clock: MockClock) -> None:
+    """Else a client could write for nothing: by coming back with the same request while the first one waits."""
+    async with lending(mock_clock, quantity=9) as desk:
+        only(desk, 1)
+        devices, changed = desk.bench.service.devices, written(desk)
+        (session,) = desk.engine.table.sessions.values()
+        for _ in range(2):
+            borrower, first = Borrower(), trio.CancelScope()
+
+            async def cut_off(asked: m.Borrow, scope: trio.CancelScope) -> None:
+                with scope:
+                    await loans.borrow(desk.engine, devices, session, asked)
+
+            async with desk.opened._turns.turn("other"), trio.open_nursery() as nursery:
+                nursery.start_soon(cut_off, borrower.asks(desk.now), first)
+                await until(lambda: desk.opened.waiting == 1)
+                again = await desk.client.begin(borrower.asks(desk.now))
+                await wait_all_tasks_blocked()
+                first.cancel()
+                await wait_all_tasks_blocked()
+            await desk.client.until(partial(desk.client.inbox.replies.__contains__, again))
+            lent = desk.client.inbox.take(again, borrower.asks(desk.now))
+            assert changed()
+            assert (await desk.client.ask(borrower.gives_back(lent))).stood
+            assert changed()
+        assert "ask again in 43200 s" in await refusal(desk.client, Borrower().asks(desk.now))
+
+
+async def test_what_is_put_back_is_put_back_where_it_was_taken(mock_clock: MockClock) -> None:
+    """The session may be taken over from another host while its request waits."""
+    async with lending(mock_clock, quantity=9) as desk:
+        only(desk, 1)
+        (session,) = desk.engine.table.sessions.values()
+        here, elsewhere, buckets = session.address, "192.0.2.77", desk.bench.service.devices.wear
+        asked = Borrower().asks(desk.now)
+        buckets.take(elsewhere, 4.0)
+        async with desk.opened._turns.turn("other"), trio.open_nursery() as nursery:
+            nursery.start_soon(loans.borrow, desk.engine, desk.bench.service.devices, session, asked)
+            await until(lambda: desk.opened.waiting == 1)
+            desk.engine.resume(session.token_hash, elsewhere, local=False)
+            nursery.cancel_scope.cancel()
+        buckets.take(here, 4.0)
+        with pytest.raises(Refused):
+            buckets.take(elsewhere, 1.0)
 
 
 async def test_a_return_is_never_refused(mock_clock: MockClock) -> None:

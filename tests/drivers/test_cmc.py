@@ -200,21 +200,26 @@ def test_what_is_no_file(tmp_path: Path) -> None:
             driver.open(only(driver))
 
 
-def test_a_disk_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that is refused is a sentence, and nothing is taken."""
+@pytest.mark.parametrize(("failing", "taken"), [("pwrite", 0), ("fsync", 1)])
+def test_a_disk_that_fails(failing: str, taken: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a sentence; the container is closed, for only who opens it anew knows whether the change is in the file."""
     device = make(path).open(only(make(path)))
 
-    def full(*_: object) -> int:
+    def fails(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "pwrite", full)
+        patched.setattr(os, failing, fails)
         with pytest.raises(Faulty, match="cannot be used: No space left on device"):
             take(device, 1)
-    assert take(device, 1) == Used(9, 0, 1)
-    device.close()
-    with pytest.raises(DriverError, match="closed"):
+    with pytest.raises(DriverError, match=r"is closed; open it again\.$"):
         take(device, 2)
+    again = make(path).open(only(make(path)))
+    (firm,) = image.decode(again.read(), TRUST).firm_items
+    assert firm.products[0].units_used == taken
+    assert take(again, 1) == Used(9, 0, 1)
+    again.close()
+    device.close()
 
 
 def test_making_one_overwrites_nothing(path: Path, tmp_path: Path) -> None:

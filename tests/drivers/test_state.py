@@ -58,8 +58,13 @@ def record(
     return head + items + loans + receipts + struck
 
 
-def sealed(octets: bytes, prefix: bytes = CHANGE, private: bytes = CONTAINER_KEY) -> bytes:
-    """Return a record with the seal of the container's key."""
+def after(before: bytes) -> bytes:
+    """Return what is before what is signed of a change that follows this record."""
+    return CHANGE + before[-68:-4]
+
+
+def sealed(octets: bytes, prefix: bytes = after(ENCODED), private: bytes = CONTAINER_KEY) -> bytes:
+    """Return a record with the seal of the container's key; a change follows the whole state, if not another."""
     signed = octets + b"\1"
     covered = signed + keys.sign(private, prefix + encode_owner(OWNER) + signed)
     return covered + struct.pack("<I", zlib.crc32(covered))
@@ -80,7 +85,7 @@ def test_a_change_is_laid_over_what_was_before() -> None:
         struck=name(2),
     )
     again = record(7, struck=name(3) + name(77))
-    read = state.decode(ENCODED + sealed(change) + sealed(again), OWNER)
+    read = state.decode(ENCODED + sealed(change) + sealed(again, after(sealed(change))), OWNER)
     assert read == State(
         7,
         1_800_000_001,
@@ -112,7 +117,9 @@ def test_without_changes_the_whole_state_is_as_it_stands() -> None:
         (ENCODED + sealed(record(), private=STRANGER_KEY), "signature of the container's state is not its own"),
         (ENCODED + sealed(record(7)), "state 7 comes after state 5"),
         (ENCODED + sealed(record(5)), "state 5 comes after state 5"),
-        (ENCODED + FOLLOWING + FOLLOWING, "state 6 comes after state 6"),
+        (ENCODED + FOLLOWING + sealed(record(), after(FOLLOWING)), "state 6 comes after state 6"),
+        (ENCODED + FOLLOWING + sealed(record(7)), "signature of the container's state is not its own"),
+        (ENCODED + sealed(record(), CHANGE), "signature of the container's state is not its own"),
         (ENCODED + sealed(record(floor=LATEST + 1)), "a time that no license time can be"),
         (ENCODED[:16] + b"\xff" * 8 + ENCODED[24:], "the state ends too early"),
     ],

@@ -42,7 +42,7 @@ def state(octets: bytes, owner: bytes) -> bytes:
         head = _STATE_HEAD.pack(sequence, floor, items, loans, receipts, struck, nonce, asked)
         length = len(head) + 20 * items + 68 * loans + 32 * receipts + 16 * struck + _SEAL
         done += slot(head + octets[len(head) : length], owner, prefix)
-        octets, prefix = octets[length:], _CHANGE
+        octets, prefix = octets[length:], _CHANGE + done[-_SIGNATURE - 4 : -4]
     return done + octets
 
 

@@ -180,6 +180,42 @@ def check_cuts(change: Callable[[Chip], int], flash: Flash) -> None:
             assert essence(parsed(again))[1:] == essence(after)[1:]
 
 
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_chip_that_lives_on_after_a_failed_write_believes_its_flash(
+    change: Callable[[Chip], int], flash: Flash
+) -> None:
+    """What it answers from then on a later start finds; so it is with the change itself, asked for again."""
+    whole = flash.copy()
+    assert change(chip_on(whole)) == OK
+    for point in range(whole.writes):
+        for torn in TORN:
+            failing = flash.copy()
+            chip = chip_on(failing)
+            failing.left, failing.torn = point, torn
+            with pytest.raises(PowerCut):
+                change(chip)
+            failing.left = -1
+            assert chip.answer(RETURN, struct.pack("<16sq64s", loan_id(1), NOW, RECEIPT))[0] == OK
+            found = parsed(chip_on(failing))
+            assert found == parsed(chip)
+            assert loan_id(1) not in [loan.id for loan in found.state.loans]
+            assert change(chip) in {OK, UPDATE_TOO_OLD}
+            assert parsed(chip_on(failing)) == parsed(chip)
+
+
+def test_a_loan_is_asked_for_again_after_its_return_failed() -> None:
+    """If the return is in the flash all the same, it is written anew, and not only answered."""
+    for torn in TORN:
+        flash = used_flash(1)
+        chip = chip_on(flash)
+        flash.left, flash.torn = 0, torn
+        with pytest.raises(PowerCut):
+            chip.answer(RETURN, struct.pack("<16sq64s", loan_id(1), NOW, RECEIPT))
+        flash.left = -1
+        assert chip.answer(BORROW, borrow(1, MONTH - 1)) == (OK, struct.pack("<q", NOW + MONTH - 1))
+        assert [loan.id for loan in parsed(chip_on(flash)).state.loans] == [loan_id(1)]
+
+
 @pytest.mark.parametrize("torn", TORN)
 def test_an_unanswered_use_is_taken_at_most_once_and_a_repeated_key_never_twice(torn: int) -> None:
     """The host asks again with the same key after the cut, and again: three units are gone, not six."""

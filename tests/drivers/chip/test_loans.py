@@ -17,7 +17,7 @@ from tests.drivers.chips import CONTAINER, MONTH, NOW, OTHER_CODE, Flash, chip_o
 from tests.drivers.samples import CONTAINER_KEY, FIRM_CODE, LICENSOR_KEY, OWNER, STRANGER_KEY
 
 SIGN, CONSUME, APPLY, TIME, BORROW, RETURN = 16, 17, 18, 19, 22, 23
-OK, BAD_REQUEST, NO_ITEM, NOT_SIGNED = 0, 3, 6, 13
+OK, BAD_REQUEST, NO_ITEM, NO_ROOM, NOT_SIGNED = 0, 3, 6, 10, 13
 NOT_BORROWABLE, TOO_LONG, NONE_LEFT, LEDGER_FULL = 17, 18, 19, 20
 SKEW = 60
 LATEST = 253_402_300_799
@@ -332,10 +332,28 @@ def test_there_is_no_certificate_of_what_is_not_lent(chip: Chip) -> None:
 # --- updates ----------------------------------------------------------------------------------------------------------
 
 
-def apply(chip: Chip, *products: ProductItem) -> None:
-    """Apply an update to these products."""
-    octets = update.encode_firm(OWNER, FirmItem(FIRM_CODE, "", 8, products), 7, LICENSOR_KEY)
-    assert chip.answer(APPLY, struct.pack("<II", 0, len(octets)) + octets) == (OK, b"")
+def apply(chip: Chip, *products: ProductItem) -> int:
+    """Apply an update of the firm item to these products; return the status."""
+    octets = update.encode_firm(OWNER, FirmItem(FIRM_CODE, "", 8, products), update.ANY, LICENSOR_KEY)
+    status = OK
+    for at in range(0, len(octets), 4088):
+        status, _ = chip.answer(APPLY, struct.pack("<II", at, len(octets)) + octets[at : at + 4088])
+    return status
+
+
+def test_an_update_leaves_room_for_what_it_counts() -> None:
+    """With a full ledger it is refused, and nothing changes; once a loan is back, all that is counted counts."""
+    chip = chip_on(flash_of(LENDING))
+    while borrow(chip, loan(len(ledger(chip)) + 1, 5)) != (LEDGER_FULL,):
+        pass
+    counted = [ProductItem(n, n, units=Allowance(100)) for n in range(100, 103)]
+    before = chip.image
+    assert (apply(chip, FOREVER, *counted), chip.image) == (NO_ROOM, before)
+    assert apply(chip_on(flash_of(LENDING)), *(ProductItem(n, n, units=Allowance(1)) for n in range(1, 1001))) == OK
+    assert give_back(chip, 1, receipt(1)) == (OK, b"\1")
+    assert apply(chip, FOREVER, *counted) == OK
+    for key in range(1, 100):
+        assert use(chip, key, 100 + key % 3) == OK
 
 
 def test_an_update_keeps_what_is_lent(chip: Chip) -> None:
@@ -343,7 +361,7 @@ def test_an_update_keeps_what_is_lent(chip: Chip) -> None:
     for number, reference in ((1, 1), (2, 1), (3, 2)):
         assert borrow(chip, loan(number, reference)) == (OK, NOW + 1000)
     before = ledger(chip)
-    apply(chip, ProductItem(1, 14, "", 1, borrowing=Borrowing(2000)))
+    assert apply(chip, ProductItem(1, 14, "", 1, borrowing=Borrowing(2000))) == OK
     assert ledger(chip) == before
     assert certificate(chip, 1)[1][-24:] == struct.pack("<IIqq", 8, 1, NOW, NOW + 1000)
     assert certificate(chip, 3) == (NO_ITEM, b"")
