@@ -5,14 +5,26 @@ from __future__ import annotations
 import time
 
 import structlog
+import trio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from cmserverd.webadmin.entrance import Hashing
+from cmserverd.webadmin.entrance import Hashing, visitor_of
 from cmserverd.webadmin.guard import COOKIE, Action, Offer, Page, Visit, address_of, set_cookie
-from cmserverd.webadmin.logins import Logins
-from cmserverd.webadmin.people import LONGEST, SHORTEST, NotAllowed, People, Role
+from cmserverd.webadmin.limits import TooMany
+from cmserverd.webadmin.logins import Clock, Logins, Tries
+from cmserverd.webadmin.people import (
+    LONGEST,
+    LONGEST_NAME,
+    LONGEST_TOKEN_NAME,
+    SHORTEST,
+    NotAllowed,
+    People,
+    Role,
+    Token,
+    User,
+)
 
 _log = structlog.get_logger("webadmin")
 
@@ -20,10 +32,11 @@ _log = structlog.get_logger("webadmin")
 class Accounts:
     """The pages about users and tokens."""
 
-    def __init__(self, people: People, logins: Logins, hashing: Hashing) -> None:
+    def __init__(self, people: People, logins: Logins, hashing: Hashing, clock: Clock) -> None:
         self._people = people
         self._logins = logins
         self._hashing = hashing
+        self._tries = Tries(clock)
 
     @property
     def offers(self) -> list[Offer]:
@@ -56,15 +69,30 @@ class Accounts:
             raise HTTPException(403, "Only who is logged in has a password to change.")
         form = await request.form()
         user = self._people.user(visit.user)
+        if user is None:
+            raise _no_longer()
+        tried = self._tries.begin_own(address_of(request), user.name)
+        if tried is None:
+            _log.warning("too many wrong old passwords", user=user.name, address=address_of(request))
+            return _account_page(visit, 429, "Too many tries; wait a quarter of an hour.")
         try:
-            if not await self._hashing.check(str(form.get("old", "")), user, address_of(request)) or user is None:
+            right = await self._hashing.check(str(form.get("old", "")), user, visitor_of(request, visit))
+        except (TooMany, trio.Cancelled):
+            self._tries.take_back(tried)  # it was no guess
+            raise
+        try:
+            if not right:
+                _log.warning("wrong old password", user=user.name, address=address_of(request))
                 raise NotAllowed("The old password is wrong.")
+            self._tries.take_back(tried)
             if form.get("password") != form.get("again"):
                 raise NotAllowed("The two new passwords are not the same.")
-            fresh = await self._hashing.hash(str(form.get("password", "")), address_of(request))
+            fresh = await self._hash(str(form.get("password", "")), request, visit)
+            if self._people.user(user.name) != user:  # another has changed it while the old one was looked at
+                raise NotAllowed("Your password has been changed meanwhile; nothing was changed now.")
             self._people.change_password(user.name, fresh)
         except NotAllowed as error:
-            return _account_page(visit, problem=str(error))
+            return _account_page(visit, 400, str(error))
         self._logins.end_all(user.name)
         _log.info("password changed", user=user.name, by=visit.who, address=address_of(request))
         response = RedirectResponse("/account?done", 303)
@@ -83,7 +111,7 @@ class Accounts:
         name = str(form.get("name", "")).strip().lower()
         try:
             role = _role(form.get("role"))
-            password_hash = await self._hashing.hash(str(form.get("password", "")), address_of(request))
+            password_hash = await self._hash(str(form.get("password", "")), request, visit)
             self._people.add(name, role, password_hash)
         except NotAllowed as error:
             return self._page(visit, problem=str(error))
@@ -106,7 +134,7 @@ class Accounts:
         name = request.path_params["name"]
         try:
             password = str((await request.form()).get("password", ""))
-            fresh = await self._hashing.hash(password, address_of(request))
+            fresh = await self._hash(password, request, visit)
             self._people.change_password(name, fresh)
         except NotAllowed as error:
             return self._page(visit, problem=str(error))
@@ -124,6 +152,7 @@ class Accounts:
             "person_removal.html",
             what="user",
             name=user.name,
+            id=user.id,
             role=user.role,
             logged_in=self._logins.has(user.name),
             himself=user.name == visit.user,
@@ -133,7 +162,9 @@ class Accounts:
     async def remove(self, request: Request, visit: Visit) -> Response:
         """Remove a user, who is logged out by that."""
         name = request.path_params["name"]
+        shown = (await request.form()).get("id")
         try:
+            _check_is_shown(self._people.user(name), shown)
             self._people.remove(name)
         except NotAllowed as error:
             return self._page(visit, problem=str(error))
@@ -155,23 +186,43 @@ class Accounts:
 
     async def ask_to_remove_token(self, request: Request, visit: Visit) -> Response:
         """Ask whether a token is to be removed, and say what that does to the machine that has it."""
-        name = request.path_params["name"]
-        token = next((one for one in self._people.tokens if one.name == name), None)
+        token = self._token(request.path_params["name"])
         if token is None:
             return self._page(visit, problem="There is no such token any more.")
         return visit.render(
-            "person_removal.html", what="token", name=token.name, role=token.role, made_on=_day(token.made), last=False
+            "person_removal.html",
+            what="token",
+            name=token.name,
+            id=token.id,
+            role=token.role,
+            made_on=_day(token.made),
+            last=False,
         )
 
     async def remove_token(self, request: Request, visit: Visit) -> Response:
         """Remove a token, which is worth nothing from then on."""
         name = request.path_params["name"]
+        shown = (await request.form()).get("id")
         try:
+            _check_is_shown(self._token(name), shown)
             self._people.remove_token(name)
         except NotAllowed as error:
             return self._page(visit, problem=str(error))
         _log.info("token removed", token=name, by=visit.who, address=address_of(request))
         return RedirectResponse("/people", 303)
+
+    async def _hash(self, password: str, request: Request, visit: Visit) -> str:
+        """Return the hash of a new password, for who may still do what he began.
+
+        Raises NotAllowed, TooMany, and HTTPException 403: it takes its time, in which he may have been removed.
+        """
+        fresh = await self._hashing.hash(password, visitor_of(request, visit))
+        if not visit.stands():
+            raise _no_longer()
+        return fresh
+
+    def _token(self, name: str) -> Token | None:
+        return next((one for one in self._people.tokens if one.name == name), None)
 
     def _page(self, visit: Visit, *, problem: str = "", made: str = "") -> Response:
         return visit.render(
@@ -184,11 +235,25 @@ class Accounts:
             made=made,
             shortest=SHORTEST,
             longest=LONGEST,
+            longest_name=LONGEST_NAME,
+            longest_token_name=LONGEST_TOKEN_NAME,
         )
 
 
-def _account_page(visit: Visit, problem: str = "", *, done: bool = False) -> Response:
-    status = 400 if problem else 200
+def _no_longer() -> HTTPException:
+    return HTTPException(403, "Your log-in has ended, or your role was changed, meanwhile; nothing was done.")
+
+
+def _check_is_shown(found: User | Token | None, shown: object) -> None:
+    """Refuse to remove another one than the question was about. Raises NotAllowed."""
+    if found is not None and found.id != shown:
+        kind = "user" if isinstance(found, User) else "token"
+        raise NotAllowed(
+            f"The {kind} {found.name} is another one than you were shown; nothing was removed. Look, and choose again."
+        )
+
+
+def _account_page(visit: Visit, status: int = 200, problem: str = "", *, done: bool = False) -> Response:
     return visit.render("account.html", status, problem=problem, done=done, shortest=SHORTEST, longest=LONGEST)
 
 

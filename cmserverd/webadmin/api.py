@@ -31,9 +31,6 @@ from protocol.usage import SpanName, UsedFrom
 
 PREFIX: Final = "/api/v1"
 
-BY: Final = 64
-"""Characters of the name for whom something is done, as the protocol bounds it."""
-
 P = TypeVar("P", bound=Struct)
 
 
@@ -118,20 +115,20 @@ async def _events(visit: Visit, query: EventsQuery) -> m.Happenings:
 
 async def _deallocate(visit: Visit, asked: Removal) -> m.Deallocated:
     return await visit.daemon.deallocate(
-        asked.handle, asked.what, seen=asked.seen, hold_off=asked.hold_off, by=visit.who[:BY]
+        asked.handle, asked.what, seen=asked.seen, hold_off=asked.hold_off, by=visit.who
     )
 
 
 async def _request_file(visit: Visit, asked: RequestFile) -> m.ContextFile:
-    return await visit.daemon.request_file(asked.container, time=asked.time, by=visit.who[:BY])
+    return await visit.daemon.request_file(asked.container, time=asked.time, by=visit.who)
 
 
 async def _import(visit: Visit, asked: Update) -> m.Imported:
-    return await visit.daemon.import_update(asked.update, by=visit.who[:BY])
+    return await visit.daemon.import_update(asked.update, by=visit.who)
 
 
 async def _reload(visit: Visit, _: Reloading) -> m.Reloaded:
-    return await visit.daemon.reload(by=visit.who[:BY])
+    return await visit.daemon.reload(by=visit.who)
 
 
 OPERATIONS: Final = (

@@ -25,7 +25,7 @@ AT_ONCE: Final = 2
 """How many passwords are looked at in threads at the same time: pages need the processor, too."""
 
 WAITING: Final = 10
-"""How many more of one host may wait for that; each costs nothing but its connection."""
+"""How many more of one visitor may wait for that; each costs nothing but its connection."""
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ _log = structlog.get_logger("webadmin")
 
 
 class Hashing:
-    """Hashes passwords in threads, few at once; each host that asks for it has its turn."""
+    """Hashes passwords in threads, few at once; each visitor that asks for it (`visitor_of`) has his turn."""
 
     def __init__(self, passwords: Passwords) -> None:
         self._passwords = passwords
@@ -41,17 +41,22 @@ class Hashing:
             AT_ONCE, each=AT_ONCE, waiting=WAITING, refusal="Too many log in at once; try again in a moment."
         )
 
-    async def hash(self, password: str, address: str) -> str:
-        """Return the hash of a new password, for who is at an address. Raises NotAllowed, TooMany."""
-        return await self._in_a_thread(lambda: self._passwords.hash(password), address)
+    async def hash(self, password: str, visitor: str) -> str:
+        """Return the hash of a new password, for a visitor. Raises NotAllowed, TooMany."""
+        return await self._in_a_thread(lambda: self._passwords.hash(password), visitor)
 
-    async def check(self, password: str, user: User | None, address: str) -> bool:
-        """Tell whether it is the user's, for who is at an address. Raises TooMany."""
-        return await self._in_a_thread(lambda: self._passwords.check(password, user), address)
+    async def check(self, password: str, user: User | None, visitor: str) -> bool:
+        """Tell whether it is the user's, for a visitor. Raises TooMany; then, and if cancelled, nobody looked at it."""
+        return await self._in_a_thread(lambda: self._passwords.check(password, user), visitor)
 
-    async def _in_a_thread(self, work: Callable[[], T], address: str) -> T:
-        async with self._turns.turn(host_of(address)):
+    async def _in_a_thread(self, work: Callable[[], T], visitor: str) -> T:
+        async with self._turns.turn(visitor):
             return await trio.to_thread.run_sync(work)
+
+
+def visitor_of(request: Request, visit: Visit) -> str:
+    """Return whose turn it is: a user's, whoever else is at his host; of who is not logged in, his host's."""
+    return visit.user or f"from {host_of(address_of(request))}"
 
 
 class Entrance:
@@ -93,7 +98,7 @@ class Entrance:
         try:
             if password != form.get("again"):
                 raise NotAllowed("The two passwords are not the same.")
-            password_hash = await self._hashing.hash(password, address_of(request))
+            password_hash = await self._hashing.hash(password, visitor_of(request, visit))
             self._check_link(request)  # once more: another may have been faster
             self._people.add_first(name, password_hash)
         except NotAllowed as error:
@@ -127,8 +132,8 @@ class Entrance:
             _log.warning("too many failed log-ins", user=known, address=address)
             return self._login_page(visit, where, name, "Too many tries; wait a quarter of an hour.", 429)
         try:
-            right = await self._hashing.check(password, user, address)
-        except TooMany:
+            right = await self._hashing.check(password, user, visitor_of(request, visit))
+        except (TooMany, trio.Cancelled):
             self._tries.take_back(tried)  # it was no guess
             raise
         if not right:

@@ -14,12 +14,12 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from math import inf
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
 import structlog
 import trio
+from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
@@ -48,9 +48,6 @@ STRANGERS: Final = 16 * 1024
 
 FIELDS: Final = 100
 """How many fields a form may have."""
-
-SENDING: Final = 60.0
-"""Seconds in which an answer must have been taken: else whoever reads it slowly keeps his turn and its memory."""
 
 ANYBODY: Final = "anybody"
 """Who is named in the log where no log-in is demanded."""
@@ -210,8 +207,7 @@ class Guard:
 
         async def answer() -> None:
             response = await self._answer(offer, request)
-            with trio.move_on_after(inf if isinstance(offer, Stream) else SENDING):
-                await response(request.scope, request.receive, send)
+            await response(request.scope, request.receive, send)
 
         async def answer_in_turn(turns: Turns) -> None:
             async with turns.turn(self._visitor(offer, request)):
@@ -255,6 +251,7 @@ class Guard:
         """Read what a request brings, in a bounded time; of strangers, who only log in, it is bounded to less."""
         if request.method in ("GET", "HEAD"):
             return
+        _check_charset(request)
         length = request.headers.get("content-length", "")
         known = not isinstance(offer, Open) and bool(self._name(offer, request))
         if not known and not (re.fullmatch(r"\d{1,9}", length, re.ASCII) and int(length) <= STRANGERS):
@@ -354,6 +351,16 @@ def _check_origin(request: Request, offer: Offer) -> None:
     if scheme not in ("http", "https") or place != own or site != "same-origin":
         _log.warning("refused a form of another site", origin=request.headers.get("origin", ""), path=offer.path)
         raise HTTPException(403, "This form does not come from a page of this server.")
+
+
+def _check_charset(request: Request) -> None:
+    """Refuse a body in another encoding than UTF-8, the only one in which browsers send forms.
+
+    Who sends it would choose by what it is decoded here, and Python has codecs that take quadratic time.
+    """
+    _, options = parse_options_header(request.headers.get("content-type"))  # as the parser of forms will read it
+    if options.get(b"charset", b"utf-8").lower() != b"utf-8":
+        raise HTTPException(415, "This can be read in UTF-8 only.")
 
 
 async def _check_form(request: Request, visit: Visit) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -16,6 +16,12 @@ from starlette.exceptions import HTTPException
 
 AGAIN: Final = 5
 """Seconds after which somebody who was refused may try again."""
+
+SENDING: Final = 60.0
+"""Seconds in which what is sent must have been taken: else whoever reads it slowly keeps his turn and its memory."""
+
+QUIET: Final = 60.0
+"""Seconds in which something that anybody can cause is told once."""
 
 
 class TooMany(HTTPException):
@@ -58,7 +64,7 @@ class Turns:
     next one is told the `refusal`.
     """
 
-    def __init__(self, together: int, *, each: int, waiting: int, refusal: str) -> None:
+    def __init__(self, together: int, *, each: int, waiting: float, refusal: str) -> None:
         self._shares = Shares(together, each=each)
         self._most = waiting
         self._refusal = refusal
@@ -105,6 +111,33 @@ class Turns:
         waiting.remove(called)
         if not waiting:
             del self._waiting[visitor]
+
+
+class Rarely:
+    """Says what anybody can cause at will: of each event one line in `QUIET` seconds, so that none fills the log."""
+
+    def __init__(self) -> None:
+        self._quiet: dict[str, float] = {}  # until when, of few events
+
+    def say(self, log: Callable[..., object], event: str, **facts: object) -> None:
+        """Call `log` with a line, or leave it out."""
+        now = trio.current_time()
+        if now >= self._quiet.get(event, now):
+            self._quiet[event] = now + QUIET
+            log(event, **facts)
+
+
+def visitor_of(client: tuple[str, int] | None) -> str:
+    """Return by what a connection's other end is counted: its host; over loopback, where all have one, itself."""
+    if client is None:
+        return "unknown"
+    address, port = client
+    return f"{host_of(address)} {port}" if is_loopback(address) else host_of(address)
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether an address is this machine's own."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def host_of(address: str) -> str:

@@ -32,8 +32,11 @@ WINDOW: Final = 15 * 60.0
 PER_ADDRESS, PER_NAME = 10, 50
 """How many tries may fail from one address, and for one name from addresses where it was never right."""
 
+PER_LOGIN: Final = 10
+"""How many tries of a user who is logged in may fail at his own password, wherever he is."""
+
 MOST: Final = 100_000
-"""How many tries are remembered: more than can be made while they count, each of which takes a hash. So nobody can have
+"""How many tries are remembered: more than can fail while they count, each of which takes a hash. So nobody can have
 those of others forgotten, however many addresses and names he has."""
 
 OWN: Final = 20
@@ -103,46 +106,55 @@ class Logins:
         return hmac.digest(self._key, visitor.encode(errors="replace"), "sha256").hex()
 
 
-class Try(Struct, eq=False):
-    """One try, at a time, by what it counts for, until it is taken back or its time is over."""
+class Try(Struct, frozen=True, eq=False):
+    """One try at a name, at a time, by what it counts for, until it is taken back or its time is over."""
 
     time: float
     host: str
     name: str
     keys: tuple[tuple[str, str], ...]
-    counts: bool = True
 
 
 class Tries:
-    """Failed tries to log in, by host and by name. One counts when it begins, so that many at once do not help."""
+    """Failed tries at passwords, by host and by name. One counts when it begins, so that many at once do not help."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._latest: deque[Try] = deque()
+        self._latest: OrderedDict[Try, None] = OrderedDict()  # of those that count; the oldest stands first
         self._failed: Counter[tuple[str, str]] = Counter()
         self._trusted: dict[str, deque[str]] = {}
 
     def begin(self, address: str, name: str) -> Try | None:
-        """Count a try and return it; None if there may be none.
+        """Count a try to log in and return it; None if there may be none.
 
         Whoever tries another's name away from that one's own hosts cannot lock him out there.
         """
-        self._forget()
         host = host_of(address)
         limits = {("host", host): PER_ADDRESS}
         if host not in self._trusted.get(name, ()):
             limits["name", name] = PER_NAME
+        return self._count(host, name, limits)
+
+    def begin_own(self, address: str, name: str) -> Try | None:
+        """Count a try, of who is logged in, at his own password and return it; None if there may be none.
+
+        It counts for nobody else, whoever shares his host.
+        """
+        return self._count(host_of(address), name, {("own", name): PER_LOGIN})
+
+    def _count(self, host: str, name: str, limits: dict[tuple[str, str], int]) -> Try | None:
+        self._forget()
         if any(self._failed[key] >= most for key, most in limits.items()):
             return None
         one = Try(self._clock(), host, name, tuple(limits))
-        self._latest.append(one)
+        self._latest[one] = None
         self._failed.update(one.keys)
         return one
 
     def take_back(self, one: Try) -> None:
-        """A try was none that failed."""
-        if one.counts:
-            one.counts = False
+        """A try was none that failed: it is not remembered, so that it takes the place of none that did."""
+        if one in self._latest:
+            del self._latest[one]
             self._failed.subtract(one.keys)
             for key in one.keys:
                 if not self._failed[key]:
@@ -159,5 +171,8 @@ class Tries:
     def _forget(self) -> None:
         """Drop what does not count any more."""
         end = self._clock() - WINDOW
-        while self._latest and (self._latest[0].time <= end or len(self._latest) >= MOST):
-            self.take_back(self._latest.popleft())
+        while self._latest:
+            oldest = next(iter(self._latest))
+            if oldest.time > end and len(self._latest) < MOST:
+                return
+            self.take_back(oldest)

@@ -113,7 +113,7 @@ def make_site(config: Config, people: People, daemon: Daemon, lives: Iterable[Li
     entrance = Entrance(people, logins, hashing, time.monotonic)
     streams = [offer for live in lives for offer in live.offers]
     site = Site(
-        [*entrance.offers, *ROUTES, *streams, *Accounts(people, logins, hashing).offers, *MACHINES],
+        [*entrance.offers, *ROUTES, *streams, *Accounts(people, logins, hashing, time.monotonic).offers, *MACHINES],
         people,
         logins,
         daemon,

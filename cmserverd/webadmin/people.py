@@ -17,7 +17,7 @@ from typing import Annotated, Final
 import msgspec
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from cmserverd.webadmin import private_file
 
@@ -32,13 +32,17 @@ MOST: Final = 1_000
 SHORTEST, LONGEST = 12, 256
 """Characters of a password."""
 
-NAME: Final = r"^[a-z0-9][a-z0-9._@-]{0,63}\Z"
+LONGEST_NAME, LONGEST_TOKEN_NAME = 64, 58
+"""Characters of a name. A token's is shorter: with `token:` before it, it is a name to the license server, whole."""
+
+NAME: Final = rf"^[a-z0-9][a-z0-9._@-]{{0,{LONGEST_NAME - 1}}}\Z"
 """What a user's or a token's name looks like: nothing in it could be mistaken in a log or for another's name."""
 
 TOKEN_PREFIX: Final = "cmserverd_"  # noqa: S105 - it is what is not secret of a token
 """How each token begins, so that those who search files for secrets find it."""
 
 Name = Annotated[str, Meta(pattern=NAME)]
+TokenName = Annotated[str, Meta(pattern=NAME, max_length=LONGEST_TOKEN_NAME)]
 
 
 class Role(StrEnum):
@@ -57,21 +61,30 @@ class Role(StrEnum):
         return order.index(self) >= order.index(needed)
 
 
+def _fresh_id() -> str:
+    return secrets.token_hex(8)
+
+
 class User(Struct, frozen=True):
-    """Somebody with a password; `hash` is what argon2 made of it."""
+    """Somebody with a password; `hash` is what argon2 made of it. `id` tells him from a later user of his name."""
 
     name: Name
     role: Role
     hash: str
+    id: str = field(default_factory=_fresh_id)
 
 
 class Token(Struct, frozen=True):
-    """What a machine shows in place of a password; `hash` is its SHA-256 in hexadecimal, `made` Unix seconds."""
+    """What a machine shows in place of a password; `hash` is its SHA-256 in hexadecimal, `made` Unix seconds.
 
-    name: Name
+    `id` tells it from a later token of its name.
+    """
+
+    name: TokenName
     role: Role
     hash: str
     made: int
+    id: str = field(default_factory=_fresh_id)
 
 
 class Book(Struct, frozen=True):
@@ -153,7 +166,7 @@ class People:
 
     def add(self, name: str, role: Role, password_hash: str) -> None:
         """Add a user. Raises NotAllowed."""
-        _check_name(name)
+        _check_name(name, LONGEST_NAME)
         if self.user(name):
             raise NotAllowed(f"There is a user {name} already.")
         if len(self.users) >= MOST:
@@ -177,7 +190,7 @@ class People:
 
     def add_token(self, name: str, role: Role, now: int) -> str:
         """Make a token at a time (Unix seconds) and return it; nobody can see it again. Raises NotAllowed."""
-        _check_name(name)
+        _check_name(name, LONGEST_TOKEN_NAME)
         if any(token.name == name for token in self.tokens):
             raise NotAllowed(f"There is a token {name} already.")
         if len(self.tokens) >= MOST:
@@ -211,10 +224,11 @@ def hash_of(secret: str) -> str:
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
 
 
-def _check_name(name: str) -> None:
-    if not re.fullmatch(NAME, name):
+def _check_name(name: str, longest: int) -> None:
+    if not re.fullmatch(NAME, name) or len(name) > longest:
         raise NotAllowed(
-            "A name has 1 to 64 characters: small letters a to z, digits, and after the first one also . _ @ and -."
+            f"A name has 1 to {longest} characters: small letters a to z, digits, and after the first one also . _ @ "
+            "and -."
         )
 
 

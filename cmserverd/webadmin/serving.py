@@ -7,7 +7,6 @@ whoever opens connections without end is the only one who gets none.
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import resource
 import socket
@@ -15,20 +14,24 @@ import ssl
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import anyio
+import h2.exceptions
 import structlog
 import trio
 from anycorn.app_wrappers import ASGIWrapper
 from anycorn.config import Config
+from anycorn.events import Closed, Event, RawData, Updated
 from anycorn.tcp_server import TCPServer
 from anycorn.worker_context import WorkerContext
-from anyio.abc import SocketStream
+from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
+from h2.connection import H2Connection
+from priority.priority import PriorityError
 from starlette.types import ASGIApp
 
-from cmserverd.webadmin.limits import Shares, host_of
+from cmserverd.webadmin.limits import SENDING, Rarely, Shares, host_of, is_loopback, visitor_of
 
 BACKLOG: Final = 128
 
@@ -51,11 +54,14 @@ UNREAD: Final = 30
 PAUSE: Final = 0.1
 """Seconds until the next connection is taken where the system has no room for one."""
 
-QUIET: Final = 60.0
-"""Seconds in which connections that are refused are told once."""
-
 REQUESTS: Final = 50
 """How many requests may be under way over one connection of HTTP/2; each page that stands open is one."""
+
+HEADERS: Final = 16 * 1024
+"""Bytes that the headers of a request may have; over HTTP/1.1 it is anycorn's limit."""
+
+NOT_HTTP: Final = (ValueError, PriorityError, h2.exceptions.H2Error)
+"""What a connection fails with whose other end does not keep to the protocol."""
 
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """What taking a connection fails with for a while only."""
@@ -138,7 +144,7 @@ class _Server:
         room = min(CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._shares = Shares(room, each=min(PER_HOST, room // 4))
         self._open: set[socket.socket] = set()
-        self._quiet: dict[str, float] = {}
+        self._rarely = Rarely()
 
     async def listen(self, bound: Bound, connections: trio.Nursery) -> None:
         """Take connections for as long as it is not cancelled."""
@@ -148,24 +154,27 @@ class _Server:
                 sock, (address, port, *_) = bound.sock.accept()
             except OSError as error:
                 if error.errno in EXHAUSTED:
-                    self._say_seldom("no connection can be taken", reason=error.strerror)
+                    self._rarely.say(_log.warning, "no connection can be taken", reason=error.strerror)
                     await trio.sleep(PAUSE)
                 continue  # any other one went before it was taken
-            host = host_of(address)
-            visitor = f"{host} {port}" if is_loopback(address) else host
+            visitor = visitor_of((address, port))
             if self._shares.take(visitor):
                 connections.start_soon(self._serve, sock, visitor, bound.secure)
             else:
                 sock.close()
-                self._say_seldom("connections are refused: there are too many, of one host or of all", host=host)
+                event = "connections are refused: there are too many, of one host or of all"
+                self._rarely.say(_log.warning, event, host=host_of(address))
 
     async def _serve(self, sock: socket.socket, visitor: str, secure: bool) -> None:
         self._open.add(sock)
         try:
             if (stream := await self._opened(sock, secure=secure)) is not None:
-                await _Http(self._app, self._settings, self._worker, {}, stream).run()  # type: ignore[arg-type]
+                await _Http(self._app, self._settings, self._worker, stream).run()
+        except* NOT_HTTP as faults:
+            reason = repr(faults.exceptions[0])
+            self._rarely.say(_log.warning, "a connection does not speak HTTP", visitor=visitor, reason=reason[:255])
         except* Exception:  # a fault in one must not end the others
-            _log.exception("a connection met a fault", visitor=visitor)
+            self._rarely.say(_log.exception, "a connection met a fault", visitor=visitor)
         finally:
             sock.close()
             self._open.remove(sock)
@@ -196,12 +205,6 @@ class _Server:
                 with suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
 
-    def _say_seldom(self, event: str, **said: str | None) -> None:
-        now = trio.current_time()
-        if now >= self._quiet.get(event, now):
-            self._quiet[event] = now + QUIET
-            _log.warning(event, **said)
-
 
 class _Secured(TLSStream):
     """TLS over a connection, which is closed without waiting for the other end: that may be silent without end."""
@@ -211,17 +214,56 @@ class _Secured(TLSStream):
 
 
 class _Http(TCPServer):
-    """HTTP over one connection, which is over as soon as the other end has closed it, not when it had been idle."""
+    """HTTP over one connection, which is over as soon as the other end has closed it, not when it had been idle.
+
+    It is idle while nothing is answered over it. Anycorn's own account of that is not asked: a request that it refuses
+    itself, or that is taken back, would count for ever.
+    """
+
+    def __init__(self, app: ASGIWrapper, settings: Config, worker: WorkerContext, stream: SocketStream | TLSStream):
+        super().__init__(self._answer, settings, worker, {}, stream)  # type: ignore[arg-type]
+        self._application = app
+        self._answering = 0
+        self._over = False
+
+    async def _answer(self, *asked: Any) -> None:
+        self._answering += 1
+        await self.idle_task.stop()
+        try:
+            await self._application(*asked)
+        finally:
+            self._answering -= 1
+            if not self._answering and not self._over:
+                await self.idle_task.restart(self._task_group, self._idle_timeout)
 
     async def _read_data(self) -> None:
         await super()._read_data()
+        self._over = True
         await self.idle_task.stop()
+
+    async def protocol_send(self, event: Event) -> None:
+        """Send, in a bounded time: a reader who takes a bit now and then would hold a connection for ever."""
+        if isinstance(event, RawData):
+            async with self.send_lock:
+                try:
+                    # A part of it would be of no use to the other end: it is not cancelled with a request.
+                    with trio.CancelScope(deadline=trio.current_time() + SENDING, shield=True) as sending:
+                        await self.stream.send(event.data)
+                except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+                    await self.protocol.handle(Closed())
+                if sending.cancelled_caught:
+                    with suppress(OSError):
+                        self.stream.extra_attributes[SocketAttribute.raw_socket]().shutdown(socket.SHUT_RDWR)
+        elif not isinstance(event, Updated):
+            await super().protocol_send(event)
 
 
 def _settings() -> Config:
     config = Config()
     config.keep_alive_timeout = IDLE
     config.h2_max_concurrent_streams = REQUESTS
+    config.h2_max_header_list_size = HEADERS  # is said to the other end
+    H2Connection.DEFAULT_MAX_HEADER_LIST_SIZE = HEADERS  # is kept: h2 itself looks at this one
     config.include_server_header = False
     config.errorlog = logging.getLogger("anycorn")
     config.errorlog.setLevel(logging.WARNING)
@@ -230,11 +272,6 @@ def _settings() -> Config:
 
 def _leads_to_loopback(listener: socket.socket) -> bool:
     return is_loopback(listener.getsockname()[0])
-
-
-def is_loopback(address: str) -> bool:
-    """Tell whether an address is this machine's own."""
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def _listening(host: str, port: int) -> list[socket.socket]:

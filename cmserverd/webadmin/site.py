@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from importlib import resources
+from math import inf
 from pathlib import PurePath
 from typing import Any, Final
 
 import jinja2
 import structlog
+import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -20,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import cmserverd
 from cmserverd.webadmin.daemon import Daemon, is_silent
 from cmserverd.webadmin.guard import Guard, Offer, Open, Page, Visit
+from cmserverd.webadmin.limits import SENDING, Rarely, Turns, visitor_of
 from cmserverd.webadmin.logins import Logins
 from cmserverd.webadmin.people import People, Role
 from protocol.errors import ErrorNumber, LicenseError
@@ -80,6 +83,11 @@ class Site:
     ) -> None:
         self._files = _Files()
         self._name = name
+        # One begins at a time, of each visitor in his turn: so somebody who asks for much keeps others waiting for one
+        # of his requests, not for all. Who waits is not refused, for he would ask again at once; how many there can be
+        # is bounded by the connections.
+        self._beginning = Turns(1, each=1, waiting=inf, refusal="")
+        self._rarely = Rarely()
         self._templates = _templates()
         self._templates.globals["static"] = self._files.path
         self._templates.globals["Role"] = Role
@@ -97,6 +105,24 @@ class Site:
         self._app: ASGIApp = RequestBodyLimitMiddleware(inside, BODY_LIMIT)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer in the visitor's turn, until he does not take what is sent to him.
+
+        Whatever is answered, errors too, ends in a bounded time then, and what it holds of the connection is free.
+        """
+        with trio.CancelScope() as answering:
+
+            async def send_in_time(message: Message) -> None:
+                with trio.move_on_after(SENDING) as sending:
+                    await send(message)
+                if sending.cancelled_caught:
+                    answering.cancel()
+                    await trio.lowlevel.checkpoint()
+
+            async with self._beginning.turn(visitor_of(scope.get("client"))):
+                await trio.lowlevel.checkpoint()  # whoever comes meanwhile waits
+            await self._answer(scope, receive, send_in_time)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, if the request is for us, and put the headers on it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -118,7 +144,7 @@ class Site:
 
         hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         if len(hosts) != 1 or not self.guard.names_us(hosts[0]):
-            _log.warning("refused a request for another host", host=" ".join(hosts)[:255])
+            self._rarely.say(_log.warning, "refused a request for another host", host=" ".join(hosts)[:255])
             text = "This server is not known by that name; an administrator can add it to hosts in [webadmin].\n"
             await PlainTextResponse(text, 421)(scope, receive, send_with_headers)
             return

@@ -90,9 +90,18 @@ class Browser:
         """Fill in a form of a page and send it."""
         return await self.post(path, {"csrf": await self.token(page), **fields})
 
+    async def confirm(self, path: str) -> httpx2.Response:
+        """Ask for a page that asks before it removes somebody, and say yes."""
+        return await self.post(path, hidden_fields((await self.get(path)).text))
+
     async def log_in(self, user: str, password: str = PASSWORD, **fields: str) -> httpx2.Response:
         """Log in by the form."""
         return await self.send("/login", "/login", user=user, password=password, **fields)
+
+
+def hidden_fields(page: str) -> dict[str, str]:
+    """Return what the forms of a page carry."""
+    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page))
 
 
 @asynccontextmanager
@@ -123,7 +132,7 @@ async def make_world(
         site = Site(
             [
                 *entrance.offers,
-                *Accounts(people, logins, hashing).offers,
+                *Accounts(people, logins, hashing, clock).offers,
                 Page("/", show, menu="Dashboard"),
                 Page("/operators", show, Role.OPERATOR, menu="For operators"),
                 Page("/silent", ask),

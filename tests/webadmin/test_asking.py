@@ -6,7 +6,7 @@ import pytest
 
 from cmserverd.webadmin.logins import IDLE
 from cmserverd.webadmin.people import Role
-from tests.webadmin.conftest import World
+from tests.webadmin.conftest import World, hidden_fields
 
 CONFIRM = 'id="confirm"'
 
@@ -24,7 +24,7 @@ async def test_whom_the_removal_of_a_user_hits(world: World) -> None:
     admin = world.browser()
     await admin.log_in("admin")
     assert "is not logged in now" in (await admin.get("/people/users/otto/remove")).text
-    assert (await admin.send("/people/users/otto/remove", "/people/users/otto/remove")).status_code == 303
+    assert (await admin.confirm("/people/users/otto/remove")).status_code == 303
     assert world.people.user("otto") is None
 
 
@@ -47,8 +47,7 @@ async def test_whom_the_removal_of_a_token_hits(world: World) -> None:
     question = (await admin.get("/people/tokens/prometheus/remove")).text
     assert "The token <strong>prometheus</strong>, made on 1970-01-02, has the role viewer." in question
     assert CONFIRM in question
-    path = "/people/tokens/prometheus/remove"
-    assert (await admin.send(path, path)).status_code == 303
+    assert (await admin.confirm("/people/tokens/prometheus/remove")).status_code == 303
     assert world.people.tokens == ()
 
 
@@ -60,6 +59,36 @@ async def test_who_is_gone_already(world: World, path: str) -> None:
     assert (answer.status_code, "any more" in answer.text) == (400, True)
     operator = await world.logged_in(Role.OPERATOR)
     assert (await operator.get(path)).status_code == 403
+
+
+@pytest.mark.parametrize("kind", ["user", "token"])
+async def test_the_question_is_about_one_and_not_about_who_comes_after_him(world: World, kind: str) -> None:
+    """Whoever has got the name meanwhile stays, and the administrator hears of it."""
+    admin = await world.logged_in(Role.ADMIN)
+    people = world.people
+
+    def make() -> None:
+        if kind == "user":
+            world.add("otto", Role.VIEWER)
+        else:
+            people.add_token("otto", Role.VIEWER, 1)
+
+    def names() -> list[str]:
+        return [*(user.name for user in people.users), *(token.name for token in people.tokens)]
+
+    make()
+    path = f"/people/{kind}s/otto/remove"
+    stale = hidden_fields((await admin.get(path)).text)
+    people.remove("otto") if kind == "user" else people.remove_token("otto")
+    make()
+    answer = await admin.post(path, stale)
+    assert answer.status_code == 400
+    assert f"The {kind} otto is another one than you were shown; nothing was removed." in answer.text
+    assert names() == ["admin", "otto"]
+    if kind == "user":
+        people.change_password("otto", "of himself, while the question stands there")
+    assert (await admin.confirm(path)).status_code == 303
+    assert names() == ["admin"]
 
 
 async def test_the_list_leads_to_the_question(world: World) -> None:

@@ -216,6 +216,25 @@ async def test_a_stranger_sends_little(world: World) -> None:
     assert answer.status_code == 413
 
 
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=B", "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "idna", "latin-1", '"UTF-16"', ""])
+async def test_a_form_is_in_utf_8(world: World, kind: str, charset: str) -> None:
+    """Whoever chose another codec would choose one that takes long, or fails; nothing is decoded by it."""
+    browser = await world.logged_in(Role.OPERATOR)
+    token = await browser.token("/account")
+    part = f'--B\r\nContent-Disposition: form-data; name="csrf"\r\n\r\n{token}\r\n--B--\r\n'
+    body = part if kind.startswith("multipart") else urlencode({"csrf": token})
+
+    async def send(said: str) -> int:
+        headers = {"Origin": HOME, "Content-Type": kind + said}
+        return (await browser.client.post("/act", content=body, headers=headers)).status_code
+
+    assert await send(f"; charset={charset}") == 415
+    assert await send(f"; charset=utf-8; charset={charset}") == 415
+    assert [await send(said) for said in ("; charset=UTF-8", '; charset="utf-8"', "")] == [200] * 3
+    assert world.acts == ["operator"] * 3
+
+
 async def test_who_is_removed_while_he_sends_has_no_say_any_more(world: World) -> None:
     """What he may is asked when all of his request is here, not when it began."""
     world.add("root", Role.ADMIN)

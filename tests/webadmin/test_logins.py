@@ -131,6 +131,19 @@ def test_a_try_that_was_none_does_not_count() -> None:
         tries.take_back(tried)
         tries.take_back(tried)
     assert not tries._failed
+    assert not tries._latest
+
+
+def test_tries_that_were_none_have_no_others_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody who is turned away before his password is looked at can have failed tries forgotten by that."""
+    monkeypatch.setattr(logins, "MOST", 2 * PER_ADDRESS)
+    tries = Tries(Clock())
+    assert all(tries.begin("192.0.2.7", "anna") for _ in range(PER_ADDRESS))
+    for _ in range(4 * PER_ADDRESS):
+        tried = tries.begin("198.51.100.1", "otto")
+        assert tried
+        tries.take_back(tried)
+    assert not tries.begin("192.0.2.7", "anna")
 
 
 def test_what_is_remembered_of_tries_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,6 +373,18 @@ async def test_who_tries_without_end_keeps_nobody_else_out(
     assert codes == {"eve0": 403, "eve1": 403, "eve2": 403, "anna": 303}
 
 
+async def test_who_goes_away_before_his_turn_has_not_tried(world: World, threads: Threads) -> None:
+    """His password was never looked at; those that are being looked at count."""
+    world.add("anna", Role.ADMIN)
+    async with trio.open_nursery() as nursery:
+        for _ in range(AT_ONCE + 2):
+            nursery.start_soon(world.browser().log_in, "anna")
+        await wait_all_tasks_blocked()
+        assert len(world.entrance._tries._latest) == AT_ONCE + 2
+        nursery.cancel_scope.cancel()
+    assert not world.entrance._tries._latest
+
+
 # --- the first administrator --------------------------------------------------------------------------------------
 
 GIVEN = {"user": "Anna", "password": PASSWORD, "again": PASSWORD}
@@ -455,7 +480,7 @@ async def test_an_administrator_looks_after_users_and_tokens(world: World) -> No
             assert (await admin.send("/people", path, **fields)).status_code == 303
         otto = world.browser()
         assert (await otto.log_in("otto", "another horse battery")).status_code == 303
-        assert (await admin.send("/people", "/people/users/otto/remove")).status_code == 303
+        assert (await admin.confirm("/people/users/otto/remove")).status_code == 303
         assert refused(await otto.get("/"))
         page = await admin.send("/people", "/people/tokens", name="prometheus", role="viewer")
         shown = re.search(r'id="made">(cmserverd_[\w-]{43})<', page.text)
@@ -465,7 +490,7 @@ async def test_an_administrator_looks_after_users_and_tokens(world: World) -> No
         assert (await machine.get("/api/v1/seen", authorization=f"Bearer {shown[1]}")).text.startswith(
             "token:prometheus viewer"
         )
-        assert (await admin.send("/people", "/people/tokens/prometheus/remove")).status_code == 303
+        assert (await admin.confirm("/people/tokens/prometheus/remove")).status_code == 303
         assert (await machine.get("/api/v1/seen", authorization=f"Bearer {shown[1]}")).status_code == 401
     acts = [line["event"] for line in said if line.get("by") == "admin" and line["address"] == "192.0.2.7"]
     assert acts == ["user added", "role changed", "password changed", "user removed", "token made", "token removed"]
@@ -479,7 +504,7 @@ async def test_an_administrator_hears_what_cannot_be(world: World) -> None:
     for path, fields, text in (
         ("/people/users", {"name": "otto", "role": "king", "password": PASSWORD}, "Choose a role"),
         ("/people/users", {"name": "otto", "role": "viewer", "password": "short"}, "12 to 256 characters"),
-        ("/people/users/admin/remove", {}, "last administrator"),
+        ("/people/users/admin/remove", {"id": world.people.users[0].id}, "last administrator"),
         ("/people/users/admin/role", {"role": "viewer"}, "last administrator"),
         ("/people/users/nobody/password", {"password": PASSWORD}, "any more"),
         ("/people/tokens", {"name": "", "role": "viewer"}, "small letters"),

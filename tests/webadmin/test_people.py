@@ -7,11 +7,13 @@ import os
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 from argon2 import PasswordHasher
 
 from cmserverd.webadmin import people as module
 from cmserverd.webadmin.people import FILE, NotAllowed, Passwords, People, PeopleFault, Role
+from protocol.params import By
 
 HASH = "$argon2id$made-up"
 
@@ -107,6 +109,31 @@ def test_a_directory_in_the_files_place_is_refused(tmp_path: Path) -> None:
         People(tmp_path)
 
 
+def test_a_tokens_name_is_whole_where_it_says_who_did_something(tmp_path: Path) -> None:
+    """The license server takes 64 characters: two tokens that begin alike are two there."""
+    people = People(tmp_path)
+    people.add_token("a" * module.LONGEST_TOKEN_NAME, Role.OPERATOR, 1)
+    msgspec.convert(f"token:{people.tokens[0].name}", By)
+    with pytest.raises(NotAllowed, match="1 to 58 characters"):
+        people.add_token("a" * (module.LONGEST_TOKEN_NAME + 1), Role.OPERATOR, 1)
+    people.add("a" * module.LONGEST_NAME, Role.ADMIN, HASH)
+    msgspec.convert(people.users[0].name, By)
+    assert (People(tmp_path).users, People(tmp_path).tokens) == (people.users, people.tokens)
+
+
+def test_a_file_from_before_there_were_ids_is_read(tmp_path: Path) -> None:
+    """Each has one from then on, which stays when the rest of him changes."""
+    (tmp_path / FILE).write_text(
+        '{"users": [{"name": "anna", "role": "admin", "hash": "h"}, {"name": "otto", "role": "viewer", "hash": "h"}]}'
+    )
+    people = People(tmp_path)
+    anna, otto = (user.id for user in people.users)
+    assert anna != otto
+    people.change_password("otto", HASH)
+    people.change_role("otto", Role.ADMIN)
+    assert [user.id for user in People(tmp_path).users] == [anna, otto]
+
+
 @pytest.mark.parametrize("name", ["", "Anna", "a b", "a\n", "-a", "a" * 65, "<b>", "ä", "../x"])
 def test_a_name_that_could_be_mistaken_is_refused(tmp_path: Path, name: str) -> None:
     """For users and for tokens."""
@@ -163,7 +190,9 @@ def test_there_is_an_end_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         people.add("eve", Role.VIEWER, HASH)
     with pytest.raises(NotAllowed, match="the most"):
         people.add_token("eve", Role.VIEWER, 1)
-    row = len(json.dumps({"name": "a" * 64, "role": "operator", "hash": PasswordHasher().hash("x")}, indent=2))
+    row = len(
+        json.dumps({"name": "a" * 64, "role": "operator", "hash": PasswordHasher().hash("x"), "id": "0" * 16}, indent=2)
+    )
     assert 2 * 1_000 * (row + 50) < module.FILE_LIMIT
 
 

@@ -6,6 +6,7 @@ from importlib import resources
 
 import jinja2
 import pytest
+from structlog.testing import capture_logs
 
 from cmserverd.webadmin.guard import Open, Visit
 from cmserverd.webadmin.people import Role
@@ -139,6 +140,14 @@ async def test_a_page_that_is_not_there(world: World) -> None:
     assert "<h1>There is no such page</h1>" in answer.text
     answer = await world.browser().get("/api/v1/nonsense")
     assert (answer.status_code, answer.json()["error"]["title"]) == (404, "There is no such page")
+
+
+async def test_requests_for_another_host_are_told_once(world: World) -> None:
+    """Anybody could fill the log by them."""
+    with capture_logs() as said:
+        for number in range(5):
+            assert (await world.browser().get("/", host=f"{number}.example")).status_code == 421
+    assert [line["host"] for line in said] == ["0.example"]
 
 
 async def test_a_fault_of_ours_tells_nothing_of_itself(world: World) -> None:

@@ -15,7 +15,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cmserverd.webadmin.guard import SENDING, Api, Page, Stream, Visit
+from cmserverd.webadmin.guard import Api, Open, Page, Stream, Visit
+from cmserverd.webadmin.limits import SENDING
 from cmserverd.webadmin.people import Role
 from tests.webadmin.conftest import Browser, World, make_world
 
@@ -158,7 +159,7 @@ class Connection:
     def __init__(self, world: World, path: str, method: str = "GET", **headers: str) -> None:
         self._site = world.site
         said = {"host": "localhost", **headers}
-        self._scope = {
+        self._scope: dict[str, Any] = {
             "type": "http",
             "http_version": "1.1",
             "method": method,
@@ -174,6 +175,10 @@ class Connection:
         self.taken = trio.Event()
         self.received = 0
         self.status = 0
+
+    def come_from(self, address: str, port: int) -> None:
+        """Have its other end there."""
+        self._scope["client"] = (address, port)
 
     async def run(self) -> None:
         """Have it answered."""
@@ -221,6 +226,55 @@ async def test_who_does_not_take_his_answer_loses_his_turn(
     await trio.sleep(2)
     assert slow[6].status == 200
     nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "host", "status"),
+    [
+        ("GET", "/nosuch", "localhost", 404),
+        ("POST", "/", "localhost", 405),
+        ("GET", "/", "evil.example", 421),
+        ("GET", "/open", "localhost", 200),
+        ("GET", "/stream", "localhost", 200),
+    ],
+)
+async def test_no_answer_waits_for_ever(
+    busy: World, method: str, path: str, host: str, status: int, autojump_clock: MockClock
+) -> None:
+    """Whatever it is, an error or a stream, too, it ends if it is not taken: it holds up its connection."""
+    connection = Connection(busy, path, method, host=host)
+    with trio.fail_after(SENDING + 1):
+        await connection.run()
+    assert connection.status == status
+
+
+@pytest.mark.parametrize("others", [("192.0.2.8", 1), ("127.0.0.1", 2)])
+async def test_who_asks_for_what_is_open_does_not_hold_up_others(
+    tmp_path: Path, others: tuple[str, int], nursery: trio.Nursery
+) -> None:
+    """Of many requests at once, one of each host begins in turn; over loopback, of each connection."""
+    begun: list[object] = []
+
+    async def mark(request: Request, _: Visit) -> Response:
+        begun.append(request.client)
+        return PlainTextResponse("done")
+
+    async with make_world(tmp_path, Open("/mark", mark)) as world:
+
+        def ask(client: tuple[str, int]) -> None:
+            connection = Connection(world, "/mark")
+            connection.come_from(*client)
+            connection.taken.set()
+            nursery.start_soon(connection.run)
+
+        for _ in range(50):
+            ask((others[0] if others[0] == "127.0.0.1" else "192.0.2.7", 1))
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        ask(others)
+        await wait_all_tasks_blocked()
+    assert len(begun) == 51
+    assert begun.index(others) < 10
 
 
 async def test_one_visitor_cannot_have_all_streams(busy: World, nursery: trio.Nursery) -> None:

@@ -101,6 +101,15 @@ def test_a_reload(daemon: Daemon, site: str, page: Page) -> None:
     assert not [one for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
 
 
+def test_what_a_setting_means_is_read_on_a_phone(daemon: Daemon, site: str, page: Page) -> None:
+    """A value may be long, such as a path: what it means stands beside it, on the screen."""
+    page.set_viewport_size({"width": 375, "height": 800})
+    page.goto(f"{site}/configuration")
+    meaning = page.locator("#setting-server-run_directory .meaning").bounding_box()
+    assert meaning
+    assert meaning["x"] + meaning["width"] <= 375
+
+
 def test_all_of_a_client(daemon: Daemon, site: str, page: Page) -> None:
     """What one program holds goes at once, of several products; another one's stays."""
     with program(daemon) as wibu, program(daemon, "LAB", "mk") as lab:
