@@ -520,7 +520,7 @@ class Server(RuleBasedStateMachine):
                 lends.loan.id,
                 entry,
                 number,
-                1,
+                lends.loan.quantity,
                 last,
                 lends.loan.holder,
                 station,
@@ -533,17 +533,22 @@ class Server(RuleBasedStateMachine):
     @precondition(lambda self: self.writing)
     @rule(which=ANY, how=st.sampled_from(["taken", "taken", "taken", "refused", "lost"]), longer=st.integers(0, 1))
     def settle(self, which: int, how: str, longer: int) -> None:
-        """A container writes a loan into its ledger, or refuses it; or it does and nobody learns of it."""
+        """A container writes a loan into its ledger, or refuses it; or it does and nobody learns of it.
+
+        It refuses what has the id of another one in its ledger.
+        """
         self._settle(self._one(self.writing, which), how, longer)
 
     def _settle(self, lends: Lending, how: str, longer: int) -> None:
         self.writing.remove(lends)
         loan = lends.loan
         ledger = self.ledgers.setdefault(lends.license.container, {})
+        if loan.id in ledger and replace(ledger[loan.id], end=loan.end) != loan:
+            how = "refused"
         if how == "refused":
             self.engine.not_lent(lends)
-            if lends.new:
-                known = self._loan(lends.license.container, loan.id)
+            known = self._loan(lends.license.container, loan.id)
+            if lends.new and known is not None and (known.quantity, known.holder) == (loan.quantity, loan.holder):
                 self.model.loans = [one for one in self.model.loans if one is not known]
             if self.model.converting.get(lends.handle, ("", b"", b""))[1] == loan.id:
                 del self.model.converting[lends.handle]
