@@ -77,7 +77,7 @@ def test_a_page_looks_at_so_many_rows_only(monkeypatch: pytest.MonkeyPatch) -> N
     assert pages(scene, m.NetUsers(firm_code=8)) == [[], [], [wanted.handle]]
 
 
-@pytest.mark.parametrize("looked_at", [3, 20_000])
+@pytest.mark.parametrize("looked_at", [1, 3, 20_000])
 def test_few_are_found_at_once_and_many_page_by_page(looked_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rare product, one client's accesses and one allocation's need no look at all the others; the rows are the same.
 
@@ -103,8 +103,8 @@ def test_few_are_found_at_once_and_many_page_by_page(looked_at: int, monkeypatch
     ):
         found = pages(scene, request)
         assert [handle for page in found for handle in page] == [held.handle for held in wanted]
-        assert len(found) == 1 or looked_at == 3
-    assert pages(scene, m.NetUsers(session=other.id), only=one) == [[]]
+        assert len(found) == 1 or looked_at < 20_000
+    assert not any(pages(scene, m.NetUsers(session=other.id), only=one))
 
 
 def test_only_what_is_relevant_to_licensing() -> None:
