@@ -30,18 +30,8 @@ def hold(sock: socket.socket, handles: int) -> None:
         sock.sendall(
             b"".join(rpc.encode_request(i, requests.access((begin + i + 1).to_bytes(16, "big"))) for i in range(count))
         )
-        reader = rpc.Reader(rpc.FROM_SERVER)
-        while count:
-            data = sock.recv(rpc.CHUNK)
-            if not data:
-                msg = "the server closed the connection"
-                raise ConnectionError(msg)
-            reader.feed(data)
-            while (message := reader.next()) is not None:
-                if not isinstance(message, rpc.Response) or message.error is not None:
-                    msg = f"the server refused: {message}"
-                    raise ValueError(msg)
-                count -= 1
+        for _ in zip(range(count), requests.answers(sock), strict=False):
+            pass
 
 
 def main(arguments: list[str]) -> None:

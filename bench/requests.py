@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from typing import Final, TypeVar
 
 from msgspec import Struct
@@ -63,6 +64,11 @@ def received(params: P) -> P:
 def call(sock: socket.socket, params: m.Params[R], result: type[R]) -> R:
     """Ask on a blocking socket and return the answer. Raises OSError, or ValueError if the server refuses."""
     sock.sendall(rpc.encode_request(1, params))
+    return rpc.convert(next(answers(sock)).result, result)
+
+
+def answers(sock: socket.socket) -> Iterator[rpc.Response]:
+    """Yield the answers that come, for ever. Raises OSError, or ValueError where the server refuses."""
     reader = rpc.Reader(rpc.FROM_SERVER)
     while True:
         data = sock.recv(rpc.CHUNK)
@@ -73,6 +79,6 @@ def call(sock: socket.socket, params: m.Params[R], result: type[R]) -> R:
         while (message := reader.next()) is not None:
             if isinstance(message, rpc.Response):
                 if message.error is not None:
-                    msg = f"the server refused {params.method}: {message.error}"
+                    msg = f"the server refused: {message.error}"
                     raise ValueError(msg)
-                return rpc.convert(message.result, result)
+                yield message

@@ -22,10 +22,10 @@ from trio.lowlevel import wait_readable
 from cmserverd.answers import Door, Peer
 from cmserverd.connection import Connection, Pace
 from cmserverd.conversation import Conversation
-from cmserverd.core.hosts import host_of
 from cmserverd.core.rules import Limits
 from cmserverd.seldom import Seldom
 from cmserverd.service import Service
+from protocol.hosts import host_of
 
 _log = structlog.get_logger("server")
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from math import ceil
 from typing import Final
 
-from cmserverd.core.hosts import host_of
 from cmserverd.core.refusal import Refused
 from protocol.errors import ErrorNumber
+from protocol.hosts import host_of
 
 DAY: Final = 86_400.0
 """Seconds in which an empty bucket fills."""

@@ -43,7 +43,14 @@ WITH_TRIO = frozenset(
 )
 """The only modules in which anything is awaited. What is not here is plain, and so atomic."""
 
-CORE_MAY_IMPORT = ("cmserverd.core", "protocol.terms", "protocol.errors", "protocol.messages", "drivers.container")
+CORE_MAY_IMPORT = (
+    "cmserverd.core",
+    "protocol.terms",
+    "protocol.errors",
+    "protocol.hosts",
+    "protocol.messages",
+    "drivers.container",
+)
 
 CORE_MAY_NOT = frozenset(
     {"asyncio", "datetime", "importlib", "io", "logging", "os", "pathlib", "random", "secrets", "select", "signal"}

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 from cmserverd.core import changes as c
 from cmserverd.core.fitting import featureless, visible
-from cmserverd.core.hosts import host_of
 from cmserverd.core.ledger import same
 from cmserverd.core.plugging import Refuges, make_room
 from cmserverd.core.refusal import Refused, none_serves, offered, unless_starting
@@ -24,6 +23,7 @@ from cmserverd.core.terms import Allocation, Conversion, Lent, License, LicenseI
 from cmserverd.core.validity import invalid, valid_until
 from drivers.container import ContainerId, Loan, ProductItem
 from protocol.errors import ErrorNumber
+from protocol.hosts import host_of
 from protocol.messages import Access, AccessKey, Borrow, EndCause, Lend
 from protocol.terms import Client, LoanEnd, Station
 

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 
 from cmserverd.core import changes as c
-from cmserverd.core.hosts import host_of
 from cmserverd.core.terms import (
     KnownContainer,
     Lent,
@@ -26,6 +25,7 @@ from cmserverd.core.terms import (
 )
 from cmserverd.core.validity import limited, valid_until
 from drivers.container import Container, ContainerId, ProductItem, mask_and_serial
+from protocol.hosts import host_of
 
 Appliers = dict[type[Any], Callable[[Any, Any], None]]
 """What applies each kind of change to a table."""

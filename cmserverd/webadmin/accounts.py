@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from cmserverd.webadmin.entrance import Hashing, visitor_of
-from cmserverd.webadmin.guard import COOKIE, Action, Offer, Page, Visit, address_of, set_cookie
+from cmserverd.webadmin.entrance import Hashing
+from cmserverd.webadmin.guard import COOKIE, Action, Offer, Page, Visit, address_of, set_cookie, visitor_of
 from cmserverd.webadmin.limits import TooMany
 from cmserverd.webadmin.logins import Clock, Logins, Tries
 from cmserverd.webadmin.people import (
@@ -76,7 +76,7 @@ class Accounts:
             _log.warning("too many wrong old passwords", user=user.name, address=address_of(request))
             return _account_page(visit, 429, "Too many tries; wait a quarter of an hour.")
         try:
-            right = await self._hashing.check(str(form.get("old", "")), user, visitor_of(request, visit))
+            right = await self._hashing.check(str(form.get("old", "")), user, visitor_of(request, visit.user))
         except (TooMany, trio.Cancelled):
             self._tries.take_back(tried)  # it was no guess
             raise
@@ -216,7 +216,7 @@ class Accounts:
 
         Raises NotAllowed, TooMany, and HTTPException 403: it takes its time, in which he may have been removed.
         """
-        fresh = await self._hashing.hash(password, visitor_of(request, visit))
+        fresh = await self._hashing.hash(password, visitor_of(request, visit.user))
         if not visit.stands():
             raise _no_longer()
         return fresh

@@ -13,8 +13,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from cmserverd.webadmin.guard import COOKIE, Offer, Open, Visit, address_of, cookie_name, drop_cookie, set_cookie
-from cmserverd.webadmin.limits import TooMany, Turns, host_of
+from cmserverd.webadmin.guard import (
+    COOKIE,
+    Offer,
+    Open,
+    Visit,
+    address_of,
+    cookie_name,
+    drop_cookie,
+    set_cookie,
+    visitor_of,
+)
+from cmserverd.webadmin.limits import TooMany, Turns
 from cmserverd.webadmin.logins import Clock, Logins, Tries
 from cmserverd.webadmin.people import LONGEST, SHORTEST, NotAllowed, Passwords, People, User, hash_of
 
@@ -52,11 +62,6 @@ class Hashing:
     async def _in_a_thread(self, work: Callable[[], T], visitor: str) -> T:
         async with self._turns.turn(visitor):
             return await trio.to_thread.run_sync(work)
-
-
-def visitor_of(request: Request, visit: Visit) -> str:
-    """Return whose turn it is: a user's, whoever else is at his host; of who is not logged in, his host's."""
-    return visit.user or f"from {host_of(address_of(request))}"
 
 
 class Entrance:
@@ -98,7 +103,7 @@ class Entrance:
         try:
             if password != form.get("again"):
                 raise NotAllowed("The two passwords are not the same.")
-            password_hash = await self._hashing.hash(password, visitor_of(request, visit))
+            password_hash = await self._hashing.hash(password, visitor_of(request, visit.user))
             self._check_link(request)  # once more: another may have been faster
             self._people.add_first(name, password_hash)
         except NotAllowed as error:
@@ -132,7 +137,7 @@ class Entrance:
             _log.warning("too many failed log-ins", user=known, address=address)
             return self._login_page(visit, where, name, "Too many tries; wait a quarter of an hour.", 429)
         try:
-            right = await self._hashing.check(password, user, visitor_of(request, visit))
+            right = await self._hashing.check(password, user, visitor_of(request, visit.user))
         except (TooMany, trio.Cancelled):
             self._tries.take_back(tried)  # it was no guess
             raise

@@ -27,10 +27,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from cmserverd.webadmin.daemon import Daemon
-from cmserverd.webadmin.limits import Turns, host_of
+from cmserverd.webadmin.limits import Turns
 from cmserverd.webadmin.logins import Login, Logins
 from cmserverd.webadmin.people import People, Role
 from cmserverd.webadmin.presence import while_there
+from protocol.hosts import host_of
 
 COOKIE: Final = "cmserverd"
 """The cookie of a log-in; over TLS with the prefix by which browsers take it from this host only."""
@@ -266,7 +267,7 @@ class Guard:
 
     def _visitor(self, offer: Offer, request: Request) -> str:
         """Return by what is counted how much somebody has done at once. Raises HTTPException 401 for no token."""
-        return self._name(offer, request) or f"from {host_of(address_of(request))}"
+        return visitor_of(request, self._name(offer, request))
 
     def _name(self, offer: Offer, request: Request) -> str:
         """Return the name of the user or token, empty for a stranger. Raises HTTPException 401 for no token."""
@@ -392,3 +393,8 @@ def drop_cookie(request: Request, response: Response, name: str) -> None:
 def address_of(request: Request) -> str:
     """Return from where the connection comes: its other end, whatever a header says."""
     return request.client.host if request.client else "unknown"
+
+
+def visitor_of(request: Request, name: str) -> str:
+    """Return by what is counted how much somebody has done at once: his name, or without one the host he comes from."""
+    return name or f"from {host_of(address_of(request))}"

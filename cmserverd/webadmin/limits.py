@@ -1,6 +1,6 @@
 """Who has how much of what at once, so that one visitor alone cannot use up WebAdmin, nor the license server behind it.
 
-A visitor is known by a text: the name of a user or of a token, or else the host that he comes from (`host_of`).
+A visitor is known by a text: the name of a user or of a token, or else the host that he comes from.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Final
 
 import trio
 from starlette.exceptions import HTTPException
+
+from protocol.hosts import host_of
 
 AGAIN: Final = 5
 """Seconds after which somebody who was refused may try again."""
@@ -127,7 +129,7 @@ class Rarely:
             log(event, **facts)
 
 
-def visitor_of(client: tuple[str, int] | None) -> str:
+def other_end(client: tuple[str, int] | None) -> str:
     """Return by what a connection's other end is counted: its host; over loopback, where all have one, itself."""
     if client is None:
         return "unknown"
@@ -138,14 +140,3 @@ def visitor_of(client: tuple[str, int] | None) -> str:
 def is_loopback(address: str) -> bool:
     """Tell whether an address is this machine's own."""
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
-
-
-def host_of(address: str) -> str:
-    """Return what tells hosts apart: an IPv4 address; of IPv6 the /64, since a host has as many of one as it likes."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(ip, ipaddress.IPv6Address):
-        return str(ip.ipv4_mapped or ipaddress.IPv6Network((ip, 64), strict=False))
-    return str(ip)

@@ -14,8 +14,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from cmserverd.webadmin.limits import host_of
 from cmserverd.webadmin.people import hash_of
+from protocol.hosts import host_of
 
 IDLE: Final = 30 * 60.0
 """Seconds after which a log-in ends that is not used."""

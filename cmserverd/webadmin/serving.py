@@ -31,7 +31,8 @@ from h2.connection import H2Connection
 from priority.priority import PriorityError
 from starlette.types import ASGIApp
 
-from cmserverd.webadmin.limits import SENDING, Rarely, Shares, host_of, is_loopback, visitor_of
+from cmserverd.webadmin.limits import SENDING, Rarely, Shares, is_loopback, other_end
+from protocol.hosts import host_of
 
 BACKLOG: Final = 128
 
@@ -157,7 +158,7 @@ class _Server:
                     self._rarely.say(_log.warning, "no connection can be taken", reason=error.strerror)
                     await trio.sleep(PAUSE)
                 continue  # any other one went before it was taken
-            visitor = visitor_of((address, port))
+            visitor = other_end((address, port))
             if self._shares.take(visitor):
                 connections.start_soon(self._serve, sock, visitor, bound.secure)
             else:

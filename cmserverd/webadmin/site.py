@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import cmserverd
 from cmserverd.webadmin.daemon import Daemon, is_silent
 from cmserverd.webadmin.guard import Guard, Offer, Open, Page, Visit
-from cmserverd.webadmin.limits import SENDING, Rarely, Turns, visitor_of
+from cmserverd.webadmin.limits import SENDING, Rarely, Turns, other_end
 from cmserverd.webadmin.logins import Logins
 from cmserverd.webadmin.people import People, Role
 from protocol.errors import ErrorNumber, LicenseError
@@ -118,7 +118,7 @@ class Site:
                     answering.cancel()
                     await trio.lowlevel.checkpoint()
 
-            async with self._beginning.turn(visitor_of(scope.get("client"))):
+            async with self._beginning.turn(other_end(scope.get("client"))):
                 await trio.lowlevel.checkpoint()  # whoever comes meanwhile waits
             await self._answer(scope, receive, send_in_time)
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from cmserverd.core.hosts import host_of
 from cmserverd.core.table import REMEMBERED_ENDINGS, Table
 from cmserverd.core.terms import Access, Allocation, License, LicenseId, SessionState
+from protocol.hosts import host_of
 from protocol.terms import AccessMode, HandleKind
 
 

@@ -6,7 +6,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from cmserverd.webadmin.limits import Shares, TooMany, Turns, host_of
+from cmserverd.webadmin.limits import Shares, TooMany, Turns
+from protocol.hosts import host_of
 
 # --- shares -------------------------------------------------------------------------------------------------------
 

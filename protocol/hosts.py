@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import ipaddress
+from ipaddress import IPv6Address, IPv6Network
 
 
 def host_of(address: str) -> str:
-    """Return the host of an address: an IPv4 address, or the /64 of an IPv6 one, of which a host has all.
+    """Return what tells hosts apart: an IPv4 address; of IPv6 the /64, since a host has as many of one as it likes.
 
     What is no address of a network stands for itself.
     """
     if ":" not in address:
         return address
     try:
-        return str(ipaddress.IPv6Network((address, 64), strict=False))
+        ip = IPv6Address(address.partition("%")[0])
     except ValueError:
         return address
+    return str(ip.ipv4_mapped or IPv6Network((ip, 64), strict=False))
