@@ -29,6 +29,7 @@ from cmserverd.core.terms import Allocation
 from cmserverd.engine import Record
 from cmserverd.service import Service
 from cmserverd.store import Entry, Store, StoreBusy, StoreFault
+from cmserverd.writer import Writer
 from protocol import messages as m
 from protocol.errors import ErrorNumber
 
@@ -97,6 +98,7 @@ class Journal:
         self._most = max(self._upkeep.compact, store.base_size())
         self._time_due = False
         self._patience = _PATIENCE
+        self._writer: Writer
         service.reached = self._engine.position
         self._engine.listen(self._note)
         self._engine.listen(self._time_is_due, c.TimeSet)
@@ -123,22 +125,23 @@ class Journal:
 
     async def run(self) -> None:
         """Keep what is decided, for ever; when that is cancelled, what was decided until then, and close the file."""
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._keep_time)
-                nursery.start_soon(self._tidy)
-                while True:
-                    await self._wake.wait()
-                    if self._power:
-                        await self._gather()
-                    self._wake = trio.Event()
-                    await self._keep()
-        finally:
-            with trio.CancelScope(shield=True):
-                self._patience = _LAST_PATIENCE
-                self._time_is_due()
-                await self._keep(last=True)
-                await trio.to_thread.run_sync(self._store.close)
+        with Writer() as self._writer:
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._keep_time)
+                    nursery.start_soon(self._tidy)
+                    while True:
+                        await self._wake.wait()
+                        if self._power:
+                            await self._gather()
+                        self._wake = trio.Event()
+                        await self._keep()
+            finally:
+                with trio.CancelScope(shield=True):
+                    self._patience = _LAST_PATIENCE
+                    self._time_is_due()
+                    await self._keep(last=True)
+                    await self._writer.do(self._store.close)
 
     async def _gather(self) -> None:
         """Wait while each turn of the loop brings more: a commit in a thread costs as much as deciding some requests.
@@ -156,7 +159,7 @@ class Journal:
         position = self._engine.position
         try:
             if last and self._engine.sealed:
-                await trio.to_thread.run_sync(self._store.reopen, self._patience)
+                await self._writer.do(partial(self._store.reopen, self._patience))
             await self._commit(batch)
         except StoreFault as fault:
             self._pending = [*batch, *self._pending]
@@ -192,7 +195,7 @@ class Journal:
         if not self._power and not self._engine.sealed:  # after a fault there may be much to write
             with suppress(StoreBusy):
                 return write(0.0)
-        return await trio.to_thread.run_sync(write, self._patience)
+        return await self._writer.do(partial(write, self._patience))
 
     async def _endure(self, fault: StoreFault) -> None:
         """Nothing can be kept: take back what was granted and not told yet, and let go until it can be again."""
@@ -206,7 +209,7 @@ class Journal:
             engine.full = len(self._pending) >= _BACKLOG
             batch, position = tuple(self._pending), engine.position
             try:
-                await trio.to_thread.run_sync(self._store.reopen, self._patience)
+                await self._writer.do(partial(self._store.reopen, self._patience))
                 await self._commit(batch)
             except StoreFault as now:
                 if str(now) != str(fault):

@@ -36,6 +36,7 @@ WITH_TRIO = frozenset(
         "cmserverd.turns",
         "cmserverd.updating",
         "cmserverd.watcher",
+        "cmserverd.writer",
         "cmserverd.witness",
         "protocol.client",
         "protocol.trio_link",

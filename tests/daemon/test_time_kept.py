@@ -53,13 +53,14 @@ class Machine:
 class Interrupted(Store):
     """A store during whose first keeping of the time something else happens."""
 
+    token: trio.lowlevel.TrioToken
     meanwhile: Callable[[], None] | None = None
 
     def keep_time(self, now: int, ahead: int, patience: float) -> None:
         """Keep it, and have that happen before this is told."""
         super().keep_time(now, ahead, patience)
         if self.meanwhile is not None:
-            trio.from_thread.run_sync(self.meanwhile)
+            trio.from_thread.run_sync(self.meanwhile, trio_token=self.token)
             self.meanwhile = None  # after it: who waits for this must not look before
 
 
@@ -68,6 +69,7 @@ async def test_a_time_that_is_set_while_another_one_is_being_kept_is_kept_too(tm
     system = float(NOON + YEAR)
     engine = Engine(LicenseClock(lambda: system, lambda: 100.0), _raise)
     store = Interrupted(tmp_path / "journal.db", power=True)
+    store.token = trio.lowlevel.current_trio_token()
     engine.restore(store)
     service = Service(engine, Introduction(m.Server("s", "cmserverd", "0"), "m", 120.0))
     async with trio.open_nursery() as nursery:
