@@ -14,11 +14,12 @@ from typing import Final
 
 import apsw
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """The version of the file's format. A program reads those up to its own, and makes an older one its own.
 
 2: the usage of what was dropped is kept; licenses are borrowed, and containers vouch for the history.
 3: by how much license time was set back is told; an access may be on its way to become a loan.
+4: such a loan is told of at once, and has its access's unit.
 """
 
 APPLICATION: Final = 0x636D7372

@@ -63,15 +63,13 @@ class OpenDevice:
 
     @property
     def loans(self) -> tuple[Loan, ...]:
-        """What is lent of it: its ledger as it was read just now, and what counts and was on its way into that."""
-        ledger = self.image.state.loans
-        known = {loan.id for loan in ledger}
-        return (*ledger, *(one.loan for one in self.writing if one.new and one.loan.id not in known))
+        """What is lent of it: its ledger as it was read."""
+        return self.image.state.loans
 
     @property
-    def converting(self) -> frozenset[bytes]:
-        """The ids of the loans on their way into it that accesses are to become, and which do not count until then."""
-        return frozenset(one.loan.id for one in self.writing if one.handle and not one.new)
+    def coming(self) -> frozenset[bytes]:
+        """The ids of the loans on their way into its ledger, which count already."""
+        return frozenset(one.loan.id for one in self.writing if one.new)
 
     @property
     def has_key(self) -> bool:

@@ -147,7 +147,7 @@ class Engine:
         With `lingers`, its license may linger: it did so before the access took it up, or others had it too.
         """
         now = self.clock.now()
-        self._pass(now, held.session.id, None, rules.revoke(self.table, held, now, lingers))
+        self._pass(now, held.session.id, None, rules.revoke(held, now, lingers))
 
     def use(self, session: Session, request: messages.Info) -> Access:
         """Note a use of a handle, unless records are `full`, and return what it refers to. Raises Refused."""
@@ -235,12 +235,12 @@ class Engine:
     def clean_up(self, session: Session, overdue: list[Access]) -> None:
         """End these accesses of a session that has been silent for their cleanup time."""
         now = self.clock.now()
-        self._pass(now, session.id, None, rules.clean_up(self.table, overdue, now))
+        self._pass(now, session.id, None, rules.clean_up(overdue, now))
 
     def close(self, session: Session) -> None:
         """End a session and all it holds."""
         now = self.clock.now()
-        self._pass(now, session.id, None, rules.close(self.table, session, now))
+        self._pass(now, session.id, None, rules.close(session, now))
 
     # containers
 
@@ -260,14 +260,14 @@ class Engine:
         """A container signed up to which position the history is kept, and its hash."""
         self._pass(self.clock.now(), 0, None, plugging.witness(container, message, signature))
 
-    def plug(self, contents: Container, loans: Iterable[Loan] = (), converting: Collection[bytes] = ()) -> None:
+    def plug(self, contents: Container, loans: Iterable[Loan] = (), writing: Collection[bytes] = ()) -> None:
         """A container is here, new, again, or with other contents.
 
-        `loans` are those in its ledger, and those that are counted and being written into it just now: they decide what
-        is lent. `converting` are the ids of those that count once they are written, as accesses do until then.
+        `loans` are those in its ledger, which decide what is lent. `writing` are the ids of those that are on their way
+        into it: they count, there or not.
         """
         now = self.clock.now()
-        self._pass(now, 0, None, plugging.plug(self.table, contents, now, loans, converting))
+        self._pass(now, 0, None, plugging.plug(self.table, contents, now, loans, writing))
 
     def unplug(self, container: ContainerId) -> None:
         """A container was unplugged; its grace begins."""

@@ -64,15 +64,16 @@ async def give_back(engine: Engine, devices: Devices, request: m.GiveBack, asker
     `asker` has his turn at the container; `by` is who that is, for the log.
     """
     _check_id(request.id)
-    opened = devices.find(ContainerId(request.container))
-    striking = _Striking(request.id, request.signature, engine.clock.now())
-    try:
-        stood = await devices.ask(opened.container, striking, asker)
-    except BaseException:
-        _doubt(opened, striking)
-        raise
-    if devices.has(opened):
-        engine.given_back(opened.container, request.id)
+    async with devices.alone(request.id):  # what is just being lent with it would count for nobody otherwise
+        opened = devices.find(ContainerId(request.container))
+        striking = _Striking(request.id, request.signature, engine.clock.now())
+        try:
+            stood = await devices.ask(opened.container, striking, asker)
+        except BaseException:
+            _doubt(opened, striking)
+            raise
+        if devices.has(opened):
+            engine.given_back(opened.container, request.id)
     if stood:
         _log.info("a borrowed license was given back", container=opened.container, loan=request.id.hex(), by=by)
     return m.GivenBack(stood)

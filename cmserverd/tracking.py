@@ -58,9 +58,7 @@ class Tracking:
     def opening_size(self) -> int:
         """Return how many lines `opening` has now."""
         accesses = (
-            max(len(allocation.accesses), 1)
-            for counted in self._tracked()
-            for allocation in counted.allocations.values()
+            max(len(allocation.accesses), 1) for counted in self._tracked() for allocation in self._allocations(counted)
         )
         return 1 + sum(1 for _ in self._tracked()) + sum(accesses) + sum(1 for _ in self._loans())
 
@@ -119,6 +117,12 @@ class Tracking:
                 loan = table.lent[change.container, change.id]
                 yield from self._out(now, loan, TrackingEvent.RETURN, counts=True, reason=_returned(change))
                 table.apply(change)
+            case c.Converting():
+                yield from self._let_go(now, table.accesses[change.handle], ReleaseReason.CONVERTED, frees=True)
+                table.apply(change)
+            case c.Unconverted():
+                table.apply(change)
+                yield from self._taken(now, table.accesses[change.handle], begins=True)
             case c.Stopped():
                 yield TrackingLine(now.position, now.time, TrackingEvent.STOPPED)
             case _:
@@ -132,6 +136,8 @@ class Tracking:
 
     def _let_go(self, now: _Now, held: Access, reason: str, *, frees: bool) -> Iterator[TrackingLine]:
         target = held.target
+        if held.handle in self.table.converting:
+            return  # it has been told as released
         if isinstance(target, Allocation) and target.license.item.quantity:
             yield _line(now, TrackingEvent.RELEASE, target, held, target.weight if frees else 0, reason)
 
@@ -179,6 +185,10 @@ class Tracking:
     def _tracked(self) -> Iterator[License]:
         return (counted for counted in self.table.licenses.values() if counted.item.quantity)
 
+    def _allocations(self, counted: License) -> Iterator[Allocation]:
+        """Yield the allocations of a license but for those that are becoming loans, which are told as that."""
+        return (one for one in counted.allocations.values() if not self.table.taken_along(one))
+
     def _loans(self) -> Iterator[tuple[License, Lent]]:
         """Yield the loans of the licenses that are tracked."""
         for loan in self.table.lent.values():
@@ -201,7 +211,7 @@ class Tracking:
             elif isinstance(change, c.Returned):
                 returned[change.container, change.id] = _returned(change)
         for counted in self._tracked():
-            for allocation in counted.allocations.values():
+            for allocation in self._allocations(counted):
                 left = len(allocation.accesses)
                 for held in allocation.accesses.values():
                     left -= 1
@@ -219,7 +229,7 @@ class Tracking:
         for counted in self._tracked():
             yield _license(now, counted)
         for counted in self._tracked():
-            for allocation in counted.allocations.values():
+            for allocation in self._allocations(counted):
                 units = allocation.weight
                 for held in allocation.accesses.values():
                     yield _line(now, TrackingEvent.ACCESS, allocation, held, units)

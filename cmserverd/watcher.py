@@ -170,7 +170,7 @@ class Watcher:
         opened.image, opened.floor = read, floor
         if not self._site.devices.has(opened):  # another one took its place meanwhile
             return
-        self._engine.plug(read.container, opened.loans, opened.converting)
+        self._engine.plug(read.container, opened.loans, opened.coming)
         self._log.info("container was read anew", container=opened.container, place=dongle.text)
         self._tell_unusable(read.container)
 

@@ -48,6 +48,8 @@ class ReleaseReason(StrEnum):
     """Nothing was heard of its client for too long."""
     MOVED = "moved"
     """It is booked on another license, as the next lines say."""
+    CONVERTED = "converted"
+    """It becomes a loan, as the next line says; if the container refuses that, an access with its handle follows."""
     LINGER_OVER = "linger_over"
     """What lingered for its station is free."""
     RELISTED = "relisted"

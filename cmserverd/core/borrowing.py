@@ -2,7 +2,7 @@
 
 The container's ledger decides what is lent. So a loan is decided here and reserved (`borrow`), written there, and
 counts as it stands there (`lent`), or not at all (`not_lent`). Whoever holds the license already converts his access:
-it keeps its unit until the container has the loan.
+the loan has its unit at once, whatever becomes of the access meanwhile, and leaves it again if the container refuses.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from msgspec.structs import replace
 
 from cmserverd.core import changes as c
 from cmserverd.core.fitting import featureless, visible
-from cmserverd.core.ledger import same
+from cmserverd.core.ledger import same, strike
 from cmserverd.core.plugging import Refuges, make_room
 from cmserverd.core.refusal import Refused, none_serves, offered, unless_starting
 from cmserverd.core.rules import Limits, Rule, end, held_by, unless_held_off
 from cmserverd.core.table import Table
-from cmserverd.core.terms import Allocation, Conversion, Lent, License, LicenseId, Session, Want
+from cmserverd.core.terms import Allocation, Lent, License, LicenseId, Session, Want
 from cmserverd.core.validity import invalid, valid_until
 from drivers.container import ContainerId, Loan, ProductItem
 from protocol.errors import ErrorNumber
@@ -47,7 +47,7 @@ class Asker(Struct, frozen=True):
 class Lending(Struct, frozen=True):
     """What was decided: the `loan` for the container's ledger, of this license, with the end that was asked for.
 
-    `handle` is that of the access that becomes the loan; 0: none. `new`: it is reserved, and counts already.
+    `handle` is that of the access that becomes the loan; 0: none. `new`: it is reserved by this, and counts already.
     """
 
     loan: Loan
@@ -68,18 +68,17 @@ def borrow(table: Table, asker: Asker, request: Borrow | Lend, now: int, limits:
     if known:
         return _extend(table, known, asker, request, now, limits)
     if asker.session is not None:
-        _unless_too_many(table, asker.address, request, limits)
+        _unless_too_many(table, asker.address, limits)
     handle = request.handle if isinstance(request, Borrow) else 0
     if handle and asker.session is not None:
         counted, needs_unit = _convert(table, asker, asker.session, request, handle, now, limits)
     else:
         counted, needs_unit = _choose(table, asker, request, now, limits), True
     loan = _loan(counted, request, now, 1)
-    if needs_unit:
-        yield _borrowed(table, counted.id, asker, loan, loan.end, now)
-    else:
-        yield from _begin_converting(table, handle, Conversion(counted.id.container, loan.id, loan.holder))
-    return Lending(loan, counted.id, asker, handle, needs_unit)
+    if not needs_unit:
+        yield c.Converting(handle, counted.id.container, loan.id)
+    yield _borrowed(table, counted.id, asker, loan, loan.end, now)
+    return Lending(loan, counted.id, asker, handle, new=True)
 
 
 def lent(table: Table, lending: Lending, end_in_force: int, now: int) -> Rule[Lent]:
@@ -93,7 +92,7 @@ def lent(table: Table, lending: Lending, end_in_force: int, now: int) -> Rule[Le
     loan = lending.loan
     known = table.lent.get((lending.license.container, loan.id))
     if known is not None and not same(known, loan):  # somebody else asked with this id, and came too late
-        yield c.Returned(*known.name, LoanEnd.UNKNOWN)
+        yield from strike(table, known.name, LoanEnd.UNKNOWN)
         known = None
     if known is None:
         counted = table.licenses.get(lending.license)
@@ -119,13 +118,10 @@ def lent(table: Table, lending: Lending, end_in_force: int, now: int) -> Rule[Le
 
 
 def not_lent(table: Table, lending: Lending) -> Rule[None]:
-    """The container did not take the loan into its ledger: what was reserved is free."""
+    """The container did not take the loan into its ledger: what was reserved is free, or its access's again."""
     known = table.lent.get((lending.license.container, lending.loan.id))
     if lending.new and known is not None and same(known, lending.loan):
-        yield c.Returned(*known.name, LoanEnd.REFUSED)
-    becoming = table.converting.get(lending.handle)
-    if becoming is not None and becoming.loan == lending.loan.id:
-        yield c.Unconverted(lending.handle)
+        yield from strike(table, known.name, LoanEnd.REFUSED)
 
 
 def writes(table: Table, request: Borrow, now: int) -> int:
@@ -149,7 +145,7 @@ def given_back(table: Table, container: ContainerId, loan: bytes) -> Rule[bool]:
     """The container struck a loan off its ledger. Return whether it counted until now."""
     if (container, loan) not in table.lent:
         return False
-    yield c.Returned(container, loan)
+    yield from strike(table, (container, loan), None)
     return True
 
 
@@ -202,34 +198,20 @@ def _longer(counted: License, known: Lent, request: Borrow | Lend, now: int) -> 
     return replace(loan, end=known.end) if (loan.end - known.end) * GAIN < loan.end - now else loan
 
 
-def _unless_too_many(table: Table, address: str, request: Borrow | Lend, limits: Limits) -> None:
+def _unless_too_many(table: Table, address: str, limits: Limits) -> None:
     """Raise Refused with 226 if one host's clients have borrowed, or are borrowing, all that they may.
 
     A station would be of the client's making, an address is not. What only a container knows of is nobody's, and what
     an operator lent is his.
     """
     host = host_of(address)
-    becoming = sum(
-        host_of(table.accesses[handle].session.address) == host
-        for handle, conversion in table.converting.items()
-        if conversion.loan != request.id
-    )
-    if table.borrowers.get(host, 0) + becoming >= limits.borrow_per_address:
+    if table.borrowers.get(host, 0) >= limits.borrow_per_address:
         most = limits.borrow_per_address
         raise Refused(
             ErrorNumber.BORROW_FAILED,
             f"{most} are borrowed from {host}, as many as may be; give one back, or have the operator raise "
             "[borrowing] per_address",
         )
-
-
-def _begin_converting(table: Table, handle: int, becoming: Conversion) -> Rule[None]:
-    """Have an access become one loan only: its unit would count for two, and somebody else have to make room."""
-    before = table.converting.get(handle)
-    if before is None:
-        yield c.Converting(handle, becoming.container, becoming.loan, becoming.holder)
-    elif before != becoming:
-        raise Refused(ErrorNumber.BOX_BUSY, "the access is being taken along as another loan")
 
 
 def _still_converting(table: Table, known: Lent, asker: Asker, request: Borrow | Lend) -> int:
@@ -250,6 +232,8 @@ def _convert(
     target = held_by(table, session, handle).target
     if not isinstance(target, Allocation):
         raise Refused(ErrorNumber.WRONG_HANDLE_TYPE)
+    if handle in table.converting:  # one loan has its unit already
+        raise Refused(ErrorNumber.BOX_BUSY, "the access is being taken along as another loan")
     counted = target.license
     needs_unit = len(target.accesses) > 1 or not target.weight
     if needs_unit:

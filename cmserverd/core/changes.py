@@ -251,16 +251,18 @@ class Returned(Struct, frozen=True, gc=False, tag=True, array_like=True):
 
 
 class Converting(Struct, frozen=True, gc=False, tag=True, array_like=True):
-    """An access is to become a loan with this id, of its holder's key; whether it did, its container's ledger says."""
+    """An access is to become the loan with this name, which has its unit from now on; `Borrowed` tells of that.
+
+    Whether it did, the container's ledger says.
+    """
 
     handle: int
     container: ContainerId
     loan: bytes
-    holder: bytes
 
 
 class Unconverted(Struct, frozen=True, gc=False, tag=True, array_like=True):
-    """An access did not become the loan that it was to."""
+    """An access did not become the loan that it was to, and has its unit again: `Returned` told of that."""
 
     handle: int
 

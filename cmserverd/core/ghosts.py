@@ -41,14 +41,14 @@ def in_the_way(table: Table, session: Session, product: Product, mode: AccessMod
         return sorted(leaving)
     usable = [counted for counted in product.licenses if unusable(counted, mode, want, session.local, now) is None]
     taken = {counted: counted.used for counted in usable}
-    ends = [allocation for allocation in _ends(ghosts) if _gives(table, allocation, mode)]
+    ends = [allocation for allocation in _ends(ghosts) if _gives(allocation, mode)]
     for allocation in ends:
         if allocation.license in taken and leaving.issuperset(allocation.accesses):
             taken[allocation.license] -= allocation.weight
     if any(not weight(counted.item, mode) or used < counted.item.quantity for counted, used in taken.items()):
         return sorted(leaving)
     # What lingers the station has back even if its container was unplugged just now, and takes nothing new.
-    left = [allocation for allocation in ends if _lingers_for(table, allocation, mode, want, session.local, now)]
+    left = [allocation for allocation in ends if _lingers_for(allocation, mode, want, session.local, now)]
     if any(leaving.issuperset(allocation.accesses) for allocation in left):
         return sorted(leaving)
     for allocation in ends:
@@ -59,17 +59,17 @@ def in_the_way(table: Table, session: Session, product: Product, mode: AccessMod
     return []
 
 
-def _lingers_for(table: Table, allocation: Allocation, mode: AccessMode, want: Want, local: bool, now: int) -> bool:
+def _lingers_for(allocation: Allocation, mode: AccessMode, want: Want, local: bool, now: int) -> bool:
     """Whether an allocation, once its ghosts have ended, lingers and satisfies the request."""
     last = allocation.accesses[max(allocation.accesses)]
     satisfies = allocation.mode is mode and can_join(allocation.license, mode, want, local, now)
-    return satisfies and lingers(table, allocation, last)
+    return satisfies and lingers(allocation, last)
 
 
-def _gives(table: Table, allocation: Allocation, mode: AccessMode) -> bool:
+def _gives(allocation: Allocation, mode: AccessMode) -> bool:
     """Whether the end of an allocation would leave its unit to a request in this mode of the same station."""
     last = allocation.accesses[max(allocation.accesses)]
-    return allocation.mode is mode or not lingers(table, allocation, last)
+    return allocation.mode is mode or not lingers(allocation, last)
 
 
 def _ghosts(sessions: Iterable[Session], product: Product) -> Iterator[Access]:

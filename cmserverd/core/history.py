@@ -37,7 +37,7 @@ def shortest(table: Table) -> Iterator[c.Change]:
         if held.want.bounded:
             yield c.Bounded(held.handle, held.session.id)
     for handle, becoming in table.converting.items():
-        yield c.Converting(handle, becoming.container, becoming.loan, becoming.holder)
+        yield c.Converting(handle, *becoming)
     comes = table.elapsed.comes
     for product in table.products.values():
         for holding in product.holdings.values():

@@ -11,25 +11,32 @@ from collections.abc import Collection, Iterable
 from cmserverd.core import changes as c
 from cmserverd.core.rules import Rule, end
 from cmserverd.core.table import Table
-from cmserverd.core.terms import Allocation, Lent, LicenseId
+from cmserverd.core.terms import Access, Allocation, Lent, LicenseId, LoanName, weight
 from drivers.container import LOAN_SKEW, ContainerId, Loan
 from protocol.messages import EndCause
 from protocol.terms import LoanEnd
 
 
 def reconcile(
-    table: Table, container: ContainerId, ledger: Iterable[Loan], now: int
+    table: Table, container: ContainerId, ledger: Iterable[Loan], writing: Collection[bytes], now: int
 ) -> Rule[dict[LicenseId, list[Loan]]]:
     """Strike off what a container's ledger does not have, and take over the ends of what it has.
 
-    Return the loans that the table does not know, by license: there may have to be made room for them.
+    An access that was to become one of its loans has become it, and ends; `writing` are the ids of those that are on
+    their way into the ledger, and need not be there yet. Return the loans that the table does not know, by license:
+    there may have to be made room for them.
     """
     standing = {loan.id: loan for loan in ledger if loan.end + LOAN_SKEW > now}
     for known in [known for known in table.lent.values() if known.license.container == container]:
         loan = standing.get(known.id)
+        if loan is None and known.id in writing:
+            continue
         if loan is None or not same(known, loan):
-            yield c.Returned(*known.name, LoanEnd.OVER if known.until <= now else LoanEnd.UNKNOWN)
-        elif loan.end != known.end:
+            yield from strike(table, known.name, LoanEnd.OVER if known.until <= now else LoanEnd.UNKNOWN)
+            continue
+        if handle := _becoming(table, known.name):
+            yield end(table.accesses[handle], EndCause.LENT)
+        if loan.end != known.end:
             yield extended(known, loan.end)
     unknown: dict[LicenseId, list[Loan]] = {}
     for loan in standing.values():
@@ -38,24 +45,18 @@ def reconcile(
     return unknown
 
 
-def converted(
-    table: Table, container: ContainerId, unknown: dict[LicenseId, list[Loan]], writing: Collection[bytes]
-) -> Rule[None]:
-    """End the accesses that became loans of a container without its answer, so that nobody else makes room for those.
+def strike(table: Table, name: LoanName, cause: LoanEnd | None) -> Rule[None]:
+    """A loan stands no longer. An access that was to become it has its unit again.
 
-    Of the `unknown` loans in its ledger one may be what an access was to become: it has that one's unit. What is not
-    in the ledger did not become a loan, but for the ids that are being written into it just now.
+    It ends if more is lent than there is, which a licensor's update may have brought about meanwhile.
     """
-    found = {(loan.id, loan.holder): license_id for license_id, loans in unknown.items() for loan in loans}
-    for handle, becoming in list(table.converting.items()):
-        if becoming.container != container:
-            continue
-        held, name = table.accesses[handle], (becoming.loan, becoming.holder)
-        if isinstance(held.target, Allocation) and found.get(name) == held.target.license.id:
-            del found[name]
-            yield end(held, EndCause.LENT)
-        elif becoming.loan not in writing:
-            yield c.Unconverted(handle)
+    handle = _becoming(table, name)
+    if handle and not _can_go_on(table.accesses[handle], table.lent[name]):
+        yield end(table.accesses[handle], EndCause.LENT)
+        handle = 0
+    yield c.Returned(*name, cause)
+    if handle:
+        yield c.Unconverted(handle)
 
 
 def adopted(table: Table, license_id: LicenseId, loan: Loan, now: int) -> c.Borrowed:
@@ -88,3 +89,15 @@ def same(known: Lent, loan: Loan) -> bool:
         loan.quantity,
         loan.holder,
     )
+
+
+def _becoming(table: Table, name: LoanName) -> int:
+    """Return the handle of the access that is to become a loan; 0: there is none."""
+    return next((handle for handle, becoming in table.converting.items() if becoming == name), 0)
+
+
+def _can_go_on(held: Access, loan: Lent) -> bool:
+    """Whether there is a unit for an access that did not become this loan, once that is struck off."""
+    assert isinstance(held.target, Allocation)
+    counted = held.target.license
+    return counted.lent - loan.quantity < counted.item.quantity or not weight(counted.item, held.target.mode)

@@ -7,19 +7,13 @@ in nobody's way but for its unit.
 from __future__ import annotations
 
 from cmserverd.core.fitting import can_join
-from cmserverd.core.table import Table
 from cmserverd.core.terms import Access, Allocation, Holding, Want
 from protocol.terms import AccessMode
 
 
-def lingers(table: Table, allocation: Allocation, last: Access) -> bool:
-    """Whether an allocation lingers when its last access is let go of; one that is becoming a loan leaves nothing."""
-    return (
-        allocation.license.item.linger > 0
-        and allocation.weight > 0
-        and not last.want.ignore_linger
-        and last.handle not in table.converting
-    )
+def lingers(allocation: Allocation, last: Access) -> bool:
+    """Whether an allocation lingers when its last access is let go of: what counts nothing leaves nothing."""
+    return allocation.license.item.linger > 0 and allocation.weight > 0 and not last.want.ignore_linger
 
 
 def left_for(holding: Holding, mode: AccessMode, want: Want, local: bool, now: int) -> Allocation | None:

@@ -9,6 +9,7 @@ from itertools import islice, takewhile
 from typing import Final
 
 from cmserverd.core import changes as c
+from cmserverd.core.ledger import strike
 from cmserverd.core.plugging import Refuges
 from cmserverd.core.rules import Rule, end, let_go
 from cmserverd.core.table import Table
@@ -54,12 +55,12 @@ def advance(table: Table, now: int, most: int) -> Rule[bool]:
     for until, _, loan in table.returns[:most]:
         if until > now:
             break
-        yield c.Returned(*loan.name, LoanEnd.OVER)
+        yield from strike(table, loan.name, LoanEnd.OVER)
         most -= 1
     for until, _, held in table.lives[:most]:
         if until > elapsed:
             break
-        yield let_go(table, held, EndCause.MAXIMUM_LIFE, now)  # who says when he goes goes as others do: it may linger
+        yield let_go(held, EndCause.MAXIMUM_LIFE, now)  # who says when he goes goes as others do: it may linger
         most -= 1
     refuges = Refuges(table, {}, now)
     for _, _, counted in list(islice(takewhile(lambda entry: entry[0] <= now, table.expiries), most)):

@@ -7,10 +7,10 @@ from itertools import chain, islice
 
 from cmserverd.core import changes as c
 from cmserverd.core.fitting import can_join, has_room, unfit, unusable, visible
-from cmserverd.core.ledger import adopted, converted, reconcile
+from cmserverd.core.ledger import adopted, reconcile
 from cmserverd.core.rules import Rule, end
 from cmserverd.core.table import Table
-from cmserverd.core.terms import STATION_SHARE, Access, Allocation, License, LicenseId, Product, Reference, Want, weight
+from cmserverd.core.terms import STATION_SHARE, Access, Allocation, License, LicenseId, Product, Reference, Want
 from cmserverd.core.validity import barred
 from drivers.container import Container, ContainerId, Loan, ProductItem
 from protocol.messages import EndCause
@@ -41,16 +41,15 @@ def witness(container: ContainerId, message: bytes, signature: bytes) -> Rule[No
 
 
 def plug(
-    table: Table, contents: Container, now: int, loans: Iterable[Loan] = (), converting: Collection[bytes] = ()
+    table: Table, contents: Container, now: int, loans: Iterable[Loan] = (), writing: Collection[bytes] = ()
 ) -> Rule[None]:
     """A container is here: for the first time, again, or with other contents, and with these loans in its ledger.
 
     Accesses that the new contents do not serve any more, or that have no room beside the loans, are rebooked or ended
-    before those take effect. `converting` are the ids of the loans that accesses are just on their way to become.
+    before those take effect. `writing` are the ids of the loans that are on their way into it, and count already.
     """
     yield c.Plugged(contents)
-    unknown = yield from reconcile(table, contents.id, loans, now)
-    yield from converted(table, contents.id, unknown, converting)
+    unknown = yield from reconcile(table, contents.id, loans, writing, now)
     new = {
         LicenseId(contents.id, firm_item.firm_code, item.reference): item
         for firm_item in contents.firm_items
@@ -123,7 +122,7 @@ def _reprogram(
     ]
     leaving: dict[License, None] = {}
     for counted in changed:
-        if _serves_all(counted, new.get(counted.id), _coming(counted, unknown), now):
+        if _serves_all(table, counted, new.get(counted.id), _coming(counted, unknown), now):
             if _goes(counted, new.get(counted.id)):
                 for allocation in list(counted.allocations.values()):
                     yield c.Lapsed(counted.id, allocation.id)
@@ -164,11 +163,11 @@ def _goes(counted: License, item: ProductItem | None) -> bool:
     return item is None or item.product_code != counted.item.product_code
 
 
-def _serves_all(counted: License, item: ProductItem | None, coming: int, now: int) -> bool:
+def _serves_all(table: Table, counted: License, item: ProductItem | None, coming: int, now: int) -> bool:
     allocations = counted.allocations.values()
     if item is None or _goes(counted, item):
         return all(allocation.until for allocation in allocations)  # what lingers is nobody's who would have to leave
-    return _room_lacks(counted, item, coming) <= 0 and (
+    return _room_lacks(table, counted, item, coming) <= 0 and (
         item == counted.item
         or all(
             _serves(item, held, allocation, now) for allocation in allocations for held in allocation.accesses.values()
@@ -202,11 +201,12 @@ def make_room(counted: License, item: ProductItem, coming: int, refuges: Refuges
     First goes what lingers, then the newest allocations. One that can move as a whole does so before another one has to
     end.
     """
-    lacking = _room_lacks(counted, item, coming)
+    table = refuges.table
+    lacking = _room_lacks(table, counted, item, coming)
     for _, _, allocation in counted.lingering[: max(lacking, 0)]:
         yield c.Lapsed(counted.id, allocation.id)
         lacking -= 1
-    for allocation in _weighty(counted, item):
+    for allocation in _weighty(table, counted, item):
         # A share moves as a whole: a part of it frees no unit. It takes one unit elsewhere at most, and those of its
         # accesses that the station's other shares satisfy go there (law 2).
         accesses = list(allocation.accesses.values())
@@ -214,17 +214,17 @@ def make_room(counted: License, item: ProductItem, coming: int, refuges: Refuges
             for held in accesses:
                 yield c.Moved(held.handle, held.session.id, *(refuges.share(allocation, [held]) or refuge))
             lacking -= 1
-    for allocation in _weighty(counted, item)[: max(lacking, 0)]:
+    for allocation in _weighty(table, counted, item)[: max(lacking, 0)]:
         for held in list(allocation.accesses.values()):
             yield refuges.move(held) or end(held, cause)
 
 
-def _weighty(counted: License, item: ProductItem) -> list[Allocation]:
+def _weighty(table: Table, counted: License, item: ProductItem) -> list[Allocation]:
     """Return the held allocations that take room under these options, the newest first."""
     return [
         allocation
         for allocation in reversed(list(counted.allocations.values()))
-        if weight(item, allocation.mode) and not allocation.until
+        if table.weight(allocation, item) and not allocation.until
     ]
 
 
@@ -240,12 +240,12 @@ def _serves(item: ProductItem, held: Access, allocation: Allocation, now: int) -
     )
 
 
-def _room_lacks(counted: License, item: ProductItem, coming: int) -> int:
+def _room_lacks(table: Table, counted: License, item: ProductItem, coming: int) -> int:
     """Return how many units too few a license with these options, and more loans, would have for its allocations.
 
     More may be lent than there are: a licensor's update may lower the quantity.
     """
-    taken = sum(weight(item, allocation.mode) for allocation in counted.allocations.values())
+    taken = sum(table.weight(allocation, item) for allocation in counted.allocations.values())
     return taken - max(item.quantity - counted.lent - coming, 0)
 
 
@@ -258,7 +258,7 @@ class Refuges:
 
     def __init__(self, table: Table, leaving: dict[License, None], now: int) -> None:
         self.now = now
-        self._table = table
+        self.table = table
         self._leaving = leaving
         self._passed: dict[tuple[Product, AccessMode, Want, bool], int] = {}
 
@@ -280,16 +280,18 @@ class Refuges:
         """
         if share := self.share(allocation, accesses) or self._left(allocation, accesses):
             return share
-        free = self._free(allocation.license.product, allocation.mode, accesses)
-        return None if free is None else (free.id, self._table.next_allocation)
+        free = self._free(allocation, accesses)
+        return None if free is None else (free.id, self.table.next_allocation)
 
     def share(self, allocation: Allocation, accesses: list[Access]) -> tuple[LicenseId, int] | None:
         """Decide which other share of their station these accesses can join together."""
         mode = allocation.mode
         if mode is STATION_SHARE:
             for share in allocation.license.product.holdings[allocation.station].shares:
-                if share.license not in self._leaving and all(
-                    can_join(share.license, mode, held.want, held.session.local, self.now) for held in accesses
+                if (
+                    share.license not in self._leaving
+                    and not self.table.taken_along(share)
+                    and all(can_join(share.license, mode, held.want, held.session.local, self.now) for held in accesses)
                 ):
                     return share.license.id, share.id
         return None
@@ -305,15 +307,18 @@ class Refuges:
                 return left.license.id, left.id
         return None
 
-    def _free(self, product: Product, mode: AccessMode, accesses: list[Access]) -> License | None:
+    def _free(self, allocation: Allocation, accesses: list[Access]) -> License | None:
+        product, mode = allocation.license.product, allocation.mode
         kinds = {(held.want, held.session.local) for held in accesses}
-        alike = (product, mode, *next(iter(kinds))) if len(kinds) == 1 else None
+        own = self._taken_along(allocation)
+        alike = (product, mode, *next(iter(kinds))) if len(kinds) == 1 and not own else None
         start = self._passed.get(alike, 0) if alike else 0
         for place in range(start, len(product.licenses)):
             counted = product.licenses[place]
             if (
                 has_room(counted, mode)
                 and counted not in self._leaving
+                and counted not in own
                 and all(unusable(counted, mode, want, local, self.now) is None for want, local in kinds)
             ):
                 if alike:
@@ -322,3 +327,10 @@ class Refuges:
         if alike:
             self._passed[alike] = len(product.licenses)
         return None
+
+    def _taken_along(self, allocation: Allocation) -> list[License]:
+        """Return of which licenses an allocation's station takes its share along: if it may not, it has that again."""
+        if allocation.mode is not STATION_SHARE or not self.table.converting:
+            return []
+        shares = allocation.license.product.holdings[allocation.station].shares
+        return [share.license for share in shares if self.table.taken_along(share)]

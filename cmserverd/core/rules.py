@@ -83,7 +83,7 @@ def access(table: Table, session: Session, request: AccessRequest, now: int, lim
     if step is None:
         # An application that crashes and is started again gets its license (decision 12).
         for handle in ghosts.in_the_way(table, session, product, request.mode, want, now):
-            yield let_go(table, table.accesses[handle], EndCause.SUPERSEDED, now)
+            yield let_go(table.accesses[handle], EndCause.SUPERSEDED, now)
         step = _grant(table, session, product, request.mode, want, request.key, now)
         if step is None:
             raise no_license(table, session, request.firm_code, request.product_code, want, request.mode, now)
@@ -111,7 +111,7 @@ def _grant(
             for share in holding.shares:
                 counted = share.license
                 if can_join(counted, mode, want, session.local, now):
-                    if not table.converting or not _taken_along(table, share):
+                    if not table.converting or not table.taken_along(share):
                         return c.Joined(table.next_handle, session.id, key, counted.id, share.id, now, want)
                     leaves = True
             if leaves:  # a second share would be one too many if the container refuses the loan
@@ -122,11 +122,6 @@ def _grant(
     if free is None:
         return None
     return c.Allocated(table.next_handle, session.id, key, free.id, table.next_allocation, mode, now, want)
-
-
-def _taken_along(table: Table, share: Allocation) -> bool:
-    """Whether a share's only access is becoming a loan, which takes its unit."""
-    return len(share.accesses) == 1 and not table.converting.keys().isdisjoint(share.accesses)
 
 
 def _free_license(product: Product, mode: AccessMode, want: Want, local: bool, now: int) -> License | None:
@@ -253,19 +248,13 @@ def held_by(table: Table, session: Session, handle: int) -> Access:
 
 
 def release(table: Table, session: Session, handle: int, now: int) -> Rule[None]:
-    """Give a handle back; the license is free, or lingers, when its last access is released.
-
-    Raises Refused: 64 while it is becoming a loan, which needs its unit, so that nobody else may get that.
-    """
-    held = held_by(table, session, handle)
-    if handle in table.converting:
-        raise Refused(ErrorNumber.BOX_BUSY, "the access is being taken along just now")
-    yield let_go(table, held, None, now)
+    """Give a handle back; the license is free, or lingers, when its last access is released. Raises Refused."""
+    yield let_go(held_by(table, session, handle), None, now)
 
 
-def revoke(table: Table, held: Access, now: int, lingers: bool) -> Rule[None]:
+def revoke(held: Access, now: int, lingers: bool) -> Rule[None]:
     """Take a handle back that its client was never told of: its key is free again. Nothing lingers that nobody had."""
-    yield let_go(table, held, None, now) if lingers else end(held, None)
+    yield let_go(held, None, now) if lingers else end(held, None)
 
 
 def use(table: Table, session: Session, handle: int, now: int) -> Rule[Access]:
@@ -284,12 +273,12 @@ def end(held: Access, cause: EndCause | None) -> c.Left | c.Freed:
     return c.Left(held.handle, held.session.id, cause)
 
 
-def let_go(table: Table, held: Access, cause: EndCause | None, now: int) -> c.Left | c.Freed | c.Lingering:
+def let_go(held: Access, cause: EndCause | None, now: int) -> c.Left | c.Freed | c.Lingering:
     """Return the change that ends an access whose client let go of it, or is no more: its license may linger."""
     target = held.target
     if isinstance(target, Allocation):
         linger = target.license.item.linger
-        if linger and len(target.accesses) == 1 and lingers(table, target, held):
+        if linger and len(target.accesses) == 1 and lingers(target, held):
             return c.Lingering(held.handle, held.session.id, now + linger, cause)
     return end(held, cause)
 
@@ -314,10 +303,10 @@ def detach(session: Session, closed: bool) -> Rule[None]:
         yield c.Detached(session.id, closed)
 
 
-def clean_up(table: Table, overdue: list[Access], now: int) -> Rule[None]:
+def clean_up(overdue: list[Access], now: int) -> Rule[None]:
     """End accesses whose client has been silent for as long as they were to outlive that; their session lives on."""
     for held in overdue:
-        yield let_go(table, held, EndCause.SILENT, now)
+        yield let_go(held, EndCause.SILENT, now)
 
 
 def resume(table: Table, token_hash: bytes, address: str, local: bool) -> Rule[Session]:
@@ -335,8 +324,8 @@ def resume(table: Table, token_hash: bytes, address: str, local: bool) -> Rule[S
     return session
 
 
-def close(table: Table, session: Session, now: int) -> Rule[None]:
+def close(session: Session, now: int) -> Rule[None]:
     """End a session and all it holds."""
     for held in list(session.accesses.values()):
-        yield let_go(table, held, None, now)
+        yield let_go(held, None, now)
     yield c.Closed(session.id)

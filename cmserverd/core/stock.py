@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from cmserverd.core import changes as c
 from cmserverd.core.terms import (
+    Allocation,
     KnownContainer,
     Lent,
     License,
@@ -37,12 +38,14 @@ class Stock:
     `expiries` and `returns` are sorted: the license or loan whose time is over next comes first. So are the `expired`,
     the licenses whose end was seen to: if license time is set back, those that are not over after all are the last.
     `lent` has the loans by name, in the order of their numbers, and `out` how many licenses are with borrowers, of
-    those too that are gone. `borrowers` has how many loans count for each host.
+    those too that are gone. `borrowers` has how many loans count for each host. `converting` are the accesses that are
+    to become loans, by handle: until it is known whether they did, each loan has its access's unit.
     """
 
     __slots__ = (
         "borrowers",
         "containers",
+        "converting",
         "expired",
         "expiries",
         "lent",
@@ -62,8 +65,17 @@ class Stock:
         self.lent: dict[LoanName, Lent] = {}
         self.out: dict[LicenseId, int] = {}
         self.borrowers: dict[str, int] = {}
+        self.converting: dict[int, LoanName] = {}
         self.returns: list[LoanOver] = []
         self.next_license = 1
+
+    def taken_along(self, allocation: Allocation) -> bool:
+        """Whether an allocation's only access is becoming a loan, which has its unit."""
+        return bool(self.converting) and not self.converting.keys().isdisjoint(allocation.accesses)
+
+    def weight(self, allocation: Allocation, item: ProductItem) -> int:
+        """Return what an allocation counts under these options."""
+        return 0 if self.taken_along(allocation) else weight(item, allocation.mode)
 
     def _plugged(self, change: c.Plugged) -> None:
         contents = change.container
@@ -111,7 +123,7 @@ class Stock:
         self._set_item(counted, item)
         counted.used = counted.lent
         for allocation in counted.allocations.values():
-            allocation.weight = weight(item, allocation.mode)
+            allocation.weight = self.weight(allocation, item)
             counted.used += allocation.weight
 
     def _consumed(self, change: c.Consumed) -> None:

@@ -20,7 +20,6 @@ from cmserverd.core.terms import (
     USER_LIMIT,
     Access,
     Allocation,
-    Conversion,
     Ended,
     Holding,
     License,
@@ -44,13 +43,11 @@ class Table(Stock):
     `expiries`, `lingers` and `lives` are sorted: what time does next comes first. `held_off` has until when a station
     is given no new license of a product, by station, firm and product code; what is over may still be there. Lingering,
     lives, being held off and the times of accesses are `elapsed` time, so that setting license time touches none.
-    `converting` are the accesses that are to become loans, by handle, until it is known whether they did.
     """
 
     __slots__ = (
         "accesses",
         "addresses",
-        "converting",
         "elapsed",
         "ghosts",
         "held_off",
@@ -73,7 +70,6 @@ class Table(Stock):
         self.addresses: dict[str, int] = {}
         self.ghosts: dict[tuple[Station, str], dict[int, Session]] = {}
         self.accesses: Numbered[Access] = Numbered()
-        self.converting: dict[int, Conversion] = {}
         self.lingers: list[LingerEnd] = []
         self.lives: list[LifeEnd] = []
         self.held_off: dict[tuple[Station, int, int], int] = {}
@@ -214,7 +210,7 @@ class Table(Stock):
             self._take_up(new)
         access.target = new
         self._hold(access, new)
-        self.converting.pop(access.handle, None)  # that loan is of the license that it had
+        self.converting.pop(access.handle, None)  # that loan has the unit that it had
 
     def _left(self, change: c.Left) -> None:
         access = self.accesses[change.handle]
@@ -264,10 +260,12 @@ class Table(Stock):
         self.next_handle = max(self.next_handle, change.number + 1)
 
     def _converting(self, change: c.Converting) -> None:
-        self.converting[change.handle] = Conversion(change.container, change.loan, change.holder)
+        self.converting[change.handle] = (change.container, change.loan)
+        self._weigh(change.handle)
 
     def _unconverted(self, change: c.Unconverted) -> None:
         del self.converting[change.handle]
+        self._weigh(change.handle)
 
     # what a shortened history begins with
 
@@ -389,6 +387,16 @@ class Table(Stock):
         _count_mode(counted, mode, 1)
         self.next_allocation = number + 1
         return allocation
+
+    def _weigh(self, handle: int) -> None:
+        """An access is becoming a loan from now on, or is not any more."""
+        allocation = self.accesses[handle].target
+        assert isinstance(allocation, Allocation)
+        assert len(allocation.accesses) == 1
+        counted = allocation.license
+        units = self.weight(allocation, counted.item)
+        counted.used += units - allocation.weight
+        allocation.weight = units
 
     def _drop_allocation(self, allocation: Allocation) -> None:
         counted = allocation.license

@@ -172,14 +172,6 @@ class Lent(Struct, eq=False, gc=False):
         return self.end + LOAN_SKEW
 
 
-class Conversion(Struct, frozen=True, gc=False):
-    """Which loan an access is to become, of its license in this container; `holder` is the borrower's public key."""
-
-    container: ContainerId
-    loan: bytes
-    holder: bytes
-
-
 LoanOver = tuple[int, int, Lent]
 """When a loan is over, its number, and itself: sorted, the first is the next."""
 

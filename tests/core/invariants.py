@@ -82,7 +82,8 @@ def _check_license(table: Table, counted: License) -> None:
         assert all(table.accesses.get(handle) is held for handle, held in allocation.accesses.items())
         assert all(held.target is allocation for held in allocation.accesses.values())
         assert allocation.mode is AccessMode.STATION_SHARE or len(allocation.accesses) <= 1
-        counts = allocation.mode is not AccessMode.NO_USER_LIMIT and item.quantity > 0
+        lent = bool(table.converting.keys() & allocation.accesses.keys())
+        counts = allocation.mode is not AccessMode.NO_USER_LIMIT and item.quantity > 0 and not lent
         assert allocation.weight == int(counts), "what an allocation counts"
     modes = Counter(allocation.mode for allocation in counted.allocations.values() if not allocation.until)
     assert counted.user_limit == modes[AccessMode.USER_LIMIT]
@@ -117,10 +118,12 @@ def _check_loans(table: Table) -> None:
     numbers = [loan.number for loan in table.lent.values()]
     assert numbers == sorted(set(numbers))
     assert not table.accesses.keys() & set(numbers)
-    for handle, becoming in table.converting.items():
+    for handle, name in table.converting.items():
         target = table.accesses[handle].target
         assert isinstance(target, Allocation)
-        assert target.license.id.container == becoming.container
+        assert list(target.accesses) == [handle], "nobody shares what is taken along"
+        assert table.lent[name].license == target.license.id, "the loan has its unit"
+    assert len(set(table.converting.values())) == len(table.converting), "one access becomes one loan"
 
 
 def _check_products(table: Table) -> None:

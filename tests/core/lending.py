@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from drivers.container import Loan
 from protocol.errors import ErrorNumber
 from protocol.messages import Access as Request
-from protocol.messages import AccessKey, Borrow, Lend
+from protocol.messages import AccessKey, Borrow, EndCause, Lend
 from protocol.terms import AccessMode, HandleKind, Station
-from tests.core.model import Client, Entry, Hold, Model, Out, Why
+from tests.core.model import Client, Entry, Model, Out, Why
 
 SKEW = 60
 
@@ -36,15 +36,10 @@ def decided(
     if known := [loan for loan in model.loans if loan.id == request.id]:
         own = [loan for loan in known if loan.holder == request.holder and (loan.station or station) == station]
         return _longer(model, own[0], request, most) if own else (ErrorNumber.INVALID_PARAMETER, None, ())
-    if asker is not None and _borrowed_by(model, asker.address, request.id) + 1 > each:
+    if asker is not None and _borrowed_by(model, asker.address) + 1 > each:
         return ErrorNumber.BORROW_FAILED, None, ()
     if isinstance(request, Borrow) and request.handle and asker is not None:
-        choice = _converted(model, asker, request, most, keep)
-        if isinstance(choice, Choice) and not choice.needs_unit:
-            becoming = (choice.entry[0], request.id, request.holder)
-            if model.converting.get(request.handle, becoming) != becoming:
-                return ErrorNumber.BOX_BUSY, None, ()
-        return choice
+        return _converted(model, asker, request, most, keep)
     return _chosen(model, station, request, most, keep)
 
 
@@ -65,51 +60,43 @@ def prolonged(model: Model, loan: Out, seconds: int) -> int:
     return end if end > loan.end and (end - loan.end) / (end - model.now) >= 0.01 else loan.end
 
 
-def ledgers(model: Model, container: str, ledger: Iterable[Loan], numbers: dict[bytes, int]) -> list[Out]:
-    """Return the loans that stand once a container is here that has this ledger.
+def reconciled(
+    model: Model, container: str, ledger: Iterable[Loan], writing: Collection[bytes], numbers: dict[bytes, int]
+) -> list[Out]:
+    """Take in which loans of a container are no more, and which of them accesses became; return those that stand.
 
-    `numbers` are those that the server knows them by.
+    They are in its `ledger`, or may be yet: `writing` are the ids of those. The server knows them by `numbers`.
     """
-    known = {loan.id: loan for loan in model.loans if loan.entry[0] == container}
+    known = sorted((loan for loan in model.loans if loan.entry[0] == container), key=lambda loan: loan.number)
+    rows = {row.id: row for row in ledger if row.end + SKEW > model.now}
     standing = []
-    for row in ledger:
-        entry = (container, row.firm_code, row.reference)
-        old = known.get(row.id)
-        if row.end + SKEW <= model.now:
-            continue
-        if old is not None and (old.entry, old.quantity, old.holder) == (entry, row.quantity, row.holder):
-            old.end = row.end
-            standing.append(old)
+    for loan in known:
+        row = rows.get(loan.id)
+        if row is not None and (container, row.firm_code, row.reference, row.quantity, row.holder) == (
+            *loan.entry,
+            loan.quantity,
+            loan.holder,
+        ):
+            del rows[loan.id]
+            loan.end = row.end
+            standing.append(loan)
+            for handle in [handle for handle, name in model.converting.items() if name == (container, loan.id)]:
+                model.end(model.hold(handle), EndCause.LENT)
+        elif row is None and loan.id in writing:
+            standing.append(loan)
         else:
-            number = numbers[row.id]
-            assert number not in [loan.number for loan in model.loans]
-            standing.append(Out(row.id, entry, number, row.quantity, row.end, row.holder, None, None, "", model.now))
+            model.struck(loan)
+    for row in rows.values():
+        entry = (container, row.firm_code, row.reference)
+        number = numbers[row.id]
+        assert number not in [loan.number for loan in model.loans]
+        standing.append(Out(row.id, entry, number, row.quantity, row.end, row.holder, None, None, "", model.now))
     return standing
 
 
-def converted(model: Model, container: str, standing: Iterable[Out], writing: Collection[bytes]) -> list[Hold]:
-    """Return the accesses that became loans of a container, of those that stand; others will not, unless they may yet.
-
-    That is, once the model has learned so; `writing` are the ids of the loans that are on their way.
-    """
-    new = [loan for loan in standing if loan not in model.loans]
-    became = []
-    for handle, (where, name, holder) in list(model.converting.items()):
-        hold = model.hold(handle)
-        found = [loan for loan in new if (loan.id, loan.holder, loan.entry) == (name, holder, hold.entry)]
-        if where == container and found:
-            new.remove(found[0])
-            became.append(hold)
-        elif where == container and name not in writing:
-            del model.converting[handle]
-    return became
-
-
-def _borrowed_by(model: Model, address: str, but: bytes) -> int:
+def _borrowed_by(model: Model, address: str) -> int:
     """Count what the clients of a host have borrowed, or are borrowing."""
-    places = [loan.address for loan in model.loans]
-    places += [model.hold(handle).client.address for handle, (_, name, _) in model.converting.items() if name != but]
-    return [_host(place) for place in places].count(_host(address))
+    return [_host(loan.address) for loan in model.loans].count(_host(address))
 
 
 def _host(address: str) -> str:
@@ -149,6 +136,8 @@ def _converted(model: Model, asker: Client, request: Borrow, most: int, keep: in
     if hold.request.kind is not HandleKind.ENTRY:
         return ErrorNumber.WRONG_HANDLE_TYPE, None, ()
     assert hold.entry is not None
+    if request.handle in model.converting:
+        return ErrorNumber.BOX_BUSY, None, ()
     needs_unit = len(model.instances(hold)) > 1 or not model.takes(hold.entry, hold.request.mode)
     if needs_unit and _held_off(model, asker.station, hold.request.firm_code, hold.request.product_code):
         return ErrorNumber.ACCESS_DENIED, None, ()

@@ -129,7 +129,9 @@ class Model:
         self.holds: list[Hold] = []
         self.lefts: list[Left] = []
         self.loans: list[Out] = []
-        self.converting: dict[int, tuple[str, bytes, bytes]] = {}  # by handle: container, id and holder of the loan
+        self.converting: dict[
+            int, tuple[str, bytes]
+        ] = {}  # by handle: container and id of the loan that has its license
         self.held_off: list[tuple[Station, int, int, int]] = []
 
     @property
@@ -180,7 +182,7 @@ class Model:
         """Count the licenses of an entry that are taken by clients."""
         if self.options(entry).quantity == 0:
             return 0
-        here = [hold for hold in taken.holds if hold.entry == entry]
+        here = [hold for hold in taken.holds if hold.entry == entry and hold.handle not in self.converting]
         each = [hold for hold in here if hold.request.mode in (AccessMode.USER_LIMIT, AccessMode.EXCLUSIVE)]
         stations = {hold.client.station for hold in here if hold.request.mode is AccessMode.STATION_SHARE}
         return len(each) + len(stations) + len([left for left in taken.lefts if left.entry == entry])
@@ -334,12 +336,16 @@ class Model:
         if self.conflict(request, client, taken.holds):
             return []
         if shares := self.joinable(request, client, taken.holds):
-            return [entry for entry in shares if not self.taken_along(entry, client.station)]
+            return self.staying(shares, client.station)
         return [left.entry for left in self.left_over(request, client, taken.lefts)][-1:] or [
             entry
             for entry in self.entries(request.firm_code, request.product_code)
             if self.obstacle(entry, request, client) is None and self.free(entry, request.mode, taken)
         ][:1]
+
+    def staying(self, shares: list[Entry], station: Station) -> list[Entry]:
+        """Return the shares of a station that it does not take along."""
+        return [entry for entry in shares if not self.taken_along(entry, station)]
 
     def taken_along(self, entry: Entry, station: Station) -> bool:
         """Whether all that a station shares of an entry is one access that is becoming a loan."""
@@ -377,7 +383,7 @@ class Model:
         if self.held_back(client, request):
             return ErrorNumber.ACCESS_DENIED, None, ()
         shares = self.joinable(request, client, self.holds)
-        if shares and all(self.taken_along(entry, client.station) for entry in shares):
+        if shares and not self.staying(shares, client.station):
             return ErrorNumber.BOX_BUSY, None, ()
         if self.places(request, client, self.taken) or self.ghosts_help(client, request):
             return None
@@ -635,6 +641,15 @@ class Model:
         references = {hold.handle for hold in self.holds if hold.container == container and hold.entry is None}
         self._changed(before, outcome, EndCause.CONTAINER_GONE, references, lefts)
 
+    def struck(self, loan: Out) -> None:
+        """Take in that a loan is no more: an access that was to become it counts again, or ends for want of room."""
+        self.loans = [one for one in self.loans if one is not loan]
+        for hold in [self.hold(handle) for handle, name in self.converting.items() if name == (loan.entry[0], loan.id)]:
+            del self.converting[hold.handle]
+            assert hold.entry == loan.entry
+            if self.allocated(loan.entry, self.taken) > self.room(loan.entry):
+                self.end(hold, EndCause.LENT)
+
     def time_set(self, now: int) -> None:
         """Take in that the license time was set back: what lasts does so for as long as before; nothing is of later."""
         back, self.now = self.now - now, now
@@ -646,7 +661,8 @@ class Model:
     def passed(self, outcome: Outcome, lefts: list[Left]) -> None:
         """Take in that what is due has happened: what lapsed, and what became of the accesses to what is over."""
         self.lefts = [left for left in self.lefts if left.until > self.now]
-        self.loans = [loan for loan in self.loans if loan.end + 60 > self.now]
+        for loan in [loan for loan in self.loans if loan.end + 60 <= self.now]:
+            self.struck(loan)
         living = [(hold.ends, hold.handle) for hold in self.holds if _mortal(hold)]
         for end, handle in sorted(living):
             if end <= self.now:
@@ -757,7 +773,7 @@ class Model:
             assert self._still_fits(hold, hold.entry), "what was asked holds wherever an access is booked"
             assert self.stale(hold.entry, hold.request) is None, "nobody moves to what is not valid"
             shares = self.joinable(hold.request, hold.client, [one for one in before if one not in gone + moved])
-            stays = [share for share in shares if share not in left]
+            stays = [share for share in self.staying(shares, hold.client.station) if share not in left]
             assert hold.entry in stays or not stays, "the own share comes first"
             if hold.entry in taken_up.get((hold.client.station, hold.request.mode), []):
                 continue
@@ -769,7 +785,8 @@ class Model:
             if before[hold] is not None:
                 self._nothing_free(hold, left)
                 shares = self.joinable(hold.request, hold.client, self.holds)
-                assert left.issuperset(shares), "who has a share that satisfies him keeps his access"
+                stays = self.staying(shares, hold.client.station)
+                assert left.issuperset(stays), "who has a share that satisfies him keeps his access"
                 assert not self._lefts_beside(hold, left), "who has what lingers keeps his access"
 
     def _lefts_are(
@@ -823,7 +840,8 @@ class Model:
         for entry in self.entries(hold.request.firm_code, hold.request.product_code):
             if entry == before:
                 break
-            if entry not in left and self.obstacle(entry, hold.request, hold.client) is None:
+            own = hold.request.mode is AccessMode.STATION_SHARE and self.taken_along(entry, hold.client.station)
+            if entry not in left and not own and self.obstacle(entry, hold.request, hold.client) is None:
                 assert not self.free(entry, hold.request.mode, self.taken), "what is free and fits is taken"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from cmserverd import views
 from cmserverd.core import borrowing, history
 from cmserverd.core.refusal import Refused
 from cmserverd.core.rules import Limits
-from cmserverd.core.terms import Lent
+from cmserverd.core.terms import Access, Lent
 from drivers.container import Allowance, Borrowing, ContainerId, Loan, ProductItem, QuantityFlag
 from protocol import messages as m
 from protocol.errors import ErrorNumber
@@ -161,7 +162,7 @@ def test_who_holds_the_last_license_can_borrow_it() -> None:
     session = scene.session()
     held = scene.access(session)
     lending = scene.engine.borrow(session, scene.loan(handle=held.handle))
-    assert (lending.handle, lending.new, scene.used()) == (held.handle, False, 1)
+    assert (lending.handle, lending.new, scene.used(), scene.license().lent) == (held.handle, True, 1, 1)
     assert scene.use(session, held.handle) is held
     loan = scene.engine.lent(lending, lending.loan.end)
     assert (scene.used(), scene.license().lent, scene.license().lingering) == (1, 1, [])
@@ -200,27 +201,102 @@ def test_what_the_container_has_written_down_is_out_whoever_took_the_license_mea
     """The newest allocation leaves for it."""
     scene = Scene(container(lendable(quantity=1)))
     session = scene.session()
-    held = scene.access(session)
-    lending = scene.engine.borrow(session, scene.loan(handle=held.handle))
-    scene.engine.deallocate(held.handle, alone=True, seen=frozenset(), hold_off=0)
+    lending = scene.engine.borrow(session, scene.loan())
+    scene.engine.given_back(BOX, lending.loan.id)
     other = scene.access(scene.session("other"))
     scene.engine.lent(lending, lending.loan.end)
     assert (scene.gone(other).cause, scene.used()) == (EndCause.LENT, 1)
 
 
-def test_an_access_that_becomes_a_loan_is_not_given_back_meanwhile() -> None:
-    """Somebody else would get its license, and lose it to the loan; if the container refuses that, it is as before."""
+ENDINGS: dict[str, Callable[[Scene, Access], None]] = {
+    "released": lambda scene, held: scene.release(held),
+    "closed": lambda scene, held: scene.engine.close(held.session),
+    "silent": lambda scene, held: scene.engine.clean_up(held.session, [held]),
+    "over": lambda scene, _: scene.pass_time(30),
+    "deallocated": lambda scene, held: deallocated(scene, held.handle),
+    "elsewhere": lambda scene, _: moved_away(scene),
+}
+"""How an access may end, or leave its license."""
+
+
+@pytest.mark.parametrize("taken", [True, False])
+@pytest.mark.parametrize("how", ENDINGS)
+def test_a_loan_on_its_way_has_the_unit_of_its_access_whatever_becomes_of_that(how: str, taken: bool) -> None:
+    """Nobody is given it meanwhile, nobody leaves for the loan, and nothing lingers. It is free if there is no loan."""
+    scene = Scene(container(lendable(quantity=1, linger=60), lendable(2, quantity=1)))
+    session, other = scene.session(local=True), scene.session("other")
+    held = scene.access(session, maximum_life=30, item=None)
+    lending = scene.engine.borrow(session, scene.loan(handle=held.handle))
+    ENDINGS[how](scene, held)
+    assert (scene.used(), scene.license().lingering) == (1, [])
+    assert scene.refused(other, item=1).number is ErrorNumber.NO_MORE_LICENSES
+    if taken:
+        scene.engine.lent(lending, lending.loan.end)
+        assert (scene.used(), scene.license().lent, scene.table.converting) == (1, 1, {})
+    else:
+        scene.engine.not_lent(lending)
+        assert (scene.used(), scene.license().lent, scene.table.converting) == (0, 0, {})
+        scene.access(other, item=1)
+
+
+def deallocated(scene: Scene, handle: int) -> None:
+    """Have an operator take an access; he is told that no license is free by that."""
+    assert scene.engine.deallocate(handle, alone=True, seen=frozenset(), hold_off=0).licenses == 0
+
+
+def moved_away(scene: Scene) -> None:
+    """Have the first item deny the mode of an access, which goes to the second one."""
+    denies = lendable(quantity=1, linger=60, flags=QuantityFlag.DENY_USER_LIMIT)
+    coming = {loan for _, loan in scene.table.converting.values()}
+    scene.engine.plug(container(denies, lendable(2, quantity=1)), [], coming)
+    assert scene.used(reference=2) == 1
+    scene.engine.plug(container(lendable(quantity=1, linger=60), lendable(2, quantity=1)), [], coming)
+
+
+def test_a_ghost_that_becomes_a_loan_gives_its_station_nothing() -> None:
+    """Its unit is the loan's; it stands until that is certain."""
     scene = Scene(container(lendable(quantity=1)))
     session = scene.session()
     held = scene.access(session)
     lending = scene.engine.borrow(session, scene.loan(handle=held.handle))
-    with pytest.raises(Refused, match="being taken along") as refusal:
-        scene.engine.release(session, m.Release(held.handle))
-    assert refusal.value.number is ErrorNumber.BOX_BUSY
-    assert scene.refused(scene.session("other")).number is ErrorNumber.NO_MORE_LICENSES
+    scene.engine.detach(session, closed=True)
+    assert scene.refused(scene.session(), STATION_SHARE).number is ErrorNumber.NO_MORE_LICENSES
     scene.engine.not_lent(lending)
-    scene.release(held)
-    assert scene.used() == 0
+    scene.access(scene.session(), STATION_SHARE)
+    assert scene.gone(held).cause == EndCause.SUPERSEDED
+
+
+def test_an_access_has_its_unit_again_when_its_loan_is_refused() -> None:
+    """There is one for it, whoever had to leave meanwhile, unless more is lent than there is by then."""
+    scene = Scene(container(lendable(quantity=3)))
+    session = scene.session()
+    other = scene.access(scene.session("other"))
+    held = scene.access(session)
+    loan = scene.borrow(session, 2)
+    lending = scene.engine.borrow(session, scene.loan(handle=held.handle))
+    scene.engine.plug(container(lendable(quantity=2)), [row(loan)], {lending.loan.id})
+    assert scene.gone(other).cause == EndCause.REPROGRAMMED
+    scene.engine.not_lent(lending)
+    assert (scene.used(), scene.use(session, held.handle)) == (2, held)
+    lending = scene.engine.borrow(session, scene.loan(3, handle=held.handle))
+    scene.engine.plug(container(lendable(quantity=1)), [row(loan)], {lending.loan.id})
+    assert (scene.used(), scene.use(session, held.handle)) == (2, held)
+    scene.engine.not_lent(lending)
+    assert (scene.used(), scene.gone(held).cause) == (1, EndCause.LENT)
+
+
+def test_who_has_to_leave_does_not_join_a_share_that_becomes_a_loan() -> None:
+    """Nor is he given a license of the same entry beside it: the station would have two there if that is refused."""
+    left, right = container(lendable(1, 2), id="3-1"), container(lendable(1, 2), id="3-2")
+    scene = Scene(left, right)
+    session = scene.session()
+    goes = scene.access(session, STATION_SHARE)
+    taken = scene.access(session, STATION_SHARE, container="3-2")
+    lending = scene.engine.borrow(session, scene.loan(handle=taken.handle))
+    scene.engine.remove(BOX)
+    assert scene.gone(goes).cause == EndCause.CONTAINER_GONE
+    scene.engine.lent(lending, lending.loan.end)
+    assert (scene.used("3-2"), len(scene.table.accesses)) == (1, 0)
 
 
 def test_nobody_joins_a_share_that_becomes_a_loan() -> None:
@@ -237,25 +313,6 @@ def test_nobody_joins_a_share_that_becomes_a_loan() -> None:
     scene.engine.lent(lending, lending.loan.end)
     assert [scene.use(one.session, one.handle) for one in others] == others
     assert (scene.used(), scene.license().lent) == (3, 1)
-
-
-@pytest.mark.parametrize("how", ["closed", "silent", "over", "superseded"])
-def test_nothing_lingers_of_an_access_that_becomes_a_loan(how: str) -> None:
-    """Its station would have it back at once, beside the loan."""
-    scene = Scene(container(lendable(quantity=1, linger=60)))
-    session = scene.session()
-    held = scene.access(session, maximum_life=30)
-    scene.engine.borrow(session, scene.loan(handle=held.handle))
-    if how == "closed":
-        scene.engine.close(session)
-    elif how == "silent":
-        scene.engine.clean_up(session, [held])
-    elif how == "over":
-        scene.pass_time(30)
-    else:
-        scene.engine.detach(session, closed=True)
-        scene.access(scene.session(), STATION_SHARE)  # what lingers would be of another mode
-    assert (scene.license().lingering, held.handle in scene.table.accesses) == ([], False)
 
 
 def test_loans_are_counted_by_the_host_they_count_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,26 +456,24 @@ def test_two_containers_may_have_loans_with_one_id() -> None:
     """It is of the borrower's making: who makes two of one counts twice, and gives each back where it is from."""
     contents = container(lendable(), id="3-1"), container(lendable(), id="3-2")
     scene = Scene(*contents)
-    session = scene.session()
-    pair = [scene.access(session, container=name) for name in ("3-1", "3-2")]
-    lendings = [scene.engine.borrow(session, scene.loan(handle=held.handle)) for held in pair]
-    loans = [scene.engine.lent(lending, lending.loan.end) for lending in lendings]
+    loan = scene.borrow(scene.session(), container="3-1")
+    scene.engine.plug(contents[1], [row(loan)])
     assert (scene.used("3-1"), scene.used("3-2")) == (1, 1)
-    scene.engine.plug(contents[1], [row(loans[1])])
-    assert scene.engine.given_back(BOX, loans[0].id)
+    assert scene.engine.given_back(BOX, loan.id)
     assert (scene.used("3-1"), scene.used("3-2")) == (0, 1)
 
 
 def test_a_loan_that_somebody_else_reserved_with_the_same_id_gives_way_to_that_in_the_ledger() -> None:
-    """The container takes one of them, and says which."""
+    """The container takes one of them, and says which; the access that was to become the other one stands."""
     scene = Scene(container(lendable(1), lendable(2)))
     session, other = scene.session(), scene.session("other")
+    first = scene.engine.borrow(session, scene.loan(item=1))
+    scene.engine.given_back(BOX, first.loan.id)
     held = scene.access(other, item=2)
-    late = scene.engine.borrow(other, scene.loan(handle=held.handle, holder=2))
-    reserved = scene.engine.borrow(session, scene.loan())
-    assert scene.engine.lent(late, late.loan.end).license.item == 2
-    scene.engine.not_lent(reserved)
-    assert (scene.used(reference=1), scene.used(reference=2)) == (0, 1)
+    second = scene.engine.borrow(other, scene.loan(handle=held.handle, holder=2))
+    assert scene.engine.lent(first, first.loan.end).license.item == 1
+    scene.engine.not_lent(second)
+    assert (scene.used(reference=1), scene.used(reference=2), scene.use(other, held.handle)) == (1, 1, held)
 
 
 def test_who_is_held_off_borrows_nothing_new() -> None:
@@ -568,20 +623,19 @@ def test_a_conversion_is_in_doubt_through_a_restart() -> None:
 
 
 def test_an_access_becomes_only_what_its_own_client_made_of_it() -> None:
-    """A loan that has the id, and another holder or another license, is not it; two accesses do not become one loan."""
+    """A loan in the ledger that has the id, and another holder or another license, is not it."""
     contents = container(lendable(1, 5), lendable(2, 5))
     scene = Scene(contents)
     session = scene.session()
-    pair = [scene.access(session) for _ in range(2)]
-    first, second = (scene.engine.borrow(session, scene.loan(handle=held.handle)).loan for held in pair)
-    assert first == second
-    for loan in (replace(first, holder=bytes(32)), replace(first, reference=2)):
-        scene.engine.plug(contents, [loan], {first.id})
-        assert set(session.accesses.values()) == set(pair)
+    held = scene.access(session)
+    own = scene.engine.borrow(session, scene.loan(handle=held.handle)).loan
+    for loan in (replace(own, holder=bytes(32)), replace(own, reference=2)):
+        scene.engine.plug(contents, [loan], {own.id})
+        assert (scene.use(session, held.handle), scene.table.converting) == (held, {})
         scene.engine.given_back(BOX, loan.id)
-    scene.engine.plug(contents, [first], {first.id})
-    assert [scene.gone(pair[0]).cause, *session.accesses.values()] == [EndCause.LENT, pair[1]]
-    assert list(scene.table.converting) == [pair[1].handle]
+        scene.engine.borrow(session, scene.loan(handle=held.handle))
+    scene.engine.plug(contents, [own], {own.id})
+    assert (scene.gone(held).cause, scene.table.converting, scene.used()) == (EndCause.LENT, {}, 1)
 
 
 def test_an_access_becomes_one_loan_only() -> None:
@@ -591,16 +645,17 @@ def test_an_access_becomes_one_loan_only() -> None:
     held = scene.access(session)
     lending = scene.engine.borrow(session, scene.loan(handle=held.handle))
     scene.engine.plug(container(lendable()), [], {lending.loan.id})  # it was read before that was written
-    for other in ({"number": 2}, {"holder": 2}):
-        refused = scene.not_lent(session, handle=held.handle, **other)
-        assert (refused.number, "as another loan" in str(refused)) == (ErrorNumber.BOX_BUSY, True)
-    scene.engine.not_lent(scene.engine.borrow(session, scene.loan(handle=held.handle)))
+    refused = scene.not_lent(session, 2, handle=held.handle)
+    assert (refused.number, "as another loan" in str(refused)) == (ErrorNumber.BOX_BUSY, True)
+    again = scene.engine.borrow(session, scene.loan(handle=held.handle))
+    assert (again.new, again.handle, scene.used()) == (False, held.handle, 1)
+    scene.engine.not_lent(lending)
     scene.engine.borrow(session, scene.loan(2, handle=held.handle))
-    scene.engine.plug(container(lendable()))
+    scene.engine.plug(container(lendable()))  # it is not in the ledger, nor on its way
     third = scene.engine.borrow(session, scene.loan(3, handle=held.handle))
     scene.engine.not_lent(lending)
-    assert scene.table.converting[held.handle].loan == third.loan.id
-    assert scene.borrow(session, 3, handle=held.handle).number
+    assert scene.table.converting[held.handle] == (BOX, third.loan.id)
+    assert scene.engine.lent(third, third.loan.end).number
     assert (scene.used(), len(session.accesses)) == (1, 0)
 
 

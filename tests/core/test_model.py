@@ -42,7 +42,7 @@ from drivers.container import (
 )
 from protocol.errors import ErrorNumber
 from protocol.messages import Access as Request
-from protocol.messages import AccessKey, Borrow, EndCause, Info, Lend, LoanId, Release
+from protocol.messages import AccessKey, Borrow, Info, Lend, LoanId, Release
 from protocol.terms import AccessMode, Client, HandleKind, Station
 from tests.core import invariants, lending, model, tracked
 from tests.core.replay import Kept, dump, facts, replayed
@@ -328,8 +328,6 @@ class Server(RuleBasedStateMachine):
         """A client gives back a handle, or asks about it: one of its own, or anyone's, live or not."""
         session, number, expected = self._some_handle(who, handle, own)
         if releases:
-            if expected is None and number in self.model.converting:
-                expected = ErrorNumber.BOX_BUSY, None, ()
             _, why = _asked(lambda: self.engine.release(session, Release(number)))
             assert why == expected
             if why is None:
@@ -408,12 +406,9 @@ class Server(RuleBasedStateMachine):
         if not mine:
             return
         self._borrow(session, Borrow(time=self.now, handle=mine[-1], **self._loan_asked(60)), "later")
-        if mine[-1] in self.model.converting:
-            _, why = _asked(lambda: self.engine.release(session, Release(mine[-1])))
-            assert why == (ErrorNumber.BOX_BUSY, None, ())
         if gone and mine[-1] in self.engine.table.accesses:
-            self.engine.deallocate(mine[-1], alone=True, seen=frozenset(), hold_off=0)
-            self.model.deallocated([self.model.hold(mine[-1])], 0)
+            self.engine.release(session, Release(mine[-1]))
+            self.model.let_go(self.model.hold(mine[-1]))
         for other in range(others):
             self._ask(self._someone(who + other), Request(self._key(), 10, 14, mode))
         if self.writing and how != "later":
@@ -499,13 +494,12 @@ class Server(RuleBasedStateMachine):
             assert loan.end == lending.end_of(self.model, entry, request.seconds)
         quantity = known[0].quantity if known else 1
         assert (loan.id, loan.quantity, loan.holder) == (request.id, quantity, request.holder)
-        assert lends.new == (expected.needs_unit and not known)
+        assert lends.new == (not known)
         if lends.new:
             self._lent_is(lends, entry, station, host, loan.end)
-        begins = bool(lends.handle) and not lends.new and not known and lends.handle not in self.model.converting
-        if begins:
-            self.model.converting[lends.handle] = (entry[0], loan.id, loan.holder)
-        assert (len(self.changes) > changes) == (lends.new or begins), "what need not be reserved changes nothing"
+            if not expected.needs_unit:
+                self.model.converting[lends.handle] = (entry[0], loan.id)
+        assert (len(self.changes) > changes) == lends.new, "what need not be reserved changes nothing"
         self.writing.append(lends)
         if when != "later":
             self._settle(lends, when, 0)
@@ -549,9 +543,7 @@ class Server(RuleBasedStateMachine):
             self.engine.not_lent(lends)
             known = self._loan(lends.license.container, loan.id)
             if lends.new and known is not None and (known.quantity, known.holder) == (loan.quantity, loan.holder):
-                self.model.loans = [one for one in self.model.loans if one is not known]
-            if self.model.converting.get(lends.handle, ("", b"", b""))[1] == loan.id:
-                del self.model.converting[lends.handle]
+                self.model.struck(known)
             return
         last = max(loan.end + longer, ledger[loan.id].end if loan.id in ledger else 0)
         ledger[loan.id] = replace(loan, end=last)
@@ -590,7 +582,8 @@ class Server(RuleBasedStateMachine):
         del self.ledgers[container][loan]
         known = self._loan(container, loan)
         assert self.engine.given_back(ContainerId(container), loan) == (known is not None)
-        self.model.loans = [one for one in self.model.loans if one is not known]
+        if known is not None:
+            self.model.struck(known)
         position = self.engine.position
         assert not self.engine.given_back(ContainerId(container), loan)
         assert self.engine.position == position
@@ -678,22 +671,12 @@ class Server(RuleBasedStateMachine):
     def _plug(self, contents: Container) -> None:
         before = self._handles()
         ledger = dict(self.ledgers.get(contents.id, {}))
-        for lends in self.writing:
-            if lends.license.container == contents.id and lends.new:
-                ledger.setdefault(lends.loan.id, lends.loan)
-        becoming = {
-            lends.loan.id
-            for lends in self.writing
-            if lends.license.container == contents.id and lends.handle and not lends.new
-        }
-        self.engine.plug(contents, ledger.values(), becoming)
+        writing = {lends.loan.id for lends in self.writing if lends.license.container == contents.id and lends.new}
+        self.engine.plug(contents, ledger.values(), writing)
         lent = self.engine.table.lent.values()
         numbers = {loan.id: loan.number for loan in lent if loan.license.container == contents.id}
-        loans = lending.ledgers(self.model, contents.id, ledger.values(), numbers)
+        loans = lending.reconciled(self.model, contents.id, ledger.values(), writing, numbers)
         self.handles = max([self.handles, *(loan.number for loan in loans)])
-        for hold in lending.converted(self.model, contents.id, loans, becoming):
-            del before[hold.handle]
-            self.model.end(hold, EndCause.LENT)
         self.model.plugged(contents, loans, self._outcome(before), self._lefts())
 
     @precondition(lambda self: self.engine.table.licenses)
@@ -795,8 +778,7 @@ class Server(RuleBasedStateMachine):
             (*_facts_of(loan), loan.station, loan.host, loan.address) for loan in model_.loans
         }
         assert {
-            handle: (str(becoming.container), becoming.loan, becoming.holder)
-            for handle, becoming in table.converting.items()
+            handle: (str(container), loan) for handle, (container, loan) in table.converting.items()
         } == model_.converting
         for product in table.products.values():
             order = [(str(one.id.container), one.id.firm_code, one.id.item) for one in product.licenses]

@@ -58,6 +58,28 @@ def test_everything_that_can_happen_is_tracked() -> None:
     assert adding.used == occupied(scene.table) == tracked.counted(scene.table)
 
 
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("refused", [False, True])
+def test_an_access_that_becomes_a_loan_is_released_for_it(refused: bool, ends: bool) -> None:
+    """At once, for the loan has its license; it is told again if that is refused. The list may change meanwhile."""
+    contents = container(item(quantity=1, borrowing=Borrowing(900, 9)))
+    scene = Scene(contents)
+    session = scene.session()
+    held = scene.access(session)
+    lending = scene.engine.borrow(session, scene.loan(handle=held.handle))
+    assert shown(lines(scene))[-2:] == ["release 1 converted", "borrow 1"]
+    longer = container(item(quantity=1, borrowing=Borrowing(999, 9)))
+    relisted = ["return 1 relisted", "licenses", "license", "borrow 1"]
+    assert since(scene, lambda: scene.engine.plug(longer, [], {lending.loan.id})) == relisted
+    if ends:
+        assert since(scene, lambda: scene.release(held)) == []
+    if refused:
+        told = ["return 1 refused"] + ([] if ends else ["access 1"])
+        assert since(scene, lambda: scene.engine.not_lent(lending)) == told
+    else:
+        assert since(scene, lambda: scene.engine.lent(lending, lending.loan.end)) == []
+
+
 def test_who_it_is_stands_in_the_line() -> None:
     """License, allocation, handle, client and station."""
     scene = Scene(container(item(quantity=2, feature_map=3)))

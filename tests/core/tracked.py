@@ -102,13 +102,14 @@ def counted(table: Table) -> dict[tuple[str, int, int], int]:
 
 
 def holders(table: Table) -> dict[int, int]:
-    """Return the allocation of each handle that tracking knows."""
+    """Return the allocation of each handle that tracking knows: what becomes a loan it tells as that."""
     return {
         handle: allocation.id
         for license_ in table.licenses.values()
         if license_.item.quantity
         for allocation in license_.allocations.values()
         for handle in allocation.accesses
+        if handle not in table.converting
     }
 
 

@@ -152,6 +152,31 @@ async def test_two_at_once_with_one_id(mock_clock: MockClock) -> None:
         assert desk.counts() == (1, 1)
 
 
+async def test_a_loan_is_given_back_once_it_is_lent(mock_clock: MockClock) -> None:
+    """Its holder may be quicker than the dongle: it would be struck off first, and then count for nobody."""
+    async with (
+        lending(mock_clock, quantity=1) as desk,
+        rig(desk.bench.service) as connections,
+        trio.open_nursery() as nursery,
+    ):
+        borrower, again = Borrower(), await connections.client(2)
+        lent = await desk.borrow(borrower)
+        receipt = borrower.gives_back(lent)
+        assert (await desk.client.ask(receipt)).stood
+        busy = await occupied(desk, nursery)
+        asked = borrower.asks(desk.now)
+        first = await desk.client.begin(asked)
+        await until(lambda: desk.opened.waiting == 1)
+        second = await again.begin(receipt)
+        await wait_all_tasks_blocked()
+        assert (desk.opened.waiting, desk.counts()) == (1, (1, 1))
+        busy.set()
+        for client, msgid in ((desk.client, first), (again, second)):
+            await client.until(partial(client.inbox.replies.__contains__, msgid))
+        assert again.inbox.take(second, receipt).stood
+        assert (desk.counts(), ledger(desk.stick)) == ((0, 0), {})
+
+
 @pytest.mark.parametrize("by_file", [False, True])
 async def test_one_id_again_keeps_its_license_when_the_first_try_is_cut_off(
     by_file: bool, mock_clock: MockClock
@@ -188,7 +213,7 @@ async def test_one_id_again_keeps_its_license_when_the_first_try_is_cut_off(
 
 
 async def test_nobody_loses_his_license_to_a_share_that_is_taken_along(mock_clock: MockClock) -> None:
-    """Neither can its access be given back meanwhile, nor another program of its station join it."""
+    """Its access may be given back meanwhile, the loan has its license; no other program of its station joins it."""
     async with (
         lending(mock_clock, quantity=2) as desk,
         rig(desk.bench.service) as connections,
@@ -205,9 +230,11 @@ async def test_nobody_loses_his_license_to_a_share_that_is_taken_along(mock_cloc
         nursery.start_soon(ask, Borrower().asks(desk.now, handle=handle))
         await until(lambda: desk.opened.waiting == 1)
         assert await refused(mate, share()) == ErrorNumber.BOX_BUSY
-        assert await refused(desk.client, m.Release(handle)) == ErrorNumber.BOX_BUSY
+        await desk.client.ask(m.Release(handle))
+        assert await refused(mate, share()) == ErrorNumber.NO_MORE_LICENSES
         busy.set()
-        await until(lambda: desk.counts() == (2, 1))
+        await until(lambda: not desk.opened.writing)
+        assert desk.counts() == (2, 1)
         await other.ask(m.Info(theirs))
         assert await refused(mate, share()) == ErrorNumber.NO_MORE_LICENSES
 
@@ -227,10 +254,10 @@ async def test_an_access_becomes_one_loan_only(mock_clock: MockClock) -> None:
         ask = partial(lend.borrow, desk.engine, desk.bench.service.devices, session)
         nursery.start_soon(ask, Borrower().asks(desk.now, handle=held.handle))
         await until(lambda: desk.opened.waiting == 1)
-        desk.engine.plug(desk.opened.image.container, desk.opened.loans, desk.opened.converting)
+        desk.engine.plug(desk.opened.image.container, desk.opened.loans, desk.opened.coming)
         with pytest.raises(Refused, match="as another loan"):
             await ask(Borrower().asks(desk.now, handle=held.handle))
         busy.set()
-        await until(lambda: desk.counts() == (2, 1))
-        assert not desk.opened.writing
+        await until(lambda: not desk.opened.writing)
+        assert desk.counts() == (2, 1)
         assert [held.session.station.machine for held in desk.engine.table.accesses.values()] == ["machine-2"]

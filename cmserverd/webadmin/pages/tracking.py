@@ -51,6 +51,7 @@ _REASONS: Final = {
     "closed": "its connection was closed",
     "silent": "its client fell silent",
     "administrator": "removed by an operator",
+    "converted": "borrowed by its holder",
     "linger_over": "linger time over",
     "container_gone": "container unplugged",
     "reprogrammed": "contents of the container changed",
