@@ -14,6 +14,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Final
+
+LEAP: Final = 2.0
+"""Seconds by which the system clock may gain on the time since boot within one second without being said to leap."""
 
 since_boot: Callable[[], float] = (
     partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
@@ -24,7 +28,7 @@ since_boot: Callable[[], float] = (
 class LicenseClock:
     """Whole Unix seconds, UTC."""
 
-    __slots__ = ("_ahead", "_base", "_boot", "_last", "_system")
+    __slots__ = ("_ahead", "_base", "_boot", "_last", "_leapt", "_system")
 
     def __init__(self, system: Callable[[], float] = time.time, boot: Callable[[], float] = since_boot) -> None:
         self._system = system
@@ -32,6 +36,7 @@ class LicenseClock:
         self._ahead = 0.0  # by how many seconds the system clock is known to be wrong
         self._base = system() - boot()
         self._last = 0
+        self._leapt = 0.0
 
     def now(self) -> int:
         """Return license time."""
@@ -39,7 +44,10 @@ class LicenseClock:
         if int(self._base + boot) > self._last:  # else nothing has changed: the system clock is looked at once a second
             system = self._system() - boot
             self._ahead = min(self._ahead, max(0.0, system - self._base))
-            self._base = max(self._base, system - self._ahead)
+            gained = system - self._ahead - self._base
+            if gained > 0:
+                self._base += gained
+                self._leapt += gained if gained > LEAP else 0.0
             self._last = int(self._base + boot)
         return self._last  # the same object all second long: a million accesses share it
 
@@ -47,6 +55,12 @@ class LicenseClock:
     def ahead(self) -> int:
         """By how many seconds the system clock is known to be wrong; rather one less than one more."""
         return int(self._ahead)
+
+    def leapt(self) -> int:
+        """Return by how many seconds the system clock has raised license time since this was asked last."""
+        self.now()
+        leapt, self._leapt = self._leapt, 0.0
+        return int(leapt)
 
     def go_on(self, instant: int, ahead: int) -> None:
         """A journal knows of this license time, and that the system clock was so much ahead of it (`ahead`)."""

@@ -51,6 +51,15 @@ class Deadlines:
                     item=entry.item,
                 )
 
+    def _say_leap(self) -> None:
+        """Whoever wonders why loans or licenses are over already finds it in the log."""
+        if leapt := self._engine.clock.leapt():
+            _log.warning(
+                "license time has leapt: the system clock was set forward, or the machine stood still; "
+                "what ends at an instant is over earlier",
+                seconds=leapt,
+            )
+
     async def run(self) -> None:
         """Wait for the next instant and let happen what is due, for ever."""
         while True:
@@ -59,6 +68,7 @@ class Deadlines:
             self._planned = inf if due is None else due
             with trio.move_on_after(inf if due is None else min(self._engine.clock.until(due), _LOOK)):
                 await self._wake.wait()
+            self._say_leap()
             try:
                 while self._engine.advance(_SLICE):
                     await trio.lowlevel.checkpoint()
