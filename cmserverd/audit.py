@@ -168,7 +168,7 @@ def main(arguments: list[str]) -> int:
     """
     file, method, request = arguments
     try:
-        store = Store(Path(file), power=False)
+        store = Store(Path(file), power=False, existing=True)
         try:
             for answer in _answers(store, method, request):
                 octets = msgspec.msgpack.encode(answer)

@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> int:
     """
     path, most = arguments
     try:
-        store = Store(Path(path), power=False)
+        store = Store(Path(path), power=False, existing=True)
         try:
             dropped = compact(store, int(most))
             said = f"{store.grown()} {store.base_size()} {dropped}\n"

@@ -60,12 +60,14 @@ class StoreDamage(StoreFault):
     """Something in the file is not as it was written."""
 
 
-def connect(path: Path, *, power: bool) -> apsw.Connection:
-    """Connect to the file, after making it if it is not there. Raises StoreFault, apsw.Error.
+def connect(path: Path, *, power: bool, existing: bool) -> apsw.Connection:
+    """Connect to the file; unless it must be `existing`, make it if it is not there. Raises StoreFault, apsw.Error.
 
     With `power`, a commit waits for the disk. What is committed goes to the database's log, and stays there until a
     checkpoint is asked for.
     """
+    if existing and not path.exists():
+        raise missing(path)
     _make(path)
     with ExitStack() as stack:
         db = apsw.Connection(os.fspath(path), apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW)
@@ -81,6 +83,24 @@ def connect(path: Path, *, power: bool) -> apsw.Connection:
         db.pragma("wal_autocheckpoint", 0)
         stack.pop_all()
     return db
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells the file that is there from one that was there before or after; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def missing(path: Path) -> StoreFault:
+    """Return what is said where the file is not in its place any more, while a server goes by it."""
+    return StoreFault(
+        f"the journal {path} is not in its place any more; put it back, or restart the server, which begins a new one "
+        "and lets go of all licenses",
+        "its journal was taken away",
+    )
 
 
 def damage(path: Path, position: int) -> StoreDamage:

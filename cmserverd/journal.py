@@ -260,7 +260,7 @@ class Journal:
 
     def _checkpoint(self) -> None:
         """Through a connection of its own: a commit may be under way through the other one. Raises StoreFault."""
-        store = Store(self._store.path, power=self._power)
+        store = Store(self._store.path, power=self._power, existing=True)
         try:
             store.checkpoint(_HELD_UP)
         except StoreBusy:

@@ -87,8 +87,8 @@ class Store:
     Raises StoreFault, of which StoreBusy is one, and nothing else.
     """
 
-    def __init__(self, path: Path, *, power: bool) -> None:
-        """Open the file, or make it. With `power`, what is committed survives a power cut too."""
+    def __init__(self, path: Path, *, power: bool, existing: bool = False) -> None:
+        """Open the file, or make it unless it must be `existing`. With `power`, commits survive a power cut too."""
         self.path = path
         self.position = 0
         self.time = 0
@@ -96,7 +96,7 @@ class Store:
         self._power = power
         self._chain = _NOTHING
         with self._telling():
-            self._db = self._open()
+            self._db = self._open(existing)
 
     # writing
 
@@ -105,6 +105,7 @@ class Store:
 
         Wait at most `patience` seconds for another connection that writes.
         """
+        self._check_place()
         chain = self._chain
         rows = []
         for start in range(0, len(entries), _ROW):
@@ -127,6 +128,7 @@ class Store:
 
     def keep_time(self, now: int, ahead: int, patience: float) -> None:
         """Keep the license time, and by how much the system clock is known to be wrong."""
+        self._check_place()
         with self._telling():
             self._db.set_busy_timeout(round(patience * 1_000))
             self._db.execute(sql.SET_CLOCK, (self.position, now, ahead, _hash(self.position, now, ahead)))
@@ -136,7 +138,7 @@ class Store:
         """Begin again with the file after a fault: the connection to it may be no good any more."""
         with self._telling():
             self._db.close(True)
-            self._db = self._open()
+            self._db = self._open(existing=True)
             self._db.set_busy_timeout(round(patience * 1_000))
             if (self._chain,) not in self._db.execute(sql.LINKS, (self.position, self.position)).fetchall():
                 raise StoreFault(
@@ -330,8 +332,8 @@ class Store:
 
     # the parts of the above
 
-    def _open(self) -> apsw.Connection:
-        db = database.connect(self.path, power=self._power)
+    def _open(self, existing: bool) -> apsw.Connection:
+        db = database.connect(self.path, power=self._power, existing=existing)
         if not db.pragma("application_id"):
             begins = (0, 0, 0, _NOTHING)
             with db:
@@ -343,7 +345,13 @@ class Store:
         elif db.pragma("user_version") < database.FORMAT:
             with db:
                 _begin_rollup(db)
+        self._file = database.identity(self.path)
         return db
+
+    def _check_place(self) -> None:
+        """Raise StoreFault if the file is not in its place any more: what goes on being written to it would be lost."""
+        if database.identity(self.path) != self._file:
+            raise database.missing(self.path)
 
     def _sum(self, what: str, of: str) -> int:
         with self._telling():

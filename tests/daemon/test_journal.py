@@ -413,3 +413,29 @@ async def test_license_time_is_kept_while_nothing_happens(path: Path, autojump_c
         assert server.store.time == before
         await trio.sleep(2)
         assert server.store.time >= before + 1_000
+
+
+def moved(file: Path, to: Path) -> None:
+    """Give a file another name."""
+    file.rename(to)
+
+
+@pytest.mark.parametrize("happens", [False, True])
+async def test_a_file_that_is_taken_away_is_missed_before_anything_is_lost(
+    path: Path, autojump_clock: MockClock, *, happens: bool
+) -> None:
+    """What went on being written to it would be gone with the next start; it is gone on with where it is put back."""
+    away = path.with_name("away")
+    async with keeping(path, charts(quantity=2)) as server:
+        client = await server.rig.client()
+        await client.ask(access(key=KEY))
+        moved(path, away)
+        if happens:
+            await refused(client, access())
+        await until(lambda: server.engine.sealed)
+        assert "its journal was taken away" in str(await refused(client, access()))
+        moved(away, path)
+        await until(lambda: not server.engine.sealed)
+        await client.ask(access())
+        await server.settled()
+        assert server.kept() == server.table

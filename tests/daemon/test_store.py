@@ -320,8 +320,14 @@ def test_another_file_in_its_place_is_not_gone_on_with(path: Path, store: Store,
         path.with_name(path.name + part).unlink()
     if what == "older":
         copied(old, path.parent)
-    with pytest.raises(StoreFault, match="is not the one it was; put that one back"):
+        told = "is not the one it was; put that one back"
+    else:
+        told = "is not in its place any more; put it back, or restart the server, which begins a new one"
+    with pytest.raises(StoreFault, match=told):
+        store.keep_time(1, 0, 0) if what == "gone" else store.reopen(0)
+    with pytest.raises(StoreFault, match=told):
         store.reopen(0)
+    assert path.exists() == (what == "older"), "who looks at a journal makes none"
 
 
 def test_the_shortest_history_is_what_is_written(store: Store) -> None:
