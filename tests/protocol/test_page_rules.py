@@ -25,7 +25,7 @@ from tests.protocol.test_page import PAGE, section
 KEY = m.AccessKey(bytes(range(0xA0, 0xB0)))
 OTHER_KEY = m.AccessKey(bytes(16))
 NO_SUCH_CONTAINER = "9-9"
-WITHOUT_REASONS = {105, 107, 200, 201}
+WITHOUT_REASONS = {105, 107, 200, 201, 231}
 """The numbers that are about no entry."""
 
 
@@ -46,8 +46,8 @@ def refusals_in_turn(*, starting: bool) -> Iterator[tuple[int, m.ErrorBody]]:
     """
     steps = re.findall(r"^\d\. .+(?:\n   .+)*", section("### Why an access is refused"), re.MULTILINE)
     numbers = [[int(number) for number in re.findall(r"\b(\d{2,3})\b(?:: | \()", step)] for step in steps]
-    before, own = [number for step in numbers[:4] for number in step], numbers[4]
-    assert (before, own) == ([105, 107, 201, 200, 213], [70, 23, 223, 212])
+    before, own = [number for step in numbers[:5] for number in step], numbers[5]
+    assert (before, own) == ([105, 107, 231, 201, 200, 213], [70, 23, 223, 212])
 
     denied = QuantityFlag.DENY_USER_LIMIT | QuantityFlag.DENY_EXCLUSIVE
     here = (
@@ -70,7 +70,7 @@ def refusals_in_turn(*, starting: bool) -> Iterator[tuple[int, m.ErrorBody]]:
     for number, product in enumerate((223, 29, 30, 212)):  # none of them has anything free
         other.ask(m.Access(m.AccessKey(bytes([number] * 16)), FIRM, product, AccessMode.STATION_SHARE))
     talk = Talk(service, greeting=hello())
-    talk.ask(m.Access(KEY, FIRM, 213))
+    talk.ask(m.Access(KEY, FIRM, 213, AccessMode.STATION_SHARE))
 
     for product in (70, 23, 223, 29, 30, 212):
         yield product, refusal(talk, m.Access(OTHER_KEY, FIRM, product, feature_code=2))
@@ -78,6 +78,9 @@ def refusals_in_turn(*, starting: bool) -> Iterator[tuple[int, m.ErrorBody]]:
     yield 200, refusal(talk, m.Access(OTHER_KEY, FIRM, 213, AccessMode.EXCLUSIVE, feature_code=2, item=99))
     unknown = m.Access(OTHER_KEY, FIRM, 213, AccessMode.EXCLUSIVE, container=NO_SUCH_CONTAINER, item=99)
     yield 201, refusal(talk, unknown)
+    instance = talk.ask(m.Access(m.AccessKey(bytes([6] * 16)), FIRM, 213, AccessMode.STATION_SHARE))
+    service.engine.deallocate(instance.handle, alone=True, seen=frozenset(), hold_off=60)
+    yield 231, refusal(talk, unknown)
     for number in range(1, 6):
         talk.ask(m.Access(m.AccessKey(bytes([number] * 16)), kind=HandleKind.SUBSYSTEM))
     yield 107, refusal(talk, unknown)
@@ -96,7 +99,7 @@ def test_refusals_of_a_starting_server() -> None:
     found = re.search(r"answers 238 in place of every number but\s+([\d, ]+ and \d+)\.", PAGE)
     assert found is not None
     excepted = {int(number) for number in re.findall(r"\d+", found[1])}
-    assert excepted == {105, 106, 107, 213}
+    assert excepted == {105, 106, 107, 213, 231}
     for number, error in refusals_in_turn(starting=True):
         assert error.number == (number if number in excepted else ErrorNumber.SERVER_STARTING)
         assert [reason.number for reason in error.reasons] == ([] if number in WITHOUT_REASONS else [number])
