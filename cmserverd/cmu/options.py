@@ -24,9 +24,9 @@ def options(entry: EntryInfo) -> str:
 
 def _options(entry: EntryInfo) -> Iterator[str]:
     if entry.activation is not None:
-        yield f"from {instant(entry.activation)}"
-    if entry.expiration is not None:
-        yield f"to {instant(entry.expiration)}"
+        yield f"valid from {instant(entry.activation)}"
+    if entry.expiration is not None and entry.expiration != entry.valid_until:
+        yield f"expires {instant(entry.expiration)}"
     if entry.usage is not None:
         begun = "not begun" if entry.usage_start is None else f"begun {instant(entry.usage_start)}"
         yield f"usage {period(entry.usage)}, {begun}"

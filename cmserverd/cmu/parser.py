@@ -19,11 +19,11 @@ in $CMSERVERD_RUN_DIRECTORY (default /run/cmserverd) that you may open; else the
 client here asks (cmu -k shows them): $CMSERVERD_SERVER names one; several stand in client.toml, of the user
 (~/.config/cmserverd) or of the machine (/etc/xdg/cmserverd); else it is this machine.
 
---tracking, --usage and --verify-tracking ask the daemon of this machine by monitor.sock in that directory, or by the
-socket that --server names (unix:/path).
+--tracking, --usage, --verify-tracking, --events and -n --watch ask the daemon of this machine by monitor.sock in that
+directory, or by the socket that --server names (unix:/path).
 
--c, -i, --deallocate, --lend and --take-back change something: they ask the daemon of this machine by control.sock in
-that directory, or by the socket that --server names (unix:/path), and nobody else.
+-c, -i, --deallocate, --reload, --lend and --take-back change something: they ask the daemon of this machine by
+control.sock in that directory, or by the socket that --server names (unix:/path), and nobody else.
 
 --borrow, --extend and --return ask a server as every client does, the last two the one that lent it. With --file they
 ask nobody: they write what the operator of a server takes, --lend a request and --take-back a receipt; --take takes his
@@ -54,12 +54,16 @@ def parse(given: list[str]) -> argparse.Namespace:
     """Return the options; `command` is the long name of what is to be done. Raises Misused; --help exits."""
     parser = _Parser(
         prog="cmu",
+        usage="cmu COMMAND [OPTION...]",
+        add_help=False,
         description="Shows containers, licenses and who holds them, and brings licensors' updates to containers.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    commands = parser.add_mutually_exclusive_group()
+    group = parser.add_argument_group("commands, one of them")
+    group.add_argument("-h", "--help", action="help", help="show this help")
+    commands = group.add_mutually_exclusive_group()
     for short, name, text in (
         ("-l", "--list", "list the containers"),
         ("-x", "--list-content", "list the contents of the containers"),
@@ -91,52 +95,55 @@ def parse(given: list[str]) -> argparse.Namespace:
         ("--take-back", _path, "RECEIPT", "take a license back from who gave it back in a file"),
     ):
         commands.add_argument(name, type=kind, metavar=what, help=text)
-    parts = parser.add_mutually_exclusive_group()
+    further = parser.add_argument_group("options, with the commands in brackets, or with all")
+    parts = further.add_mutually_exclusive_group()
     for name, what, text in (
         ("--only-access", "access", "only this one instance of it (--deallocate)"),
         ("--whole-client", "session", "all that its client holds (--deallocate)"),
     ):
         parts.add_argument(name, dest="what", action="store_const", const=what, help=text)
-    parser.add_argument(
+    further.add_argument(
         "--hold-off",
         type=_hold_off,
         metavar="SECONDS",
         help="give its station no new license of the product for so long (--deallocate)",
     )
-    parser.add_argument(
+    further.add_argument(
         "--watch", action="store_true", help="go on, and show what changes (-n on a terminal, --events)"
     )
-    parser.add_argument("--yes", action="store_true", help="do not ask before (--deallocate)")
-    parser.add_argument(
+    further.add_argument("--yes", action="store_true", help="do not ask before (--deallocate)")
+    further.add_argument(
         "-s", "--serial", type=_serial, metavar="ID", help="only this container, as 3-3448482 (-l -x -n -c --borrow)"
     )
-    parser.add_argument("--time", action="store_true", help="ask the licensor for a certified time too (-c)")
-    parser.add_argument("--firmcode", type=_code, metavar="FC", help="only licenses with this Firm Code (-n, --borrow)")
-    parser.add_argument("--productcode", type=_code, metavar="PC", help="the same with a Product Code (-n, --borrow)")
-    parser.add_argument("--relevant", action="store_true", help="only accesses that are relevant to licensing (-n)")
-    parser.add_argument(
+    further.add_argument("--time", action="store_true", help="ask the licensor for a certified time too (-c)")
+    further.add_argument(
+        "--firmcode", type=_code, metavar="FC", help="only licenses with this Firm Code (-n, --borrow)"
+    )
+    further.add_argument("--productcode", type=_code, metavar="PC", help="the same with a Product Code (-n, --borrow)")
+    further.add_argument("--relevant", action="store_true", help="only accesses that are relevant to licensing (-n)")
+    further.add_argument(
         "--duration", type=_duration, metavar="TIME", help="for how long from now on, as in 3d (--borrow, --extend)"
     )
-    parser.add_argument(
+    further.add_argument(
         "--file",
         type=_path,
         metavar="FILE",
         help="write a request (--borrow, --extend), a receipt (--return) or a grant (--lend) there",
     )
-    parser.add_argument("--format", choices=FORMATS, help="how to write it (--tracking; csv: --usage too)")
-    parser.add_argument("--by", choices=SPANS, help="how long the spans are, day unless you say other (--usage)")
-    parser.add_argument("--since", type=moment, metavar="TIME", help="only from then on, UTC (--tracking, --usage)")
-    parser.add_argument(
+    further.add_argument("--format", choices=FORMATS, help="how to write it (--tracking; csv: --usage too)")
+    further.add_argument("--by", choices=SPANS, help="how long the spans are, day unless you say other (--usage)")
+    further.add_argument("--since", type=moment, metavar="TIME", help="only from then on, UTC (--tracking, --usage)")
+    further.add_argument(
         "--until", type=moment, metavar="TIME", help="only until before then, UTC (--tracking, --usage)"
     )
-    parser.add_argument("--server", metavar="ADDRESS", help="host, host:port, [IPv6]:port or unix:/path")
-    parser.add_argument(
+    further.add_argument("--server", metavar="ADDRESS", help="host, host:port, [IPv6]:port or unix:/path")
+    further.add_argument(
         "--timeout",
         type=_seconds,
         metavar="SECONDS",
         help="how long to wait for each answer (default 10; 3600 for license tracking and usage)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+    further.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     options, unknown = parser.parse_known_args(given)
     if unknown:  # told before anything that is missing: it may be what was meant
         parser.error(f"there is no option {unknown[0]!r}")
@@ -144,10 +151,7 @@ def parse(given: list[str]) -> argparse.Namespace:
         if getattr(options, name) is not None:
             options.command = f"--{name.replace('_', '-')}"
     if options.command is None:
-        parser.error(
-            "say what to do: -l, -x, -n, -k, -v, -c, -i, --deallocate, --borrow, --loans, --extend, --return, --take, "
-            "--lend, --take-back, --tracking, --usage, --events, --reload or --verify-tracking"
-        )
+        parser.error("say what to do: a command, as in cmu -n")
     if options.serial is not None and options.command not in (*LISTINGS, "--context", "--borrow"):
         parser.error("--serial goes with -l, -x, -n, -c or --borrow")
     if options.watch and (options.command not in ("--list-network", "--events")):

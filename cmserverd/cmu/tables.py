@@ -113,7 +113,10 @@ def _container(out: Console, one: ContainerContents) -> None:
         out.print(printable(f"  Firm Code {firm_item.firm_code}{name}, {updates}"))
         if firm_item.unusable:
             out.print(Padding(Text(printable(f"NOT TRUSTED: {firm_item.unusable}"), LOUD), (0, 0, 0, 2), expand=False))
-        print_table(out, _entries(firm_item), indent=2)
+        if firm_item.entries:
+            print_table(out, _entries(firm_item), indent=2)
+        elif not firm_item.unusable:
+            out.print("  no product items")
         if (others := _options(firm_item)).rows:
             print_table(out, others, indent=2)
         out.print()
@@ -142,9 +145,10 @@ def _entries(firm_item: FirmItemInfo) -> FoldingTable:
 
 def _options(firm_item: FirmItemInfo) -> FoldingTable:
     """Return what those entries have that few have, in a table of its own: the other one fills the screen."""
-    table = FoldingTable("#Item", "~Valid Until", "Options")
+    table = FoldingTable("#Item", "~Valid Until (UTC)", "Options")
     for entry in firm_item.entries:
-        if said := options(entry):
+        said = options(entry)
+        if said or entry.valid_until is not None:
             table.row(entry.item, until(entry.valid_until), said)
     return table
 

@@ -208,5 +208,5 @@ def monitor(named: str | None) -> Path:
         return updating.run_directory() / updating.MONITOR
     address = parse(named)
     if not isinstance(address, Unix):
-        raise Misused(f"{named!r} is asked over the network, where no license tracking is; write --server unix:/path")
+        raise Misused(f"{named!r} is asked over the network, where this is not told; write --server unix:/path")
     return Path(address.path)

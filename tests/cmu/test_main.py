@@ -193,7 +193,7 @@ def test_nothing_found_is_an_exit_code_of_its_own(command: str, server: str, cap
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "say what to do: -l, -x, -n, -k, -v, -c, -i, --deallocate, --borrow, --loans, --extend, --return, "),
+        ([], "say what to do: a command, as in cmu -n; see cmu --help"),
         (["--bogus"], "there is no option '--bogus'"),
         (["-l", "-n"], "not allowed with argument"),
         (["-n", "--firmcode", "x"], "'x' is no code; write a whole number from 0 to 4294967295"),
@@ -231,6 +231,18 @@ def test_a_wrong_command_line_is_told(arguments: list[str], said: str, capsys: C
     error = json.loads(printed.err)["error"]
     assert (error["number"], error["name"]) == (105, "INVALID_PARAMETER")
     assert said in error["text"]
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["-l", "--help"]])
+def test_help_is_there_beside_any_command(arguments: list[str], capsys: Captured) -> None:
+    """It says in which order a command line is written, and has each exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert not ended.value.code
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: cmu COMMAND [OPTION...]\n")
+    assert printed.index("commands, one of them:") < printed.index("options, with the commands in brackets")
+    assert "  6  license tracking is not as it was written" in printed
 
 
 def test_no_server_is_exit_code_3(dead: str, capsys: Captured) -> None:

@@ -173,9 +173,27 @@ def test_data_is_text_where_it_is_one() -> None:
 
 
 def test_a_firm_item_that_is_not_trusted_says_why() -> None:
-    """Over its empty table."""
+    """In place of a table; one that has nothing says that."""
     contents = ContainerContents(1, CONTAINERS[0], (FirmItemInfo(600010, "", 0, (), "Nobody knows its licensor."),))
-    assert "NOT TRUSTED: Nobody knows its licensor." in shown(fetch.ContentsListing(SERVER, 1, (contents,)))
+    text = shown(fetch.ContentsListing(SERVER, 1, (contents,)))
+    assert "NOT TRUSTED: Nobody knows its licensor." in text
+    assert "Product Code" not in text
+    contents = replace(contents, firm_items=(FirmItemInfo(600010, "", 0, ()),))
+    assert "no product items" in shown(fetch.ContentsListing(SERVER, 1, (contents,)))
+
+
+def test_an_end_is_told_once() -> None:
+    """The expiration stands under Valid Until, and beside it only if the usage is over before."""
+
+    def lines(entry: EntryInfo) -> list[str]:
+        contents = ContainerContents(1, CONTAINERS[0], (FirmItemInfo(600010, "", 0, (entry,)),))
+        return [line for line in shown(fetch.ContentsListing(SERVER, 1, (contents,))).splitlines() if "1970" in line]
+
+    entry = EntryInfo(item=1, product_code=14, text="Chart", quantity=2, expiration=120, valid_until=120)
+    assert [line.split() for line in lines(entry)] == [["1", "1970-01-01", "00:02:00"]]
+    (line,) = lines(replace(entry, usage=60, valid_until=60))
+    assert "1970-01-01 00:01:00" in line
+    assert "expires 1970-01-01 00:02:00" in line
 
 
 def test_what_needs_attention_stands_out_without_colours() -> None:
