@@ -85,7 +85,7 @@ class CmcFile:
             return CmcDevice(self, dongle, descriptor, self._chip(FileFlash(descriptor, layout), dongle))
         except BlockingIOError:
             os.close(descriptor)
-            msg = f"Another process has the {dongle.text}; end it (a second daemon)."
+            msg = f"Another process has the {dongle.text}; end it (cmboxpgm, a daemon), or let cmu ask the daemon."
             raise Busy(msg) from None
         except OSError as error:
             os.close(descriptor)

@@ -124,10 +124,13 @@ _TEXTS: Final[dict[ErrorNumber, str]] = {
 def text_of(number: ErrorNumber, detail: str = "") -> str:
     """Return the sentence for people: the table's text, a detail if there is one, and the number at its end.
 
-    A detail that is such a sentence itself loses its number: there is one, and it is this one's.
+    A detail that is such a sentence itself loses its number: there is one, and it is this one's. One that begins with
+    the table's text stands alone: nothing is said twice.
     """
-    middle = f": {_NUMBER.sub('', detail)}" if detail else ""
-    return f"{_TEXTS[number]}{middle}, Error {number.value}."
+    said, more = _TEXTS[number], _NUMBER.sub("", detail)
+    if more:
+        said = more if more.startswith(said) else f"{said}: {more}"
+    return f"{said}, Error {number.value}."
 
 
 def detail_of(number: ErrorNumber, sentence: str) -> str:

@@ -24,7 +24,12 @@ async def dial(address: Address) -> trio.abc.Stream:
     """Connect. Raises OSError. Small messages leave at once: trio sets TCP_NODELAY on each of its TCP streams."""
     if isinstance(address, Unix):
         return await trio.open_unix_socket(address.path)
-    return await trio.open_tcp_stream(address.host, address.port)
+    try:
+        return await trio.open_tcp_stream(address.host, address.port)
+    except OSError as error:
+        if isinstance(tried := error.__cause__, ExceptionGroup):  # why each of the host's addresses failed
+            raise tried.exceptions[-1] from None
+        raise
 
 
 class TrioLink:

@@ -19,7 +19,7 @@ _NO_PERMISSION: Final = (
 _MEANING: Final[dict[int | None, tuple[type[DriverError], str]]] = {
     errno.EACCES: (NoPermission, _NO_PERMISSION),
     errno.EPERM: (NoPermission, _NO_PERMISSION),
-    errno.EBUSY: (Busy, "Another process has the dongle; end it (a second daemon, a virtual machine, a driver)."),
+    errno.EBUSY: (Busy, "Another process has the dongle; end it (a daemon, a virtual machine, a driver)."),
     errno.ENODEV: (Vanished, "The dongle was unplugged, or the daemon may not see it (PrivateDevices=); plug it in."),
     errno.ETIMEDOUT: (NoAnswer, "The dongle does not answer; unplug it and plug it in again."),
     errno.EPIPE: (Faulty, "The dongle refuses the transfer (stall); unplug it and plug it in again."),

@@ -85,6 +85,11 @@ def told(capsys: Captured) -> str:
     return printed.err
 
 
+def without_seconds(text: str) -> str:
+    """Return what is told of a certified time without its seconds: those that have really passed are added to it."""
+    return re.sub(r"(?<= set to 2026-01-01 12:0)\d:\d\d(?= UTC)", "-:--", text)
+
+
 # --- the whole way ------------------------------------------------------------------------------------------------
 
 
@@ -114,7 +119,7 @@ def test_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         for command, shown in steps:
             program, *arguments = shlex.split(command)
             assert (program, main(arguments)) == ("cmu", FOUND)
-            assert capsys.readouterr().out == shown
+            assert without_seconds(capsys.readouterr().out) == without_seconds(shown)
             answer(arguments[1])
         assert main(["-x", "--json", "--server", f"unix:{daemon.monitor}"]) == FOUND
         contents = json.loads(capsys.readouterr().out)["contents"]

@@ -757,6 +757,10 @@ async def test_real_sockets(tmp_path: Path) -> None:
             pass
     with pytest.raises(OSError, match="No such file"):
         await dial(Unix(str(tmp_path / "y.sock")))
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionRefusedError, match="Connection refused"):
+            await dial(Tcp("127.0.0.1", deaf.getsockname()[1]))
 
 
 def test_notifications_are_of_the_table() -> None:

@@ -39,6 +39,12 @@ def test_one_number_is_said_once() -> None:
     )
 
 
+def test_nothing_is_said_twice() -> None:
+    """A detail that begins as the table's text does takes its place."""
+    more = "The update builds on one that the container does not have; apply that one first"
+    assert text_of(ErrorNumber.UPDATE_TOO_NEW, more) == f"{more}, Error 228."
+
+
 def test_printing_is_safe() -> None:
     """A server's text cannot steer the terminal that shows the error; the raw text is still there."""
     error = LicenseError(ErrorBody(212, "X", "\x1b[2Jgone\r\nnext\u202e"))
