@@ -13,7 +13,7 @@ import argparse
 import sys
 
 from protocol.blocking import Access, Client
-from protocol.errors import LicenseError
+from protocol.errors import LicenseError, SettingError
 from protocol.terms import AccessMode, Station
 
 FIRM_CODE = 600010
@@ -37,6 +37,9 @@ def main() -> int:
         print(f"no license: {refusal}", flush=True)
         for reason in refusal.reasons:
             print(f"  container {reason.container}, item {reason.item}: {reason.text}", flush=True)
+        return 1
+    except SettingError as fault:
+        print(f"no license: {fault}", flush=True)
         return 1
 
 

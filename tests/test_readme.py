@@ -56,6 +56,24 @@ quantity = {quantity}\n'
         assert done.stderr == ""
 
 
+def test_a_wrong_setting_is_told_by_the_licensed_application() -> None:
+    """Its user reads where the mistake is, and no traceback."""
+    environment = {**os.environ, "CMSERVERD_SERVER": "no host"}
+    command = [sys.executable, "-c", example("python")]
+    done = subprocess.run(
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.stdout.startswith("no license: the variable CMSERVERD_SERVER: 'no host' names no host; write ")
+    assert done.stderr == ""
+
+
 def test_the_configuration(tmp_path: Path) -> None:
     """It is a valid one."""
     path = tmp_path / "cmserverd.toml"
