@@ -19,6 +19,7 @@ from drivers.trust import Trust
 from drivers.update import FirmUpdate, TimeUpdate
 from protocol import messages as m
 from protocol.errors import ErrorNumber
+from protocol.terms import shown_instant
 
 _log = structlog.get_logger("updating")
 
@@ -34,7 +35,7 @@ async def context(engine: Engine, devices: Devices, asked: m.Context, by: str) -
         return request.make(device)
 
     octets = await devices.ask(ContainerId(asked.container), make)
-    _log.info("request file made", container=asked.container, time=asked.time, by=by)
+    _log.info("request file made", container=asked.container, certified_time=asked.time, by=by)
     return m.ContextFile(octets)
 
 
@@ -78,8 +79,8 @@ def _set_time(engine: Engine, devices: Devices, opened: OpenDevice, by: str) -> 
     _log.warning(
         "license time was set by a certified update",
         container=opened.container,
-        certified=opened.floor,
-        time=time,
+        certified=shown_instant(opened.floor),
+        license_time=shown_instant(time),
         by=by,
     )
     return m.Imported(opened.container, time=time)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import io
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 
 from cmserverd import logs
 
+ROOT = Path(__file__).resolve().parents[2]
 EVIL = 'x\r\n2026-01-01T00:00:00Z [info] granted\x1b[2J\x9b31m\u202eresrever\u2066\u2028\x00\x7f"'
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z"
 
@@ -73,6 +75,21 @@ def test_text_is_a_readable_line() -> None:
         STAMP + re.escape(" [info] plugged container=3-3448482 text='a b=c' items=2 kinds=a b\n"),
         stream.getvalue(),
     )
+
+
+def test_no_fact_has_a_name_that_a_line_has_itself() -> None:
+    """The moment of the line would stand in the place of a fact called `time`, and nobody would read that."""
+    calls = [
+        (path, call)
+        for path in ROOT.glob("cmserverd/**/*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and ast.unparse(call.func.value) == "_log"
+    ]
+    assert len(calls) > 50
+    own = {"time", "level", "event", "exception"}
+    assert not [f"{path}:{call.lineno}" for path, call in calls for word in call.keywords if word.arg in own]
 
 
 def test_auto_is_text_in_colours_on_a_terminal_and_json_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
