@@ -89,9 +89,10 @@ class ClientSession(Generic[H]):
         """Seconds in which a sign of life must be answered: until half the server's timeout after the one before it.
 
         Earlier than that the server frees nothing, so nobody says that he holds what somebody else has by now.
+        Who holds nothing waits as for any answer.
         """
         left = self.greeted.timeout / 2 - self.keep_alive
-        return left if left > 0 else inf  # this way round, for NaN
+        return left if self._handles and left > 0 else inf  # this way round, for NaN
 
     @property
     def broken(self) -> LicenseError | None:

@@ -484,6 +484,17 @@ def test_a_server_without_a_sign_of_life() -> None:
     host.close()
 
 
+def test_who_holds_nothing_waits_for_a_long_answer() -> None:
+    """The answer to a sign of life comes behind it, later than half the server's timeout."""
+    host = ThreadHost(FakeServer(keep_alive=0.01, timeout=0.03))
+    host.server.kept_back = {m.KeepAlive}
+    with connected(host) as client:
+        host.wait_for(lambda: host.server.asked(m.KeepAlive) >= 10)
+        assert client.broken is None
+        assert len(host.dialled) == 1
+    host.close()
+
+
 def test_a_cut_is_not_noticed(host: ThreadHost) -> None:
     """A call that waits gets its answer all the same; while nobody can say, the access does not claim to stand."""
     with connected(host) as client:

@@ -349,6 +349,16 @@ async def test_a_server_without_a_sign_of_life(host: TrioHost, client: Client, a
     assert host.server.asked(m.Resume) == 1
 
 
+async def test_who_holds_nothing_waits_for_a_long_answer(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """The answer to a sign of life comes behind it, later than half the server's timeout."""
+    host = TrioHost(FakeServer(keep_alive=1.0, timeout=3.0), nursery)
+    async with connected(host) as client:
+        host.server.kept_back = {m.KeepAlive}
+        await trio.sleep(9.5)
+        assert client.broken is None
+        assert len(host.dialled) == 1
+
+
 async def test_nobody_claims_what_the_server_may_have_given_away(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
