@@ -324,7 +324,7 @@ def _loan(loan: Lent, counted: License | None, now: int) -> m.AccessInfo:
 
 
 def _unknown(loan: Lent) -> str:
-    return f"unknown (key {loan.holder[:4].hex()})"
+    return f"unknown (loan {loan.id[:4].hex()})"
 
 
 def _station(station: Station) -> str:

@@ -428,11 +428,13 @@ def test_nobody_else_extends_a_loan() -> None:
 
 
 def test_who_extends_a_loan_that_the_ledger_alone_told_of_is_known_then() -> None:
-    """Until then only his key is."""
+    """Until then only the loan's id is, which his own machine shows as well."""
     scene = Scene()
-    scene.engine.plug(container(lendable()), [Loan(scene.loan().id, FIRM, 1, 1, START + 9, scene.loan().holder)])
-    assert [(one.client, one.station) for one in shown(scene)] == [("unknown (key 00000000)", "")]
-    scene.borrow(scene.session())
+    number = 0x3CA7979F << 96
+    asked = scene.loan(number)
+    scene.engine.plug(container(lendable()), [Loan(asked.id, FIRM, 1, 1, START + 9, asked.holder)])
+    assert [(one.client, one.station) for one in shown(scene)] == [("unknown (loan 3ca7979f)", "")]
+    scene.borrow(scene.session(), number)
     assert [(one.client, one.station) for one in shown(scene)] == [("192.0.2.1(PC \\ fs)", "pc")]
 
 

@@ -49,7 +49,7 @@ async def test_behaviour_18_a_wiped_server_counts_what_is_out(mock_clock: MockCl
     async with lending(mock_clock, stick=stick, at=NOW + 3_600) as desk:
         (row,) = await desk.rows()
         assert (row.borrowed_until, row.host) == (NOW + DAY, "")
-        assert borrower.holder.hex()[:8] in row.client
+        assert borrower.loan.hex()[:8] in row.client
         assert await refused(desk.client, access()) == ErrorNumber.NO_MORE_LICENSES
         longer = await desk.borrow(borrower)
         assert longer.end == NOW + 3_600 + DAY
