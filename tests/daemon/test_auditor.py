@@ -104,3 +104,11 @@ async def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
         await Auditor(tmp_path / "journal.db").ask(m.TrackingRequest(), TrackingPage)
     assert refusal.value.number is ErrorNumber.INTERNAL
     assert "it is no journal, or damaged" in str(refusal.value)
+
+
+async def test_what_is_not_there_is_not_begun_anew(tmp_path: Path) -> None:
+    """An empty history would be sound: whoever moved the file away must not be told that nothing was altered."""
+    with trio.fail_after(LIMIT), pytest.raises(Refused) as refusal:
+        await Auditor(tmp_path / "journal.db").ask(VerifyTracking(), TrackingProof)
+    assert "is not in its place any more; put it back" in str(refusal.value)
+    assert not (tmp_path / "journal.db").exists()
