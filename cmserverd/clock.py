@@ -26,9 +26,9 @@ since_boot: Callable[[], float] = (
 
 
 class LicenseClock:
-    """Whole Unix seconds, UTC."""
+    """Whole Unix seconds, UTC. `leapt` is by how many the system clock raised it at once since that was taken up."""
 
-    __slots__ = ("_ahead", "_base", "_boot", "_last", "_leapt", "_system")
+    __slots__ = ("_ahead", "_base", "_boot", "_last", "_system", "leapt")
 
     def __init__(self, system: Callable[[], float] = time.time, boot: Callable[[], float] = since_boot) -> None:
         self._system = system
@@ -36,7 +36,7 @@ class LicenseClock:
         self._ahead = 0.0  # by how many seconds the system clock is known to be wrong
         self._base = system() - boot()
         self._last = 0
-        self._leapt = 0.0
+        self.leapt = 0.0
 
     def now(self) -> int:
         """Return license time."""
@@ -47,7 +47,7 @@ class LicenseClock:
             gained = system - self._ahead - self._base
             if gained > 0:
                 self._base += gained
-                self._leapt += gained if gained > LEAP else 0.0
+                self.leapt += gained if gained > LEAP else 0.0
             self._last = int(self._base + boot)
         return self._last  # the same object all second long: a million accesses share it
 
@@ -56,10 +56,9 @@ class LicenseClock:
         """By how many seconds the system clock is known to be wrong; rather one less than one more."""
         return int(self._ahead)
 
-    def leapt(self) -> int:
-        """Return by how many seconds the system clock has raised license time since this was asked last."""
-        self.now()
-        leapt, self._leapt = self._leapt, 0.0
+    def take_leap(self) -> int:
+        """Return by how many seconds it has leapt since this was asked last."""
+        leapt, self.leapt = self.leapt, 0.0
         return int(leapt)
 
     def go_on(self, instant: int, ahead: int) -> None:

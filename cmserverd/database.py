@@ -19,7 +19,7 @@ FORMAT: Final = 4
 
 2: the usage of what was dropped is kept; licenses are borrowed, and containers vouch for the history.
 3: by how much license time was set back is told; an access may be on its way to become a loan.
-4: such a loan is told of at once, and has its access's unit.
+4: such a loan is told of at once, and has its access's unit; by how much license time has leapt is told.
 """
 
 APPLICATION: Final = 0x636D7372

@@ -30,9 +30,9 @@ class Deadlines:
         self._engine = engine
         self._wake = trio.Event()
         self._planned: float = inf
-        soonest = c.Plugged, c.Reprogrammed, c.Consumed, c.Bounded, c.Lingering, c.Borrowed, c.TimeSet
+        soonest = c.Plugged, c.Reprogrammed, c.Consumed, c.Bounded, c.Lingering, c.Borrowed, c.TimeSet, c.Leapt
         engine.listen(self._changed, *soonest)
-        engine.listen(self._say, c.Expired)
+        engine.listen(self._say, c.Expired, c.Leapt)
 
     def _changed(self, _: Record) -> None:
         """Look again if something is due before what was. No passage of the engine is made here: one is going on."""
@@ -50,15 +50,12 @@ class Deadlines:
                     firm_code=entry.firm_code,
                     item=entry.item,
                 )
-
-    def _say_leap(self) -> None:
-        """Whoever wonders why loans or licenses are over already finds it in the log."""
-        if leapt := self._engine.clock.leapt():
-            _log.warning(
-                "license time has leapt: the system clock was set forward, or the machine stood still; "
-                "what ends at an instant is over earlier",
-                seconds=leapt,
-            )
+            elif isinstance(change, c.Leapt):
+                _log.warning(
+                    "license time has leapt: the system clock was set forward, or the machine stood still; "
+                    "licenses expire earlier by that, what lasts for so long and loans do not",
+                    seconds=change.by,
+                )
 
     async def run(self) -> None:
         """Wait for the next instant and let happen what is due, for ever."""
@@ -68,7 +65,6 @@ class Deadlines:
             self._planned = inf if due is None else due
             with trio.move_on_after(inf if due is None else min(self._engine.clock.until(due), _LOOK)):
                 await self._wake.wait()
-            self._say_leap()
             try:
                 while self._engine.advance(_SLICE):
                     await trio.lowlevel.checkpoint()

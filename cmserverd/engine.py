@@ -131,14 +131,14 @@ class Engine:
 
     def access(self, session: Session, request: messages.Access) -> Access:
         """Grant a handle. Raises Refused."""
-        now = self.clock.now()
+        now = self._now()
         if self.sealed and request.key not in session.accesses:
             raise Refused(ErrorNumber.INTERNAL, self.sealed)
         return self._pass(now, session.id, request, rules.access(self.table, session, request, now, self.limits))
 
     def release(self, session: Session, request: messages.Release) -> None:
         """Take a handle back. Raises Refused."""
-        now = self.clock.now()
+        now = self._now()
         self._pass(now, session.id, request, rules.release(self.table, session, request.handle, now))
 
     def revoke(self, held: Access, *, lingers: bool) -> None:
@@ -146,14 +146,14 @@ class Engine:
 
         With `lingers`, its license may linger: it did so before the access took it up, or others had it too.
         """
-        now = self.clock.now()
+        now = self._now()
         self._pass(now, held.session.id, None, rules.revoke(held, now, lingers))
 
     def use(self, session: Session, request: messages.Info) -> Access:
         """Note a use of a handle, unless records are `full`, and return what it refers to. Raises Refused."""
         if self.full:
             return rules.held_by(self.table, session, request.handle)
-        now = self.clock.now()
+        now = self._now()
         return self._pass(now, session.id, request, rules.use(self.table, session, request.handle, now))
 
     # borrowing
@@ -171,25 +171,25 @@ class Engine:
 
     def writes(self, request: messages.Borrow) -> int:
         """Return how often a container's ledger is written for the sake of a request, if that is granted."""
-        return borrowing.writes(self.table, request, self.clock.now())
+        return borrowing.writes(self.table, request, self._now())
 
     def lent(self, lending: Lending, end: int) -> Lent:
         """The container has a loan in its ledger; it ends then (Unix seconds)."""
-        now = self.clock.now()
+        now = self._now()
         return self._pass(now, _session_of(lending.asker), None, borrowing.lent(self.table, lending, end, now))
 
     def not_lent(self, lending: Lending) -> None:
         """The container does not have a loan in its ledger that was decided on."""
-        self._pass(self.clock.now(), _session_of(lending.asker), None, borrowing.not_lent(self.table, lending))
+        self._pass(self._now(), _session_of(lending.asker), None, borrowing.not_lent(self.table, lending))
 
     def given_back(self, container: ContainerId, loan: bytes) -> bool:
         """A container struck the loan with this id off its ledger. Return whether it counted until now."""
-        return self._pass(self.clock.now(), 0, None, borrowing.given_back(self.table, container, loan))
+        return self._pass(self._now(), 0, None, borrowing.given_back(self.table, container, loan))
 
     def _borrow(self, asker: Asker, request: messages.Borrow | messages.Lend) -> Lending:
         if self.sealed:
             raise Refused(ErrorNumber.INTERNAL, self.sealed)
-        now = self.clock.now()
+        now = self._now()
         return self._pass(
             now,
             _session_of(asker),
@@ -201,12 +201,12 @@ class Engine:
 
     def deallocate(self, handle: int, *, alone: bool, seen: frozenset[int], hold_off: int) -> deallocation.Deallocated:
         """Take an allocation, or one access of it, from who holds it. Raises Refused."""
-        now = self.clock.now()
+        now = self._now()
         return self._pass(now, 0, None, deallocation.deallocate(self.table, handle, alone, seen, hold_off, now))
 
     def deallocate_all(self, session: int, *, seen: frozenset[int], hold_off: int) -> deallocation.Deallocated:
         """Take all that a session holds. Raises Refused."""
-        now = self.clock.now()
+        now = self._now()
         return self._pass(now, session, None, deallocation.deallocate_all(self.table, session, seen, hold_off, now))
 
     # sessions
@@ -216,7 +216,7 @@ class Engine:
         if self.sealed:
             raise Refused(ErrorNumber.INTERNAL, self.sealed)
         return self._pass(
-            self.clock.now(),
+            self._now(),
             0,
             None,
             rules.open_session(self.table, token_hash, client, station, address, local, self.limits),
@@ -224,41 +224,41 @@ class Engine:
 
     def detach(self, session: Session, *, closed: bool) -> None:
         """A session's connection is gone: closed, or silent."""
-        self._pass(self.clock.now(), session.id, None, rules.detach(session, closed))
+        self._pass(self._now(), session.id, None, rules.detach(session, closed))
 
     def resume(self, token_hash: bytes, address: str, local: bool) -> Session:
         """Take a session up again. Raises Refused."""
         if self.full:
             raise Refused(ErrorNumber.INTERNAL, self.sealed)
-        return self._pass(self.clock.now(), 0, None, rules.resume(self.table, token_hash, address, local))
+        return self._pass(self._now(), 0, None, rules.resume(self.table, token_hash, address, local))
 
     def clean_up(self, session: Session, overdue: list[Access]) -> None:
         """End these accesses of a session that has been silent for their cleanup time."""
-        now = self.clock.now()
+        now = self._now()
         self._pass(now, session.id, None, rules.clean_up(overdue, now))
 
     def close(self, session: Session) -> None:
         """End a session and all it holds."""
-        now = self.clock.now()
+        now = self._now()
         self._pass(now, session.id, None, rules.close(session, now))
 
     # containers
 
     def started(self) -> None:
         """Every driver has looked once."""
-        self._pass(self.clock.now(), 0, None, plugging.started())
+        self._pass(self._now(), 0, None, plugging.started())
 
     def restart(self) -> None:
         """The server begins anew with the table that it had."""
-        self._pass(self.clock.now(), 0, None, plugging.restart())
+        self._pass(self._now(), 0, None, plugging.restart())
 
     def stop(self) -> None:
         """The server stops as it was told to. Nothing may happen after that."""
-        self._pass(self.clock.now(), 0, None, plugging.stop())
+        self._pass(self._now(), 0, None, plugging.stop())
 
     def witness(self, container: ContainerId, message: bytes, signature: bytes) -> None:
         """A container signed up to which position the history is kept, and its hash."""
-        self._pass(self.clock.now(), 0, None, plugging.witness(container, message, signature))
+        self._pass(self._now(), 0, None, plugging.witness(container, message, signature))
 
     def plug(self, contents: Container, loans: Iterable[Loan] = (), writing: Collection[bytes] = ()) -> None:
         """A container is here, new, again, or with other contents.
@@ -266,21 +266,21 @@ class Engine:
         `loans` are those in its ledger, which decide what is lent. `writing` are the ids of those that are on their way
         into it: they count, there or not.
         """
-        now = self.clock.now()
+        now = self._now()
         self._pass(now, 0, None, plugging.plug(self.table, contents, now, loans, writing))
 
     def unplug(self, container: ContainerId) -> None:
         """A container was unplugged; its grace begins."""
-        self._pass(self.clock.now(), 0, None, plugging.unplug(self.table, container))
+        self._pass(self._now(), 0, None, plugging.unplug(self.table, container))
 
     def vacate(self, container: ContainerId, most: int) -> bool:
         """A container is gone for good; move or end some of its accesses. Return whether there are more."""
-        now = self.clock.now()
+        now = self._now()
         return self._pass(now, 0, None, plugging.vacate(self.table, container, most, now))
 
     def remove(self, container: ContainerId) -> None:
         """A container is gone for good."""
-        now = self.clock.now()
+        now = self._now()
         self._pass(now, 0, None, plugging.remove(self.table, container, now))
 
     def consumed(self, license_id: LicenseId, units_used: int, usage_start: int) -> None:
@@ -288,7 +288,7 @@ class Engine:
 
         The license may be gone by now.
         """
-        self._pass(self.clock.now(), 0, None, plugging.consumed(self.table, license_id, units_used, usage_start))
+        self._pass(self._now(), 0, None, plugging.consumed(self.table, license_id, units_used, usage_start))
 
     # time
 
@@ -298,14 +298,21 @@ class Engine:
 
     def set_time(self, instant: int) -> None:
         """A certified update says which license time it is (Unix seconds), which may be earlier than it was."""
-        back = max(0, self.clock.now() - instant)
+        back = max(0, self._now() - instant)
         self.clock.set(instant)
         self._pass(instant, 0, None, passing.set_to(instant, back))
 
     def advance(self, most: int) -> bool:
         """Let happen what is due by now: so many allocations at a time. Return whether there is more."""
-        now = self.clock.now()
+        now = self._now()
         return self._pass(now, 0, None, passing.advance(self.table, now, most))
+
+    def _now(self) -> int:
+        """Return license time; what it has leapt by is taken up before anything else happens at it."""
+        now = self.clock.now()
+        if self.clock.leapt:
+            self._pass(now, 0, None, passing.leap(now, self.clock.take_leap()))
+        return now
 
     def _pass(self, now: int, session: int, request: messages.Params | None, rule: rules.Rule[T]) -> T:
         changes: list[Change] = []

@@ -295,6 +295,7 @@ _TOLD: Final[tuple[tuple[type[c.Change], HappeningKind, Callable[[Table, Any], _
     (c.HeldOff, HappeningKind.HELD_OFF, _of_product),
     (c.Started, HappeningKind.STARTED, _nowhere),
     (c.TimeSet, HappeningKind.TIME_SET, _nowhere),
+    (c.Leapt, HappeningKind.TIME_SET, _nowhere),
 )
 """What is told: not a use of an access, which may come a thousand times a second and matters to nobody but it."""
 

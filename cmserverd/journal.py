@@ -101,7 +101,7 @@ class Journal:
         self._writer: Writer
         service.reached = self._engine.position
         self._engine.listen(self._note)
-        self._engine.listen(self._time_is_due, c.TimeSet)
+        self._engine.listen(self._time_is_due, c.TimeSet, c.Leapt)
 
     def size(self) -> int:
         """Return how many bytes the file has, with what is not moved into it yet."""

@@ -113,6 +113,7 @@ def lent(table: Table, lending: Lending, end_in_force: int, now: int) -> Rule[Le
             asker.client,
             asker.address if known.station is None else known.address,
             known.first,
+            known.later,
         )
     return table.lent[lending.license.container, loan.id]
 

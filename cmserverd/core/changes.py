@@ -81,6 +81,17 @@ class TimeSet(Struct, frozen=True, gc=False, tag=True, array_like=True):
     back: int = 0
 
 
+class Leapt(Struct, frozen=True, gc=False, tag=True, array_like=True):
+    """The system clock raised license time to this one, by so many seconds at once: it was set, or all stood still.
+
+    What lasts for so long (lingering, a maximum life, being held off) goes on for as long as was left, and so does a
+    loan: its holder's clock has not leapt.
+    """
+
+    at: int
+    by: int
+
+
 class Removed(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """A container is gone for good; none of its licenses is left."""
 
@@ -227,7 +238,7 @@ class Borrowed(Struct, frozen=True, gc=False, tag=True, array_like=True):
     """A loan stands so: a new one, or with another end than before, or with its holder's names, which come with it.
 
     `id` has 16 bytes, `holder` is the borrower's public key. `station` and `client` are None where nobody knows: the
-    container alone told of the loan. `number` is taken from the handles, and stays.
+    container alone told of the loan. `number` is taken from the handles, and stays. `later`: see `Lent`.
     """
 
     id: bytes
@@ -240,6 +251,7 @@ class Borrowed(Struct, frozen=True, gc=False, tag=True, array_like=True):
     client: Client | None
     address: str
     at: int
+    later: int = 0
 
 
 class Returned(Struct, frozen=True, gc=False, tag=True, array_like=True):
@@ -328,6 +340,7 @@ Change = (
     | Consumed
     | Expired
     | TimeSet
+    | Leapt
     | Removed
     | Opened
     | Detached

@@ -19,8 +19,8 @@ def shortest(table: Table) -> Iterator[c.Change]:
     """Yield the changes that make an empty table this one. It must not change meanwhile."""
     before = 0
     for begin, to in table.elapsed.cuts:  # first: what comes now is told in the license time of today
-        yield c.TimeSet(to, begin - to - before)
-        before = begin - to
+        back, before = begin - to - before, begin - to
+        yield c.TimeSet(to, back) if back > 0 else c.Leapt(to, -back)
     if not table.starting:
         yield c.Started()
     yield from _containers(table)

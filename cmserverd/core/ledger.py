@@ -26,21 +26,23 @@ def reconcile(
     their way into the ledger, and need not be there yet. Return the loans that the table does not know, by license:
     there may have to be made room for them.
     """
-    standing = {loan.id: loan for loan in ledger if loan.end + LOAN_SKEW > now}
+    rows = {loan.id: loan for loan in ledger}
     for known in [known for known in table.lent.values() if known.license.container == container]:
-        loan = standing.get(known.id)
-        if loan is None and known.id in writing:
-            continue
-        if loan is None or not same(known, loan):
-            yield from strike(table, known.name, LoanEnd.OVER if known.until <= now else LoanEnd.UNKNOWN)
-            continue
-        if handle := _becoming(table, known.name):
-            yield end(table.accesses[handle], EndCause.LENT)
-        if loan.end != known.end:
-            yield extended(known, loan.end)
+        loan = rows.get(known.id)
+        own = loan if loan is not None and same(known, loan) else None
+        last = own.end if own is not None else known.end
+        if last + LOAN_SKEW + known.later <= now:
+            yield from strike(table, known.name, LoanEnd.OVER)
+        elif own is not None:
+            if handle := _becoming(table, known.name):
+                yield end(table.accesses[handle], EndCause.LENT)
+            if own.end != known.end:
+                yield extended(known, own.end)
+        elif loan is not None or not (known.id in writing or last + LOAN_SKEW <= now):  # for the container it is over
+            yield from strike(table, known.name, LoanEnd.UNKNOWN)
     unknown: dict[LicenseId, list[Loan]] = {}
-    for loan in standing.values():
-        if (container, loan.id) not in table.lent:
+    for loan in rows.values():
+        if loan.end + LOAN_SKEW > now and (container, loan.id) not in table.lent:
             unknown.setdefault(LicenseId(container, loan.firm_code, loan.reference), []).append(loan)
     return unknown
 
@@ -77,6 +79,7 @@ def extended(known: Lent, end: int) -> c.Borrowed:
         known.client,
         known.address,
         known.first,
+        known.later,
     )
 
 

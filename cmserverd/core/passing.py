@@ -39,6 +39,11 @@ def set_to(now: int, back: int) -> Rule[None]:
     yield c.TimeSet(now, back)
 
 
+def leap(now: int, by: int) -> Rule[None]:
+    """The system clock raised license time to this, by so many seconds at once."""
+    yield c.Leapt(now, by)
+
+
 def advance(table: Table, now: int, most: int) -> Rule[bool]:
     """Let happen what is due: `most` allocations at a time, as when a container is gone. Return whether there is more.
 

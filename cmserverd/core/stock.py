@@ -166,6 +166,7 @@ class Stock:
                 change.client,
                 change.address,
                 change.at,
+                change.later,
             )
             self._count_out(loan, loan.quantity)
             self._count_borrower(loan, 1)
@@ -173,7 +174,7 @@ class Stock:
             assert (loan.license, loan.number, loan.quantity) == (change.license, change.number, change.quantity)
             self._forget_return(loan)
             self._count_borrower(loan, -1)
-            loan.end = change.end
+            loan.end, loan.later = change.end, change.later
             loan.station, loan.client, loan.address = change.station, change.client, change.address
             self._count_borrower(loan, 1)
         insort(self.returns, (loan.until, loan.number, loan))
@@ -183,6 +184,12 @@ class Stock:
         self._forget_return(loan)
         self._count_out(loan, -loan.quantity)
         self._count_borrower(loan, -1)
+
+    def _delay_loans(self, by: int) -> None:
+        """Loans end by so many seconds later in license time, as after a leap; earlier again if that is set right."""
+        for loan in self.lent.values():
+            loan.later = max(loan.later + by, 0)
+        self.returns = sorted((loan.until, loan.number, loan) for loan in self.lent.values())
 
     def _forget_return(self, loan: Lent) -> None:
         del self.returns[bisect_left(self.returns, (loan.until, loan.number))]

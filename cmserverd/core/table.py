@@ -103,6 +103,11 @@ class Table(Stock):
         self._bring_back(change.at)
         if change.back:
             self.elapsed.turn_back(change.at, change.back)
+            self._delay_loans(-change.back)
+
+    def _leapt(self, change: c.Leapt) -> None:
+        self.elapsed.turn_back(change.at, -change.by)
+        self._delay_loans(change.by)
 
     # sessions
 
@@ -411,6 +416,7 @@ class Table(Stock):
         c.Stopped: _only_told,
         c.Witnessed: _only_told,
         c.TimeSet: _time_set,
+        c.Leapt: _leapt,
         c.Opened: _opened,
         c.Detached: _detached,
         c.Resumed: _resumed,

@@ -147,7 +147,8 @@ class Lent(Struct, eq=False, gc=False):
 
     It is no allocation: it never moves, nobody shares it, and it outlives its license's being here. `holder` is the
     borrower's public key; `station` and `client` are None where only the container knows of it. `number` is its ID in
-    listings, among the handles.
+    listings, among the handles. `later` is by how many seconds license time has leapt since, which the borrower's did
+    not.
     """
 
     id: bytes
@@ -160,6 +161,7 @@ class Lent(Struct, eq=False, gc=False):
     client: Client | None
     address: str
     first: int
+    later: int = 0
 
     @property
     def name(self) -> LoanName:
@@ -169,7 +171,7 @@ class Lent(Struct, eq=False, gc=False):
     @property
     def until(self) -> int:
         """From when on the licenses are free here without contact, as late as the borrower's clock may be."""
-        return self.end + LOAN_SKEW
+        return self.end + LOAN_SKEW + self.later
 
 
 LoanOver = tuple[int, int, Lent]

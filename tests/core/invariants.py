@@ -106,7 +106,8 @@ def _check_loans(table: Table) -> None:
     for name, loan in table.lent.items():
         assert name == (loan.license.container, loan.id)
         assert (loan.station is None) == (loan.client is None)
-        assert loan.until == loan.end + 60
+        assert loan.until == loan.end + 60 + loan.later
+        assert loan.later >= 0
     out: Counter[LicenseId] = Counter()
     for loan in table.lent.values():
         out[loan.license] += loan.quantity

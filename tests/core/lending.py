@@ -68,10 +68,11 @@ def reconciled(
     They are in its `ledger`, or may be yet: `writing` are the ids of those. The server knows them by `numbers`.
     """
     known = sorted((loan for loan in model.loans if loan.entry[0] == container), key=lambda loan: loan.number)
-    rows = {row.id: row for row in ledger if row.end + SKEW > model.now}
+    rows = {row.id: row for row in ledger}
     standing = []
     for loan in known:
         row = rows.get(loan.id)
+        over_there = row is None and loan.end + SKEW <= model.now < loan.until()
         if row is not None and (container, row.firm_code, row.reference, row.quantity, row.holder) == (
             *loan.entry,
             loan.quantity,
@@ -79,14 +80,17 @@ def reconciled(
         ):
             del rows[loan.id]
             loan.end = row.end
+            if loan.until() <= model.now:
+                model.struck(loan)
+                continue
             standing.append(loan)
             for handle in [handle for handle, name in model.converting.items() if name == (container, loan.id)]:
                 model.end(model.hold(handle), EndCause.LENT)
-        elif row is None and loan.id in writing:
+        elif row is None and loan.until() > model.now and (loan.id in writing or over_there):
             standing.append(loan)
         else:
             model.struck(loan)
-    for row in rows.values():
+    for row in [row for row in rows.values() if row.end + SKEW > model.now]:
         entry = (container, row.firm_code, row.reference)
         number = numbers[row.id]
         assert number not in [loan.number for loan in model.loans]

@@ -106,6 +106,11 @@ class Out:
     host: str | None
     address: str
     first: int
+    later: int = 0
+
+    def until(self) -> int:
+        """Return when it is over: as much later as license time has leapt since."""
+        return self.end + 60 + self.later
 
 
 @dataclass(frozen=True)
@@ -650,18 +655,30 @@ class Model:
             if self.allocated(loan.entry, self.taken) > self.room(loan.entry):
                 self.end(hold, EndCause.LENT)
 
+    def leapt(self, by: int) -> None:
+        """Take in that license time leapt forward: what lasts does so for as long as before, and loans do."""
+        self.now += by
+        self._lasts_later(by)
+
     def time_set(self, now: int) -> None:
         """Take in that the license time was set back: what lasts does so for as long as before; nothing is of later."""
         back, self.now = self.now - now, now
-        self.lefts = [Left(left.entry, left.station, left.mode, left.until - back) for left in self.lefts]
         for hold in self.holds:
-            hold.first, hold.last, hold.ends = min(hold.first, now), min(hold.last, now), hold.ends - back
-        self.held_off = [(who, firm, product, until - back) for who, firm, product, until in self.held_off]
+            hold.first, hold.last = min(hold.first, now), min(hold.last, now)
+        self._lasts_later(-back)
+
+    def _lasts_later(self, by: int) -> None:
+        self.lefts = [Left(left.entry, left.station, left.mode, left.until + by) for left in self.lefts]
+        for hold in self.holds:
+            hold.ends += by
+        self.held_off = [(who, firm, product, until + by) for who, firm, product, until in self.held_off]
+        for loan in self.loans:
+            loan.later = max(loan.later + by, 0)
 
     def passed(self, outcome: Outcome, lefts: list[Left]) -> None:
         """Take in that what is due has happened: what lapsed, and what became of the accesses to what is over."""
         self.lefts = [left for left in self.lefts if left.until > self.now]
-        for loan in [loan for loan in self.loans if loan.end + 60 <= self.now]:
+        for loan in [loan for loan in self.loans if loan.until() <= self.now]:
             self.struck(loan)
         living = [(hold.ends, hold.handle) for hold in self.holds if _mortal(hold)]
         for end, handle in sorted(living):

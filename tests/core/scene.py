@@ -51,7 +51,8 @@ class Scene:
         self.now = START
         self.records: list[Record] = []
         self.checking = True
-        self.engine = Engine(LicenseClock(lambda: self.now, lambda: self.now), _raise, limits)
+        self.leapt = 0
+        self.engine = Engine(LicenseClock(lambda: self.now, lambda: self.now - self.leapt), _raise, limits)
         self.engine.listen(self._watch, *get_args(Change))
         self.table = self.engine.table
         self._keys = 0
@@ -156,6 +157,11 @@ class Scene:
         self.now += seconds
         while self.engine.advance(2):
             pass
+
+    def leap(self, seconds: int) -> None:
+        """Set the system clock forward, which is noticed a second later."""
+        self.leapt += seconds
+        self.pass_time(seconds + 1)
 
     # what is counted
 

@@ -70,6 +70,7 @@ def eventful() -> Scene:
     _borrow(scene)
     scene.now -= 30
     scene.engine.set_time(scene.now)
+    scene.leap(5)
     scene.access(pc, product=15, maximum_life=900)
     scene.engine.deallocate(scene.access(pc, product=15).handle, alone=False, seen=frozenset(), hold_off=9)
     scene.engine.stop()

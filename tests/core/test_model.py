@@ -135,6 +135,7 @@ class Server(RuleBasedStateMachine):
         self.limits = Limits(HANDLES, SESSIONS_PER_ADDRESS)
         self.ledgers: dict[str, dict[bytes, Loan]] = {}
         self.ids = 0
+        self.leaps = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -152,7 +153,7 @@ class Server(RuleBasedStateMachine):
         self.writing: list[Lending] = []
 
     def _engine(self) -> Engine:
-        return Engine(LicenseClock(lambda: self.now, lambda: self.now), _raise, self.limits)
+        return Engine(LicenseClock(lambda: self.now, lambda: self.now - self.leaps), _raise, self.limits)
 
     def _record(self, record: Record) -> None:
         self.changes += record.changes
@@ -729,6 +730,18 @@ class Server(RuleBasedStateMachine):
             self.model.passed(self._outcome(before), self._lefts())
             due = self.engine.due()
             assert due is None or due > self.now
+
+    @rule(seconds=st.integers(3, 150), slice_=st.sampled_from([1, 100]))
+    def time_leaps(self, seconds: int, slice_: int) -> None:
+        """Somebody sets the system clock forward, which is noticed within a second; what is due then happens."""
+        self.now += seconds + 1
+        self.leaps += seconds
+        self.model.leapt(seconds)
+        self.model.now = self.now
+        before = self._handles()
+        while self.engine.advance(slice_):
+            invariants.check(self.engine.table)
+        self.model.passed(self._outcome(before), self._lefts())
 
     @rule(seconds=st.integers(1, 150))
     def time_is_set(self, seconds: int) -> None:
