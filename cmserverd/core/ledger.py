@@ -38,7 +38,7 @@ def reconcile(
                 yield end(table.accesses[handle], EndCause.LENT)
             if own.end != known.end:
                 yield extended(known, own.end)
-        elif loan is not None or not (known.id in writing or last + LOAN_SKEW <= now):  # for the container it is over
+        elif loan is not None or not (known.id in writing or last + LOAN_SKEW <= now):  # it is over there
             yield from strike(table, known.name, LoanEnd.UNKNOWN)
     unknown: dict[LicenseId, list[Loan]] = {}
     for loan in rows.values():

@@ -27,7 +27,8 @@ def test_a_clock_step_of_an_hour_frees_nothing_but_what_expires() -> None:
     scene.lingered(scene.access(session, item=2))
     mortal = scene.access(session, item=1, maximum_life=100)
     expiring = scene.access(other, item=3)
-    scene.engine.deallocate(scene.access(scene.session("third"), item=4).handle, alone=True, seen=frozenset(), hold_off=90)
+    taken = scene.access(scene.session("third"), item=4)
+    scene.engine.deallocate(taken.handle, alone=True, seen=frozenset(), hold_off=90)
     scene.pass_time(40)
     scene.leap(HOUR)
     assert scene.gone(expiring).cause == EndCause.EXPIRED
@@ -100,7 +101,8 @@ def test_what_is_listed_as_first_used_before_a_leap_was_then() -> None:
     accesses.append(scene.access(session, item=1))
     was = scene.table.elapsed.was
     assert [was(held.first) for held in accesses] == [START, START + 101]
-    scene.now -= 50
+    scene.pass_time(10)
+    scene.now -= 60
     scene.engine.set_time(scene.now)
     assert [was(held.first) for held in accesses] == [START, START + 51]
     assert replays(scene)
