@@ -23,7 +23,7 @@ from tests.faults.copies import Copy, Hangs
 from tests.faults.planted import ROOT, Fault, all_faults
 
 WORKERS = min(2, os.cpu_count() or 1)
-FIRST_GRANT = "tests/faults/test_planted.py::test_the_first_grant"
+FIRST_GRANT = "tests/faults/test_first_grant.py::test_the_first_grant"
 LIMIT = 120.0
 """Seconds after which a step counts as hanging."""
 
@@ -73,11 +73,8 @@ def _judge(fault: Fault, idle: queue.SimpleQueue[Copy]) -> tuple[str, float]:
     copy = idle.get()
     started = time.monotonic()
     try:
-        healthy = fault.plant(copy.root)
-        try:
+        with copy.planted(fault):
             verdict = _verdict(fault, copy)
-        finally:
-            (copy.root / fault.file).write_text(healthy, encoding="utf-8")
     except ValueError as misfit:
         verdict = f"misfit\n{misfit}"
     except Hangs:
@@ -120,11 +117,13 @@ def _sick(copy: Copy, files: Sequence[str], tests: Sequence[str]) -> str:
 
 def _seen_by_tools(copy: Copy, files: Sequence[str]) -> str:
     python = [file for file in files if file.endswith(".py")]
-    for tool in (["ruff", "check", "--quiet"], ["mypy"]) if python else ():
-        status, said = copy.tool(*tool, *python, limit=LIMIT)
-        if status:
-            return f"{tool[0]}: {said}"
-    return ""
+    if not python:
+        return ""
+    status, said = copy.ruff("check", "--quiet", *python, limit=LIMIT)
+    if status:
+        return f"ruff: {said}"
+    status, said = copy.mypy(*python, limit=LIMIT)
+    return f"mypy: {said}" if status else ""
 
 
 def _say(line: str) -> None:

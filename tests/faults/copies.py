@@ -10,9 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from py_compile import PycInvalidationMode
+
+from tests.faults.planted import Fault
 
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "node_modules")
 
@@ -33,6 +36,7 @@ class Copy:
         # Its own directory for temporary ones: pytest clears those of earlier runs away, and meets others that do so.
         temporary = directory.with_suffix(".tmp")
         temporary.mkdir()
+        self._texts = 0
         self._output = temporary / "output"
         self._environment = {
             **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
@@ -51,15 +55,32 @@ class Copy:
         )
 
     def close(self) -> None:
-        """End the process that the tests are run from."""
+        """End the process that mypy and the tests are run from."""
         self._warm.kill()
         self._warm.communicate()
 
-    def tool(self, *command: str, limit: float) -> tuple[int, str]:
-        """Run a module with arguments; return its exit status and what it said. Raises Hangs after so many seconds."""
+    @contextmanager
+    def planted(self, fault: Fault) -> Iterator[None]:
+        """Have a fault there for a while. Raises ValueError if it does not fit."""
+        healthy = fault.plant(self.root)
+        path = self.root / fault.file
+        try:
+            self._date(path)
+            yield
+        finally:
+            path.write_text(healthy, encoding="utf-8")
+            self._date(path)
+
+    def _date(self, path: Path) -> None:
+        """Give a file a time that no other text has had: mypy takes texts of one length and second for the same."""
+        self._texts += 1
+        os.utime(path, (self._texts, self._texts))
+
+    def ruff(self, *arguments: str, limit: float) -> tuple[int, str]:
+        """Run ruff; return its exit status and what it said. Raises Hangs after so many seconds."""
         try:
             done = subprocess.run(
-                [sys.executable, "-m", *command],
+                [sys.executable, "-m", "ruff", *arguments],
                 cwd=self.root,
                 env=self._environment,
                 stdout=subprocess.PIPE,
@@ -72,9 +93,16 @@ class Copy:
             raise Hangs from None
         return done.returncode, done.stdout
 
+    def mypy(self, *arguments: str, limit: float) -> tuple[int, str]:
+        """Run mypy, in the same way."""
+        return self._run("mypy", arguments, limit)
+
     def pytest(self, *arguments: str, limit: float) -> tuple[int, str]:
-        """Run pytest; return its exit status and what it said. Raises Hangs after so many seconds."""
-        request = [str(self._output), "-p", "no:cacheprovider", "--tb=short", *arguments]
+        """Run pytest, in the same way."""
+        return self._run("pytest", ("-p", "no:cacheprovider", "--tb=short", *arguments), limit)
+
+    def _run(self, tool: str, arguments: Sequence[str], limit: float) -> tuple[int, str]:
+        request = [str(self._output), tool, *arguments]
         assert self._warm.stdin is not None
         self._warm.stdin.write(json.dumps(request).encode() + b"\n")
         process = self._answer(None)
@@ -97,6 +125,6 @@ class Copy:
                 raise Hangs
         line = self._warm.stdout.readline()
         if not line:
-            msg = "the process that tests are run from has ended"
+            msg = "the process that mypy and the tests are run from has ended"
             raise RuntimeError(msg)
         return int(line)

@@ -87,6 +87,27 @@ def test_a_fault_of_the_same_length_and_second_is_noticed(copy: Copy) -> None:
         assert (status, "2 passed" in said) == (0, True), said
 
 
+def test_mypy_notices_a_fault(copy: Copy) -> None:
+    """And that it is gone."""
+    for _ in range(2):
+        with copy.planted(Fault("a slip", "part.py", "one = 1", "one = i", "test")):
+            status, said = copy.mypy("part.py", limit=LIMIT)
+            assert (status, 'Name "i" is not defined' in said) == (1, True), said
+        status, said = copy.mypy("part.py", limit=LIMIT)
+        assert status == 0, said
+
+
+def test_no_two_texts_are_of_one_second(copy: Copy) -> None:
+    """However fast one follows the other: by that and by their length mypy tells them apart."""
+    part = copy.root / "part.py"
+    seconds = [int(part.stat().st_mtime)]
+    for new in ("one = 2", "one = 3"):
+        with copy.planted(Fault("a slip", "part.py", "one = 1", new, "test")):
+            seconds.append(int(part.stat().st_mtime))
+        seconds.append(int(part.stat().st_mtime))
+    assert len(set(seconds)) == 5
+
+
 def test_what_hangs_is_ended(copy: Copy) -> None:
     """And the next run is as good as any."""
     with pytest.raises(Hangs):

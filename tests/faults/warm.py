@@ -1,10 +1,11 @@
-"""Runs pytest again and again, each time in a new process that has imported what is not ours, and nothing else.
+"""Runs pytest and mypy again and again, each time in a new process that has imported what is not ours, but that alone.
 
     python tests/faults/warm.py     in the directory of a project
 
-Most of a short run of pytest is the import of its plugins and of the libraries. Here they are imported once; then each
-line of JSON that comes in, `["FILE", "ARGUMENT", ...]`, forks a process that runs pytest with these arguments, and
-writes what it says to that file. Two lines answer: the process, which leads a group of its own, and its exit status.
+Most of a short run is the import of the tool, of its plugins and of the libraries. Here they are imported once; then
+each line of JSON that comes in, `["FILE", "TOOL", "ARGUMENT", ...]`, forks a process that runs the tool with these
+arguments, and writes what it says to that file. Two lines answer: the process, which leads a group of its own, and its
+exit status.
 
 It imports no module of the project, so that whatever a run does with those is gone with it.
 """
@@ -20,6 +21,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from mypy import api
 
 SLOW = (
     "anycorn.tcp_server",
@@ -29,6 +31,7 @@ SLOW = (
     "httpx2",
     "hypothesis.stateful",
     "jinja2",
+    "mypy.main",
     "msgpack",
     "msgspec",
     "playwright.sync_api",
@@ -36,6 +39,7 @@ SLOW = (
     "pytest_trio.plugin",
     "rich.live",
     "schemathesis.pytest.plugin",
+    "schemathesis.reporting.html.writer",
     "sse_starlette",
     "starlette.applications",
     "structlog.testing",
@@ -48,23 +52,29 @@ OF_PLUGINS = "ignore::pytest.PytestAssertRewriteWarning"
 
 
 def main() -> int:
-    """Serve until the input ends; in the process of a run: return pytest's exit status."""
+    """Serve until the input ends; in the process of a run: return its exit status."""
     sys.path[0] = str(Path.cwd())  # as `python -m pytest` has it
     for name in SLOW:
         importlib.import_module(name)
     gc.freeze()  # pytest has garbage collected at its end: what was here before is none
     for line in sys.stdin:
-        file, *arguments = json.loads(line)
+        file, tool, *arguments = json.loads(line)
         assert threading.active_count() == 1, "a fork takes no threads along"
         process = os.fork()
         if not process:
             os.setsid()
             _say(os.getpid())
             _turn(file)
-            return pytest.main(["-W", OF_PLUGINS, *arguments])
+            return _mypy(arguments) if tool == "mypy" else pytest.main(["-W", OF_PLUGINS, *arguments])
         _, status = os.waitpid(process, 0)
         _say(os.waitstatus_to_exitcode(status))
     return 0
+
+
+def _mypy(arguments: list[str]) -> int:
+    findings, errors, status = api.run(arguments)
+    sys.stdout.write(findings + errors)
+    return status
 
 
 def _turn(file: str) -> None:
