@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from py_compile import PycInvalidationMode
 from tests.faults.planted import Fault
 
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "node_modules")
+
+RUFF = Path(sysconfig.get_path("scripts"), "ruff")
 
 
 class Hangs(Exception):
@@ -80,7 +83,7 @@ class Copy:
         """Run ruff; return its exit status and what it said. Raises Hangs after so many seconds."""
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "ruff", *arguments],
+                [RUFF, *arguments],
                 cwd=self.root,
                 env=self._environment,
                 stdout=subprocess.PIPE,
@@ -96,6 +99,11 @@ class Copy:
     def mypy(self, *arguments: str, limit: float) -> tuple[int, str]:
         """Run mypy, in the same way."""
         return self._run("mypy", arguments, limit)
+
+    def know_types_as(self, other: Copy) -> None:
+        """Take over what mypy keeps of another copy, so that it need not read all of this one, too."""
+        if (kept := other.root / ".mypy_cache").exists():
+            shutil.copytree(kept, self.root / ".mypy_cache")
 
     def pytest(self, *arguments: str, limit: float) -> tuple[int, str]:
         """Run pytest, in the same way."""
