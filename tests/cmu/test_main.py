@@ -263,7 +263,7 @@ def test_a_broken_connection_is_exit_code_3(capsys: Captured) -> None:
         raise ConnectionResetError
 
     with serving(cut) as address:
-        assert main(["-n", "--server", address]) == UNREACHED
+        assert main(["-n", "--server", address, "--timeout", "3"]) == UNREACHED
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "Error 100" in printed.err

@@ -27,7 +27,7 @@ from protocol.terms import Station
 from tests.protocol.cases import CONTAINER, ENTRY, SERVER
 from tests.protocol.lender import Lender
 
-PATIENCE = 20.0
+PATIENCE = float(os.environ.get("PATIENCE", "20"))
 """Seconds after which a test that waits for a condition fails."""
 
 ADMINISTRATOR = m.ErrorBody(106, "INVALID_HANDLE", "It was removed, Error 106.", cause=m.EndCause.ADMINISTRATOR)
