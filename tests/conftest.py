@@ -10,6 +10,7 @@ would be skipped since something is not installed. `PATIENCE` is how many second
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 from collections.abc import Generator
@@ -36,6 +37,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if PROFILE == "explore":
         seed = session.config.option.hypothesis_seed
         session.config.get_terminal_writer().line(f"exploring at random with --hypothesis-seed={seed}")
+
+
+def pytest_collection_finish() -> None:
+    """Have nobody look for garbage in what is there before the first test: that is much, and stays."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
