@@ -246,11 +246,10 @@ def only_some_await(module: Module) -> Iterator[str]:
 
 def some_libraries_have_one_place(module: Module) -> Iterator[str]:
     """Yield imports of pyusb elsewhere than in the USB driver, and of others elsewhere than in their one place."""
-    for library, place in ONLY_IN.items():
-        if not module.inside(place):
-            for line, name in module.imports():
-                if within(name, library):
-                    yield f"{module.name}:{line}: imports {name}"
+    elsewhere = [library for library, place in ONLY_IN.items() if not module.inside(place)]
+    for line, name in module.imports():
+        if any(within(name, library) for library in elsewhere):
+            yield f"{module.name}:{line}: imports {name}"
 
 
 def has_a_docstring(module: Module) -> Iterator[str]:
