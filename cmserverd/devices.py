@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final, Protocol, TypeVar
 
+import structlog
 import trio
 
 from cmserverd.core.borrowing import Lending
@@ -25,6 +26,8 @@ from drivers.trust import Trust
 from protocol.errors import ErrorNumber
 
 T = TypeVar("T")
+
+_log = structlog.get_logger("devices")
 
 QUEUE: Final = 256
 """How many questions of one address may wait for a device: at 20 ms each, as long as a client's patience lasts."""
@@ -42,10 +45,11 @@ class OpenDevice:
     """A device that was read, and what it held then.
 
     `floor` is the license time that it is known to know of. `doubtful`: it may hold something else by now, and is to
-    be read anew. `writing` are the loans that are on their way into its ledger.
+    be read anew; `doubted` is called when that should be soon. `writing` are the loans that are on their way into its
+    ledger.
     """
 
-    def __init__(self, device: Device, image: Image, floor: int, call: Call) -> None:
+    def __init__(self, device: Device, image: Image, floor: int, call: Call, doubted: Callable[[], None]) -> None:
         self.container = image.container.id
         self.image = image
         self.floor = floor
@@ -53,6 +57,7 @@ class OpenDevice:
         self.writing: list[Lending] = []
         self._device = device
         self._call = call
+        self._doubted = doubted
         self._turns = Turns()
         self._closed = False
 
@@ -92,6 +97,13 @@ class OpenDevice:
                 msg = "The container was unplugged."
                 raise Vanished(msg)
             return await self._call(lambda: question(self._device))
+
+    def failed(self, error: driver.DriverError) -> None:
+        """It could not answer, for a reason that may lie in itself: it is read anew soon, or opened anew."""
+        if not self.doubtful:
+            _log.warning("container failed; it is read anew", container=self.container, reason=str(error))
+        self.doubtful = True
+        self._doubted()
 
     async def close(self) -> None:
         """Close the device once the question that is being answered is; who waits is too late. Raises DriverError."""
@@ -181,7 +193,10 @@ class Devices:
         try:
             return await opened.ask(question, asker)
         except driver.DriverError as error:
-            raise refusal(error) from error
+            refused = refusal(error)
+            if refused.number == ErrorNumber.COMMAND_FAILED:
+                opened.failed(error)
+            raise refused from error
 
 
 def is_believed(contents: Container) -> bool:

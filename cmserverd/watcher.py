@@ -8,6 +8,7 @@ it raises hurts its own containers, and neither the others nor the clients.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -71,6 +72,8 @@ class Watcher:
         self._intervals = intervals
         self._limiter = trio.CapacityLimiter(_THREADS)
         self._hotplug: Hotplug | None = None
+        self._pause = trio.CancelScope()  # the one between this look and the next
+        self._hastened = -math.inf  # when a look was last made early
         self._open: dict[Dongle, OpenDevice] = {}
         self._kept = site.engine.clock.now()
         self._checked = trio.current_time()
@@ -102,12 +105,21 @@ class Watcher:
             self._log.warning("driver hears of no plug; it looks at intervals", reason=str(error), exc_info=_bug(error))
 
     async def _wait(self) -> None:
-        """Wait for a hint, or for the next look at intervals."""
-        with trio.move_on_after(min(self._intervals.poll, self._intervals.check)):
+        """Wait for a hint, for a container that fails, or for the next look at intervals."""
+        self._pause.deadline = trio.current_time() + min(self._intervals.poll, self._intervals.check)
+        with self._pause:
             if self._hotplug is not None:
                 await self._hint(self._hotplug)
-                return
-            await trio.sleep_forever()
+            else:
+                await trio.sleep_forever()
+        self._pause = trio.CancelScope()
+
+    def _doubted(self) -> None:
+        """Look at once; if that was done a moment ago, the next look will do: who fails always is not asked always."""
+        now = trio.current_time()
+        if now >= self._hastened + self._intervals.poll:
+            self._hastened = now
+            self._pause.cancel()
 
     async def _hint(self, hotplug: Hotplug) -> None:
         try:
@@ -155,11 +167,13 @@ class Watcher:
         await self._close(gone.close())
 
     async def _read_anew(self, dongle: Dongle, opened: OpenDevice) -> None:
-        """Find out what a container holds after an update, or a loan, of which it is not known what became of it."""
-        now = self._engine.clock.now()
+        """Find out what a container holds after an update, a use or a loan of which it is not known what became of it.
+
+        Nothing is written: it may be the disk that is full.
+        """
         opened.doubtful = False
         try:
-            read, floor = await opened.ask(lambda device: _read(device, self._site.devices.trust, now))
+            read, floor = await opened.ask(lambda device: _read(device, self._site.devices.trust, now=0))
             if read.owner != opened.image.owner:
                 msg = "The container became another one; have it exchanged."
                 raise Faulty(msg)
@@ -201,7 +215,7 @@ class Watcher:
         now = self._engine.clock.now()
         try:
             read, floor = await self._call(lambda: _read(device, self._site.devices.trust, now))
-            taken = self._take(dongle, OpenDevice(device, read, floor, self._call))
+            taken = self._take(dongle, OpenDevice(device, read, floor, self._call, self._doubted))
         except DriverError as error:
             self._complain(dongle, error)
         finally:
@@ -302,7 +316,10 @@ class Watcher:
 
 
 def _read(device: Device, trust: Trust, now: int) -> tuple[Image, int]:
-    """Return what a device holds, once it has proven to be what it says, and the license time that it knows of."""
+    """Return what a device holds, once it has proven to be what it says, and the license time that it knows of.
+
+    It keeps `now` as that, unless it is 0.
+    """
     read = presence.read(device, trust)
     return read, _told(read, now, device)
 

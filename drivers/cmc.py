@@ -113,8 +113,7 @@ class CmcFile:
         try:
             return Chip(flash, private)
         except Damaged:
-            msg = f"The {dongle.text} is damaged, or the key beside it is another one's; put back those that were made."
-            raise Faulty(msg) from None
+            raise _damaged(dongle) from None
 
     def _dongle(self, status: os.stat_result) -> Dongle:
         return Dongle("virtual", f"{self._path}#{status.st_dev}:{status.st_ino}", f"virtual container {self._path}")
@@ -145,14 +144,20 @@ class CmcDevice(ChipDevice):
         try:
             status, answer = self._chip.answer(command, payload)
         except OSError as error:
-            self.close()  # what of a change is in the file shows to whoever opens it next
             raise _meaning(error, self._dongle) from error
+        except (Damaged, Newer):
+            raise _damaged(self._dongle) from None
         wire.check_status(command, status)
         return answer
 
 
 def _gone(dongle: Dongle) -> Vanished:
     return Vanished(f"The {dongle.text} is there no longer as it was; the next scan shows what is.")
+
+
+def _damaged(dongle: Dongle) -> Faulty:
+    where = f"The {dongle.text} is damaged, or the key beside it is another one's"
+    return Faulty(f"{where}; put back those that were made.")
 
 
 def _meaning(error: OSError, dongle: Dongle) -> DriverError:

@@ -120,10 +120,17 @@ _REFUSALS: Final = {
     ),
 }
 """To what a container may say no without a fault of its own: the field's number, and what to do."""
-_RETURN_NOT_SIGNED: Final = (
-    211,
-    "The return is damaged, or the loan's holder did not sign it; give the license back from where it was borrowed.",
-)
+_REFUSALS_OF: Final = {
+    (Command.RETURN, Status.NOT_SIGNED): (
+        211,
+        "The return is damaged, or the loan's holder did not sign it; give the license back where it was borrowed.",
+    ),
+    (Command.CONSUME, Status.BAD_REQUEST): (
+        105,
+        "The key is of a use of another item; take another one for each use.",
+    ),
+}
+"""What some of them, and others, mean as an answer to one command."""
 
 
 class Info(Struct, frozen=True):
@@ -151,9 +158,8 @@ def check_status(command: Command, status: int) -> None:
         msg = f"The dongle does not support {command.name}; ask its licensor for one that does."
         raise Unsupported(msg)
     known = {each.value: each for each in Status}.get(status)
-    if known in _REFUSALS:
-        of_a_return = command is Command.RETURN and known is Status.NOT_SIGNED
-        number, text = _RETURN_NOT_SIGNED if of_a_return else _REFUSALS[known]
+    if known is not None and (no := _REFUSALS_OF.get((command, known)) or _REFUSALS.get(known)):
+        number, text = no
         raise Refused(text, number)
     shown = known.name if known is not None else f"status {status}"
     msg = f"The dongle refused {command.name} ({shown}); update this software, or have the dongle exchanged."

@@ -217,7 +217,8 @@ def answer_is_lost(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def bug(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the driver have a bug, after the container has applied the update."""
-    monkeypatch.setattr(device, "time", lambda _: 1 // 0)
+    time, bugs = device.time, iter([True])
+    monkeypatch.setattr(device, "time", lambda now: 1 // 0 if next(bugs, False) else time(now))
 
 
 @pytest.mark.parametrize("fault", [read_fails, answer_is_lost, bug])
@@ -230,12 +231,11 @@ async def test_a_container_is_read_anew_if_an_import_ends_badly(
         asked = entry(PLAIN)
         handle = (await client.ask(asked)).handle
         octets = update.encode_firm(owner(bench), firm_item(5, quantity=1), update.ANY, LICENSOR)
-        with monkeypatch.context() as patched:
-            fault(opened(bench)._device, patched)
-            await refused(operator, octets)
-            (counted,) = [one for one in bench.engine.table.licenses.values() if one.id.item == 1]
-            assert counted.item.quantity == 9
+        (counted,) = [one for one in bench.engine.table.licenses.values() if one.id.item == 1]
         device = opened(bench)
+        with monkeypatch.context() as patched:
+            fault(device._device, patched)
+            await refused(operator, octets)
 
         def seen() -> bool:
             mock_clock.jump(POLL)

@@ -180,7 +180,7 @@ async def test_it_is_signed_at_the_start_each_hour_and_at_the_end(tmp_path: Path
         assert not heard
         read = image.parse(device.read(), BELIEVED)
 
-        service.devices.add(OpenDevice(device, read, 0, _call))
+        service.devices.add(OpenDevice(device, read, 0, _call, lambda: None))
         engine.plug(read.container)
         await wait_all_tasks_blocked()
         assert len(heard) == 1

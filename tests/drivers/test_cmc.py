@@ -202,7 +202,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("failing", "taken"), [("pwrite", 0), ("fsync", 1)])
 def test_a_disk_that_fails(failing: str, taken: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is a sentence; the container is closed, for only who opens it anew knows whether the change is in the file."""
+    """It is a sentence; once it works again the container knows from the file whether the change is in it."""
     device = make(path).open(only(make(path)))
 
     def fails(*_: object) -> int:
@@ -212,13 +212,38 @@ def test_a_disk_that_fails(failing: str, taken: int, path: Path, monkeypatch: py
         patched.setattr(os, failing, fails)
         with pytest.raises(Faulty, match="cannot be used: No space left on device"):
             take(device, 1)
-    with pytest.raises(DriverError, match=r"is closed; open it again\.$"):
-        take(device, 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pread", fails)
+        with pytest.raises(Faulty, match="cannot be used: No space left on device"):
+            device.read()
+    (firm,) = image.decode(device.read(), TRUST).firm_items
+    assert firm.products[0].units_used == taken
+    assert take(device, 1) == Used(9, 0, 1)
+    device.close()
     again = make(path).open(only(make(path)))
     (firm,) = image.decode(again.read(), TRUST).firm_items
-    assert firm.products[0].units_used == taken
-    assert take(again, 1) == Used(9, 0, 1)
+    assert firm.products[0].units_used == 1
     again.close()
+
+
+def test_a_disk_that_leaves_nothing_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What became of the file is told as it would be at its opening, until it is put back."""
+    device = make(path).open(only(make(path)))
+    octets = path.read_bytes()
+
+    def fails(*_: object) -> None:
+        path.write_bytes(bytes(len(octets)))
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fails)
+        with pytest.raises(Faulty, match="cannot be used: Input/output error"):
+            take(device, 1)
+    for _ in range(2):
+        with pytest.raises(Faulty, match=r"is damaged, or the key beside it is another one's; put back"):
+            device.read()
+    path.write_bytes(octets)
+    assert take(device, 1) == Used(9, 0, 1)
     device.close()
 
 
