@@ -17,12 +17,11 @@ from rich.console import Console
 from cmserverd.cmboxpgm import changes, containers, files, ledger, listing, parser, programming, tables
 from cmserverd.cmboxpgm.listing import Document
 from cmserverd.cmboxpgm.programming import Change, Target
-from drivers import image, keys, request, statement, update
+from drivers import keys, presence, request, update
 from drivers.container import FirmItem
-from drivers.driver import Device, DriverError, Faulty, Purpose
-from drivers.trust import Trust
+from drivers.driver import Device, DriverError, Faulty
+from drivers.trust import NOBODY
 
-_NOBODY: Final = Trust()
 _STILL_EMPTY: Final = (
     "The container was still empty: if the customer programs it himself before he applies this, its clock is his, and "
     "he can set it back. Look at whose it is in his next request."
@@ -84,10 +83,9 @@ def _enroll(options: argparse.Namespace) -> Outcome:
         found = _requested(options.request).image
     else:
         with _opened(options) as device:
-            found = image.parse(device.read(), _NOBODY)
-            device.sign(Purpose.PRESENCE, os.urandom(statement.NONCE_LENGTH))  # it has the key that it says
+            found = presence.read(device, NOBODY)
     with ledger.opened(options.ledger, new=True) as book:
-        new = book.enroll(found)
+        new = book.enroll(found, older=options.older)
     public = keys.to_text(found.owner.key)
     name, kind = found.container.id, found.container.kind.value
     clock = listing.clock(found)
@@ -100,7 +98,8 @@ def _enroll(options: argparse.Namespace) -> Outcome:
         lines.append("Whoever programs it first certifies its time for good: do that before it leaves your house.")
     if new and options.request is not None:
         lines.append(
-            "Anybody can make up a container and its request: be sure that this key is your customer's container's."
+            "Anybody can make up a container and its request: be sure that this key is your customer's container's. "
+            "Nor does a request show when it was made: take none but a new one."
         )
     return _said({"id": name, "kind": kind, "public_key": public, "new": new, "clock": clock}, *lines)
 
@@ -236,7 +235,7 @@ def _target(options: argparse.Namespace) -> Iterator[Target]:
         yield Target(asked.image, options.update)
         return
     with _opened(options) as device:
-        yield Target(image.parse(device.read(), _NOBODY), device)
+        yield Target(presence.read(device, NOBODY), device)
 
 
 @contextmanager

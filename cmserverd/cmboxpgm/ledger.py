@@ -107,10 +107,10 @@ class Ledger:
         """All entries, in the order of their ids."""
         return tuple(sorted(self._containers.values(), key=lambda each: mask_and_serial(each.id)))
 
-    def enroll(self, image: Image) -> bool:
+    def enroll(self, image: Image, *, older: bool = False) -> bool:
         """Accept a container, and its present state; return whether it is new here. Raises DriverError.
 
-        One that is enrolled may come back in an older state: the licensor says so by enrolling it again.
+        `older`: it may be one that was enrolled, in a state that is older than one that was seen.
         """
         name, owner = image.container.id, image.owner
         if owner.key_algorithm != ED25519:
@@ -119,6 +119,8 @@ class Ledger:
         before = self._containers.get(name)
         if before is not None and before.owner != owner:
             raise _another(name)
+        if before is not None and not older:
+            _check_state(before, image)
         entry = Enrolled(name, owner.kind, owner.key, image.state.sequence) if before is None else before
         first = clock_of(image)
         self.keep(
@@ -146,13 +148,7 @@ class Ledger:
             raise DriverError(msg)
         if found.owner != image.owner:
             raise _another(name)
-        if image.state.sequence < found.sequence:
-            msg = (
-                f"Container {name} was seen in a later state (number {found.sequence}, now "
-                f"{image.state.sequence}): the request is an old one, or an old copy of the container was put back. "
-                "Have a new request made; if you accept the older state, enroll the container again."
-            )
-            raise DriverError(msg)
+        _check_state(found, image)
         return replace(found, sequence=image.state.sequence)
 
     def check_key(self, firm_code: int, licensor: bytes) -> None:
@@ -238,6 +234,17 @@ def _accepted(programmed: Programmed, image: Image) -> Programmed:
     ):
         return programmed
     return replace(programmed, signed=sealed.octets)
+
+
+def _check_state(seen: Enrolled, image: Image) -> None:
+    """Raise DriverError if a container's state is older than one that was seen."""
+    if image.state.sequence < seen.sequence:
+        msg = (
+            f"Container {seen.id} was seen in a later state (number {seen.sequence}, now {image.state.sequence}): "
+            "the request is an old one, or an old copy of the container was put back. Have a new request made; "
+            "if you accept the older state, enroll the container again and say --older."
+        )
+        raise DriverError(msg)
 
 
 def _another(name: ContainerId) -> DriverError:

@@ -154,6 +154,9 @@ def _create(parser: argparse.ArgumentParser) -> None:
 
 def _enroll(parser: argparse.ArgumentParser) -> None:
     _source(parser, request=True)
+    parser.add_argument(
+        "--older", action="store_true", help="accept it again in a state that is older than one that was seen"
+    )
     _ledger(parser)
 
 

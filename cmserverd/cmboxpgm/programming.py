@@ -54,7 +54,9 @@ def program(book: Ledger, target: Target, firm_code: int, private: bytes, change
     _check_room(target, firm_code, signed)
     _check_state(target.image, after)
     programmed = Programmed(firm_code, after.update_counter, public, signed)
-    _deliver(octets, target.place, lambda: book.keep(entry.after(programmed)))
+    changes = 0 if isinstance(target.place, Path) else 1  # what was there before the update is an old copy from now on
+    kept = replace(entry.after(programmed), sequence=entry.sequence + changes)
+    _deliver(octets, target.place, lambda: book.keep(kept))
     return after
 
 

@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 
 from cmserverd.cmboxpgm import containers
-from drivers import image
+from drivers import image, wire
 from drivers.chip.banks import program
 from drivers.chip.blank import Blank
-from drivers.chip.chip import Chip, Memory
+from drivers.chip.chip import Answer, Chip, Command, Memory
 from drivers.chip.flash import MemoryFlash
 from drivers.container import Container, ContainerKind, ProductItem, container_id
 from drivers.image import SigningKeys
@@ -139,3 +139,31 @@ def test_a_dongle_that_has_not_the_key_it_shows_is_not_enrolled(bench: Bench, bu
     bus.plug(Firmware(Copied(flash, CONTAINER_KEY)))
     assert "signature is not that of its key" in bench.refused("enroll", *USB, "--ledger", "ledger.json")
     assert not bench.files()
+
+
+@pytest.mark.parametrize("programs", [False, True])
+def test_an_earlier_state_of_a_dongle_is_not_believed(programs: bool, bench: Bench, bus: InProcessBackend) -> None:
+    """It is signed as the present one is, and the dongle behind it has the key; the number of its state is another."""
+    firmware = dongle()
+    chip = firmware._chip
+    bench.done("keygen", "--firm-code", str(FIRM_CODE), "--key", "licensor.key")
+    earlier = chip.image
+
+    class Proxy(Memory):
+        def answer(self, command: int, payload: bytes) -> Answer:
+            reads = command in {Command.INFO, Command.READ_IMAGE}
+            return super().answer(command, payload) if reads else chip.answer(command, payload)
+
+    bus.plug(firmware)
+    if programs:
+        bench.done("enroll", *USB, "--ledger", "ledger.json")
+    assert chip.answer(Command.TIME, wire.encode_time(1_700_000_000))[0] == 0
+    firmware._chip = Proxy(earlier)
+    before = bench.files()
+    command = (
+        bench.programming("item", "--item", "1", "--product-code", "14", where=USB)
+        if programs
+        else ["enroll", *USB, "--ledger", "ledger.json"]
+    )
+    assert "its state is number 2, and the one that was read is number 1" in bench.refused(*command)
+    assert bench.files() == before

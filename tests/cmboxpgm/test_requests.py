@@ -120,7 +120,7 @@ def test_an_update_is_for_one_container(bench: Bench) -> None:
 
 
 def test_a_request_older_than_one_that_was_seen(bench: Bench) -> None:
-    """It is refused, until the licensor accepts it by enrolling the container again; the ledger's item counts on."""
+    """It is refused, until the licensor says that he accepts it; the ledger's item counts on."""
     bench.begin()
     old = bench.request("old.request")
     copy = Path("box.cmc").read_bytes()
@@ -131,8 +131,31 @@ def test_a_request_older_than_one_that_was_seen(bench: Bench) -> None:
     assert "was seen in a later state" in bench.refused(*command)
     Path("box.cmc").write_bytes(copy)
     assert "was seen in a later state" in bench.refused(*bench.programming("firm-item", "--text", "x"))
-    assert bench.done("enroll", *old, "--ledger", "ledger.json")["new"] is False
+    before = bench.files()
+    for source in (old, ("--file", "box.cmc")):
+        said = bench.refused("enroll", *source, "--ledger", "ledger.json")
+        assert "was seen in a later state (number 2, now 1)" in said
+        assert "say --older" in said
+    assert bench.files() == before
+    assert bench.done("enroll", *old, "--older", "--ledger", "ledger.json")["new"] is False
     assert bench.done(*command)["firm_item"]["update_counter"] == 3
+
+
+def test_a_copy_from_before_the_last_change_is_an_old_one(bench: Bench) -> None:
+    """Also if nothing was asked of the container since: what was programmed at hand raised its state's number."""
+    bench.begin()
+    copy = Path("box.cmc").read_bytes()
+    bench.program("item", "--item", "1", "--product-code", "14")
+    bench.done("enroll", "--file", "box.cmc", "--ledger", "ledger.json")
+    bench.program("item", "--item", "1", "--quantity", "2")
+    present = Path("box.cmc").read_bytes()
+    Path("box.cmc").write_bytes(copy)
+    said = "was seen in a later state (number 3, now 1)"
+    assert said in bench.refused("enroll", "--file", "box.cmc", "--ledger", "ledger.json")
+    assert said in bench.refused(*bench.programming("firm-item", "--text", "x"))
+    Path("box.cmc").write_bytes(present)
+    bench.done("enroll", "--file", "box.cmc", "--ledger", "ledger.json")
+    bench.program("firm-item", "--text", "x")
 
 
 def test_a_lost_ledger_is_made_again_from_a_request(bench: Bench) -> None:
