@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from hashlib import sha256
 from itertools import islice
 from struct import Struct as Layout
 from struct import error as LayoutError  # noqa: N812 - an exception, so named like one
@@ -31,8 +32,8 @@ RECEIPTS: Final = 64
 """Uses whose results a container remembers."""
 
 _WHOLE: Final = b"cmstate\x00\x01"
-_CHANGE: Final = b"cmchange\x00\x01"
-"""Tell a whole state, and a change, from all else that is signed; of a change the signature before it is next."""
+_CHANGE: Final = b"cmchange\x00\x02"
+"""Tell a whole state, and a change, from all else that is signed; of a change the hash of all before it is next."""
 _HEAD: Final = Layout("<QqHHHH32sq")
 _ITEM: Final = Layout("<IIIq")
 _LOAN: Final = Layout("<16sIIIq32s")
@@ -149,16 +150,19 @@ def decode(octets: bytes, owner: Owner) -> State:
 
 def _records(octets: bytes, owner: Owner) -> list[_Record]:
     cursor = Cursor(octets, "the state")
-    taken = _taken(cursor)
-    records = [_Record(decode_whole(taken, owner), ())]
+    last = _taken(cursor)
+    records = [_Record(_decode_whole(last, owner), ())]
     while not cursor.done:
-        signature, taken = taken[-_CHECKSUM.size - keys.SIGNATURE_LENGTH : -_CHECKSUM.size], _taken(cursor)
-        change = _decode_record(taken, owner, _CHANGE + signature)
+        last = _taken(cursor)
+        change = _decode_record(last, owner)
         before, after = records[-1].state.sequence, change.state.sequence
         if after != before + 1:
             msg = f"The image is damaged: state {after} comes after state {before}."
             raise ImageError(msg)
         records.append(change)
+    # Who signed the last one signed all before it.
+    before_it = octets[: len(octets) - len(last)]
+    _check_signature(last, owner, _CHANGE + sha256(before_it).digest() if before_it else _WHOLE)
     return records
 
 
@@ -175,21 +179,28 @@ def decode_whole(record: bytes, owner: Owner) -> State:
 
     Raises ImageError if it is damaged, half written, or not the container's own.
     """
-    found = _decode_record(record, owner, _WHOLE)
+    found = _decode_whole(record, owner)
+    _check_signature(record, owner, _WHOLE)
+    return found
+
+
+def _decode_whole(record: bytes, owner: Owner) -> State:
+    found = _decode_record(record, owner)
     if found.struck:
         msg = "The image is damaged: a whole state strikes loans off."
         raise ImageError(msg)
     return found.state
 
 
-def _decode_record(record: bytes, owner: Owner, prefix: bytes) -> _Record:
+def _decode_record(record: bytes, owner: Owner) -> _Record:
+    """Return what a record says, whoever signed it. Raises ImageError if it is damaged."""
     cursor = Cursor(record, "a record of the state")
     covered = cursor.take(max(len(record), _TAIL) - _CHECKSUM.size)
     (checksum,) = cursor.unpack(_CHECKSUM)
     if checksum != zlib.crc32(covered):
         msg = "The image is damaged: the checksum of a record of its state is wrong."
         raise ImageError(msg)
-    _check_signature(covered, owner, prefix)
+    _check_algorithm(covered, owner)
     cursor = Cursor(covered[: -_SIGNATURE.size], "a record of the state")
     sequence, time_floor, items, loans, receipts, struck, nonce, asked = cursor.unpack(_HEAD)
     state = State(
@@ -219,8 +230,8 @@ def _times(state: State) -> Iterator[int]:
     yield from (loan.end for loan in state.loans)
 
 
-def _check_signature(covered: bytes, owner: Owner, prefix: bytes) -> None:
-    """Raise ImageError unless the record is signed as its container's key demands: by it, or by nobody."""
+def _check_algorithm(covered: bytes, owner: Owner) -> None:
+    """Raise ImageError unless a record says that it is signed as its container's key demands."""
     algorithm, signature = _SIGNATURE.unpack(covered[-_SIGNATURE.size :])
     if owner.key_algorithm not in {0, ED25519}:
         msg = (
@@ -230,14 +241,19 @@ def _check_signature(covered: bytes, owner: Owner, prefix: bytes) -> None:
     if algorithm != owner.key_algorithm:
         msg = "The container's state is signed in another way than its key demands; have the container exchanged."
         raise ImageError(msg)
-    sound = (
-        keys.verify(owner.key, signature, prefix + encode_owner(owner) + covered[: -len(signature)])
-        if algorithm
-        else signature == _UNSIGNED
-    )
-    if not sound:
-        msg = "The signature of the container's state is not its own; have the container exchanged."
-        raise ImageError(msg)
+    if not algorithm and signature != _UNSIGNED:
+        raise _not_its_own()
+
+
+def _check_signature(record: bytes, owner: Owner, prefix: bytes) -> None:
+    """Raise ImageError unless a record of the right algorithm is its container's own; none need be if it has no key."""
+    signed, signature = record[: -_TAIL + 1], record[-_TAIL + 1 : -_CHECKSUM.size]
+    if owner.key_algorithm and not keys.verify(owner.key, signature, prefix + encode_owner(owner) + signed):
+        raise _not_its_own()
+
+
+def _not_its_own() -> ImageError:
+    return ImageError("The signature of the container's state is not its own; have the container exchanged.")
 
 
 def in_force(slots: tuple[bytes, bytes], owner: Owner) -> State:

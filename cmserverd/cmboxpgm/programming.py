@@ -54,8 +54,8 @@ def program(book: Ledger, target: Target, firm_code: int, private: bytes, change
     _check_room(target, firm_code, signed)
     _check_state(target.image, after)
     programmed = Programmed(firm_code, after.update_counter, public, signed)
-    changes = 0 if isinstance(target.place, Path) else 1  # what was there before the update is an old copy from now on
-    kept = replace(entry.after(programmed), sequence=entry.sequence + changes)
+    changed = not isinstance(target.place, Path)  # then what was there before the update is an old copy from now on
+    kept = replace(entry.after(programmed), sequence=entry.sequence + int(changed))
     _deliver(octets, target.place, lambda: book.keep(kept))
     return after
 

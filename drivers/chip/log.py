@@ -9,12 +9,14 @@ count, and nothing is added behind it any more.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 from drivers.chip.banks import Banks, Damaged
 from drivers.chip.flash import ERASED, SECTOR, Layout
-from drivers.chip.seal import TAIL, WHOLE, Seal, after
-from drivers.chip.state import HEAD_LENGTH, State, change_record, changed, length_of, size_of, whole_record
+from drivers.chip.seal import TAIL, WHOLE, Seal, after, sound
+from drivers.chip.state import HEAD_LENGTH, State, change_record, changed, length_of, sequence_of, size_of, whole_record
 
 _NOTHING = State(sequence=0, floor=0)
 
@@ -24,14 +26,10 @@ class Full(Exception):
 
 
 class _Found(NamedTuple):
-    """What a slot says: the first sequence number in it, its state after the last change, and how long that is.
-
-    `following` is what is before what is signed of the next change.
-    """
+    """What a slot says: the first sequence number in it, its state after the last change, and how long that is."""
 
     begun: int
     state: State
-    following: bytes
     length: int
     erased_behind: bool
 
@@ -47,9 +45,7 @@ class Log:
         if not found:
             raise Damaged
         # A slot is only begun when the other one is left: the one that was begun last counts, however short it is.
-        (_, self.state, self._following, self._end, self._can_add), self._which = max(
-            found, key=lambda each: each[0].begun
-        )
+        (_, self.state, self._end, self._can_add), self._which = max(found, key=lambda each: each[0].begun)
 
     @property
     def image(self) -> bytes:
@@ -65,20 +61,18 @@ class Log:
         record = change_record(self.state, state)
         end = self._end + len(record) + TAIL
         if self._can_add and end <= layout.slot_length:
-            sealed = self._seal.put(self._following, record)
-            self._banks.add_to_slot(self._which, self._end, sealed)
+            self._banks.add_to_slot(self._which, self._end, self._seal.put(after(self.image), record))
         else:
             sealed = whole(state, layout, self._seal)
             self._banks.write_slot(1 - self._which, sealed)
             self._which, end = 1 - self._which, len(sealed)
-        self.state, self._following, self._end, self._can_add = state, after(sealed), end, True
+        self.state, self._end, self._can_add = state, end, True
 
     def replace(self, fixed: bytes, state: State) -> None:
         """Put another image in the place of this one, with this state. Raises Full."""
         sealed = whole(state, self._banks.layout, self._seal)
         self._banks.replace(fixed, sealed)
-        self._which, self._end, self._can_add = 0, len(sealed), True
-        self.state, self._following = state, after(sealed)
+        self._which, self._end, self._can_add, self.state = 0, len(sealed), True, state
 
 
 def whole(state: State, layout: Layout, seal: Seal) -> bytes:
@@ -95,17 +89,33 @@ def _check_room(state: State, layout: Layout) -> None:
 
 def _read(slot: bytes, layout: Layout, seal: Seal) -> _Found | None:
     """Return what a slot says, None if it is torn or not this container's."""
-    end = layout.whole_limit if layout.padded else _end(slot, 0)
-    if not seal.holds(WHOLE, slot[:end]):
+    records = _records(slot, layout)
+    # A signature is for all before it, so the last one that holds is enough; behind it is nobody's.
+    while records and not seal.holds(_prefix(records[:-1]), records[-1]):
+        records.pop()
+    if not records:
         return None
-    found = changed(_NOTHING, slot[:end])
-    begun = found.sequence
-    following = after(slot[:end])
-    # A change that an earlier life of the slot left there followed another record.
-    while (next_end := _end(slot, end)) <= len(slot) and seal.holds(following, change := slot[end:next_end]):
-        found, following, end = changed(found, change), after(change), next_end
+    end = sum(map(len, records))
     behind = slot[end : end + -end % SECTOR]
-    return _Found(begun, found, following, end, erased_behind=behind == ERASED * len(behind))
+    state = reduce(changed, records, _NOTHING)
+    return _Found(sequence_of(records[0]), state, end, erased_behind=behind == ERASED * len(behind))
+
+
+def _records(slot: bytes, layout: Layout) -> list[bytes]:
+    """Return the sound records that a slot begins with; what an earlier life of it left has lower numbers."""
+    records: list[bytes] = []
+    at, end = 0, layout.whole_limit if layout.padded else _end(slot, 0)
+    while end <= len(slot) and sound(record := slot[at:end]):
+        if records and sequence_of(record) != sequence_of(records[-1]) + 1:
+            break
+        records.append(record)
+        at, end = end, _end(slot, end)
+    return records
+
+
+def _prefix(before: Sequence[bytes]) -> bytes:
+    """Return what is before what is signed of a record that follows these."""
+    return after(b"".join(before)) if before else WHOLE
 
 
 def _end(slot: bytes, at: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from hashlib import sha256
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -14,17 +15,22 @@ WHOLE: Final = b"cmstate\x00\x01"
 TAIL: Final = 1 + 64 + 4
 """Bytes of a seal: the algorithm, the signature, the checksum."""
 
-_CHANGE: Final = b"cmchange\x00\x01"
+_CHANGE: Final = b"cmchange\x00\x02"
 _ED25519: Final = b"\x01"
 
 
-def after(sealed: bytes) -> bytes:
-    """Return what is before what is signed of a change that follows this record, and no other.
+def after(records: bytes) -> bytes:
+    """Return what is before what is signed of a change that follows these records, all from a whole state on.
 
-    So a change is never taken for a whole state, and of two futures of one state, which a copied flash may have had,
-    nobody can make a third one.
+    So its signature is for them, too, and one is verified where there may be hundreds. A change is never taken for a
+    whole state, and of two futures of one state, which a copied flash may have had, nobody can make a third one.
     """
-    return _CHANGE + sealed[-68:-4]
+    return _CHANGE + sha256(records).digest()
+
+
+def sound(sealed: bytes) -> bool:
+    """Whether this is a record with a seal, written whole; by whom is another matter."""
+    return len(sealed) >= TAIL and sealed[-4:] == struct.pack("<I", zlib.crc32(sealed[:-4]))
 
 
 class Seal:
@@ -41,9 +47,7 @@ class Seal:
         return covered + struct.pack("<I", zlib.crc32(covered))
 
     def holds(self, prefix: bytes, sealed: bytes) -> bool:
-        """Whether this is a record with its seal, whole and the container's own."""
-        if len(sealed) < TAIL or sealed[-4:] != struct.pack("<I", zlib.crc32(sealed[:-4])):
-            return False
+        """Whether a sound record is the container's own."""
         try:
             self._key.public_key().verify(sealed[-68:-4], prefix + self._owner + sealed[:-68])
         except InvalidSignature:

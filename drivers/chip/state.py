@@ -107,6 +107,12 @@ def length_of(head: bytes) -> int:
     return int(size(items, loans, receipts) + struck * _NAME.size)
 
 
+def sequence_of(record: bytes) -> int:
+    """Return the sequence number that a record says."""
+    (number, *_) = _HEAD.unpack_from(record)
+    return int(number)
+
+
 def changed(before: State, record: bytes) -> State:
     """Return the state after a change; a whole state is one of an empty state."""
     sequence, floor, items, loans, receipts, struck, nonce, asked = _HEAD.unpack_from(record)

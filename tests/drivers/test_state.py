@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
+from hashlib import sha256
 
 import pytest
 from msgspec.structs import replace
@@ -19,7 +20,7 @@ from tests.drivers.samples import CONTAINER_KEY, EVERYBODY, OWNER, SIGNING, STRA
 
 DEMO = demo_container()
 UNSIGNED = replace(OWNER, key_algorithm=0, key=bytes(32))
-WHOLE, CHANGE = b"cmstate\0\1", b"cmchange\0\1"
+WHOLE, CHANGE = b"cmstate\0\1", b"cmchange\0\2"
 
 
 def name(number: int) -> bytes:
@@ -59,8 +60,8 @@ def record(
 
 
 def after(before: bytes) -> bytes:
-    """Return what is before what is signed of a change that follows this record."""
-    return CHANGE + before[-68:-4]
+    """Return what is before what is signed of a change that follows these records, from the whole state on."""
+    return CHANGE + sha256(before).digest()
 
 
 def sealed(octets: bytes, prefix: bytes = after(ENCODED), private: bytes = CONTAINER_KEY) -> bytes:
@@ -85,7 +86,7 @@ def test_a_change_is_laid_over_what_was_before() -> None:
         struck=name(2),
     )
     again = record(7, struck=name(3) + name(77))
-    read = state.decode(ENCODED + sealed(change) + sealed(again, after(sealed(change))), OWNER)
+    read = state.decode(ENCODED + sealed(change) + sealed(again, after(ENCODED + sealed(change))), OWNER)
     assert read == State(
         7,
         1_800_000_001,
@@ -117,9 +118,9 @@ def test_without_changes_the_whole_state_is_as_it_stands() -> None:
         (ENCODED + sealed(record(), private=STRANGER_KEY), "signature of the container's state is not its own"),
         (ENCODED + sealed(record(7)), "state 7 comes after state 5"),
         (ENCODED + sealed(record(5)), "state 5 comes after state 5"),
-        (ENCODED + FOLLOWING + sealed(record(), after(FOLLOWING)), "state 6 comes after state 6"),
+        (ENCODED + FOLLOWING + sealed(record(), after(ENCODED + FOLLOWING)), "state 6 comes after state 6"),
         (ENCODED + FOLLOWING + sealed(record(7)), "signature of the container's state is not its own"),
-        (ENCODED + sealed(record(), CHANGE), "signature of the container's state is not its own"),
+        (ENCODED + sealed(record(), CHANGE + ENCODED[-68:-4]), "signature of the container's state is not its own"),
         (ENCODED + sealed(record(floor=LATEST + 1)), "a time that no license time can be"),
         (ENCODED[:16] + b"\xff" * 8 + ENCODED[24:], "the state ends too early"),
     ],
@@ -178,3 +179,66 @@ def test_a_state_that_cannot_be_written_is_refused() -> None:
     """A number beyond its field gives a sentence, not a struct error."""
     with pytest.raises(ImageError, match="state cannot be written"):
         image.encode(DEMO, State(-1))
+
+
+# --- forgeries --------------------------------------------------------------------------------------------------------
+
+
+def chain(length: int) -> list[bytes]:
+    """Return a whole state, and so many changes behind it."""
+    records = [ENCODED]
+    for number in range(length):
+        records.append(sealed(record(6 + number, struck=name(number)), after(b"".join(records))))
+    return records
+
+
+def repaired(octets: bytes) -> bytes:
+    """Return a record that was altered, with its checksum made right; its signature stays."""
+    return octets[:-4] + struct.pack("<I", zlib.crc32(octets[:-4]))
+
+
+def test_one_signature_is_for_all_records_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is altered before the last record, or taken out: its checksum is right, and the last one tells."""
+    records = chain(5)
+    assert state.decode(b"".join(records), OWNER).sequence == 10
+    for which, each in enumerate(records[:-1]):
+        for at in (8, 24, len(each) - 70, len(each) - 30):
+            forged = repaired(each[:at] + bytes([each[at] ^ 1]) + each[at + 1 :])
+            with pytest.raises(ImageError):
+                state.decode(b"".join([*records[:which], forged, *records[which + 1 :]]), OWNER)
+    verify, verified = keys.verify, 0
+
+    def counted(key: bytes, signature: bytes, message: bytes) -> bool:
+        nonlocal verified
+        verified += 1
+        return verify(key, signature, message)
+
+    monkeypatch.setattr(keys, "verify", counted)
+    assert state.decode(b"".join(records), OWNER).sequence == 10
+    assert verified == 1
+
+
+def test_a_record_that_its_container_signed_after_others_is_none_of_these() -> None:
+    """One of two futures does not go on with the other, whose records have the same numbers."""
+    one, other = chain(3), [ENCODED]
+    for number in range(3):
+        other.append(sealed(record(6 + number, struck=name(9 + number)), after(b"".join(other))))
+    assert state.decode(b"".join(other), OWNER).sequence == 8
+    for which in (2, 3):
+        with pytest.raises(ImageError, match="signature of the container's state is not its own"):
+            state.decode(b"".join([*one[:which], *other[which:]]), OWNER)
+
+
+def test_who_has_no_key_has_no_signature() -> None:
+    """In none of the records: else a signature could be thought to say something."""
+    whole = state.encode(SPENT, STATE_LIMIT, UNSIGNED)
+    for signature in (bytes(64), bytes(63) + b"\1"):
+        covered = record() + b"\0" + signature
+        octets = whole + covered + struct.pack("<I", zlib.crc32(covered))
+        last = record(7) + bytes(65)
+        octets += last + struct.pack("<I", zlib.crc32(last))
+        if any(signature):
+            with pytest.raises(ImageError, match="signature of the container's state is not its own"):
+                state.decode(octets, UNSIGNED)
+        else:
+            assert state.decode(octets, UNSIGNED).sequence == 7

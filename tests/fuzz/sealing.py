@@ -13,7 +13,7 @@ from hashlib import sha256
 from drivers import keys
 from tests.drivers.samples import CONTAINER_KEY, LICENSOR_KEY
 
-_WHOLE, _CHANGE = b"cmstate\x00\x01", b"cmchange\x00\x01"
+_WHOLE, _CHANGE = b"cmstate\x00\x01", b"cmchange\x00\x02"
 _STATE_HEAD, _SEAL = struct.Struct("<QqHHHH32sq"), 1 + 64 + 4
 _SIGNATURE, _KEY = keys.SIGNATURE_LENGTH, keys.LENGTH
 _HEADER, _OWNER = 72, slice(16, 56)
@@ -42,7 +42,7 @@ def state(octets: bytes, owner: bytes) -> bytes:
         head = _STATE_HEAD.pack(sequence, floor, items, loans, receipts, struck, nonce, asked)
         length = len(head) + 20 * items + 68 * loans + 32 * receipts + 16 * struck + _SEAL
         done += slot(head + octets[len(head) : length], owner, prefix)
-        octets, prefix = octets[length:], _CHANGE + done[-_SIGNATURE - 4 : -4]
+        octets, prefix = octets[length:], _CHANGE + sha256(done).digest()
     return done + octets
 
 

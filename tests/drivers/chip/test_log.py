@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -10,9 +11,9 @@ from itertools import pairwise
 import pytest
 
 from drivers import image, keys, update
-from drivers.chip.banks import program
+from drivers.chip.banks import Damaged, program
 from drivers.chip.chip import Chip
-from drivers.chip.flash import ERASED, FIRST, LATEST, SECTOR, Layout
+from drivers.chip.flash import ERASED, FIRST, LATEST, SECTOR, Layout, MemoryFlash
 from drivers.chip.log import whole
 from drivers.chip.seal import Seal, after
 from drivers.chip.state import Loan, Receipt, State, Used, change_record
@@ -289,6 +290,96 @@ def test_a_change_of_another_container_does_not_count() -> None:
         if slot is first:
             other.write(SECOND_SLOT[0], whole.ljust(SECTOR, b"\xff"))
         assert parsed(chip_on(other)).state.sequence == 1
+
+
+# --- forgeries --------------------------------------------------------------------------------------------------------
+
+
+def verifying(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Return what counts the signatures that a chip has verified."""
+    holds, counted = Seal.holds, 0
+
+    def counting(seal: Seal, prefix: bytes, sealed: bytes) -> bool:
+        nonlocal counted
+        counted += 1
+        return holds(seal, prefix, sealed)
+
+    monkeypatch.setattr(Seal, "holds", counting)
+    return lambda: counted
+
+
+def grown(changes: int) -> tuple[Flash, list[bytes]]:
+    """Return a flash whose first slot has a whole state and so many changes, and these records."""
+    flash = flash_of(LENDING)
+    chip = chip_on(flash)
+    ends = [parsed(chip).fixed_length, len(chip.image)]
+    for number in range(changes):
+        raise_time(chip, 1 + number)
+        ends.append(len(chip.image))
+    return flash, [chip.image[begin:end] for begin, end in pairwise(ends)]
+
+
+def repaired(octets: bytes) -> bytes:
+    """Return a record that was altered, with its checksum made right; its signature stays."""
+    return octets[:-4] + struct.pack("<I", zlib.crc32(octets[:-4]))
+
+
+def with_records(flash: Flash, records: list[bytes]) -> Flash:
+    """Return a flash whose first slot has these records instead."""
+    other, octets = flash.copy(), b"".join(records)
+    for at, sector in enumerate(FIRST_SLOT):
+        MemoryFlash.write(other, sector, octets[at * SECTOR :][:SECTOR].ljust(SECTOR, ERASED))
+    return other
+
+
+def test_a_start_verifies_one_signature_for_all_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are; also where an earlier life of the slot left sound records behind the last one."""
+    flash, records = grown(150)
+    behind = with_records(flash, [*records, *records[1:30]])
+    verified = verifying(monkeypatch)
+    for times, each in enumerate((flash, behind), start=1):
+        assert chip_on(each)._state.sequence == 151
+        assert verified() == times
+
+
+@pytest.mark.parametrize("which", [1, 2, 30, 58, 59])
+def test_an_altered_change_ends_what_counts(which: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own signature may stay, and those behind it are the container's: none of them is for what it became."""
+    flash, records = grown(59)
+    altered = records[which][:8] + struct.pack("<q", NOW + 9_999) + records[which][16:]
+    forged = with_records(flash, [*records[:which], repaired(altered), *records[which + 1 :]])
+    chip = chip_on(forged)
+    assert chip._state.sequence == which
+    assert chip._state == chip_on(with_records(flash, records[:which]))._state
+    raise_time(chip, 100)
+    assert chip_on(forged)._state.floor == NOW + 100
+
+
+def test_an_altered_whole_state_takes_all_with_it() -> None:
+    """Though all changes behind it are as they were signed."""
+    flash, records = grown(5)
+    altered = repaired(records[0][:8] + struct.pack("<q", NOW + 9_999) + records[0][16:])
+    with pytest.raises(Damaged):
+        chip_on(with_records(flash, [altered, *records[1:]]))
+
+
+def test_a_change_that_is_taken_out_is_missed() -> None:
+    """With its number, and with those behind it numbered anew."""
+    flash, records = grown(9)
+    assert chip_on(with_records(flash, [*records[:4], *records[5:]]))._state.sequence == 4
+    renumbered = [repaired(struct.pack("<Q", number + 1) + records[number + 1][8:]) for number in range(4, 9)]
+    assert chip_on(with_records(flash, [*records[:4], *renumbered]))._state.sequence == 4
+
+
+def test_what_somebody_adds_is_not_the_chip_s() -> None:
+    """Signed with another key, or with a signature that is the container's for something else."""
+    flash, records = grown(3)
+    other = change_record(State(4, NOW), State(5, NOW + 9))
+    stranger = Seal(encode_owner(OWNER), HOLDER).put(after(b"".join(records)), other)
+    copied = repaired(other + records[3][-69:])
+    for forged in (stranger, copied):
+        assert chip_on(with_records(flash, [*records, forged]))._state.sequence == 4
+        assert chip_on(with_records(flash, [*records, forged, forged]))._state.sequence == 4
 
 
 # --- wear -------------------------------------------------------------------------------------------------------------
