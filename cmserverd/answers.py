@@ -102,7 +102,7 @@ def crypt(asker: Asker, request: m.Crypt) -> Later:
     service = asker.service
     held = service.engine.use(_session(asker), m.Info(request.handle))
     challenge.check(held, request, service.engine.clock.now())
-    return Later(partial(challenge.answer, service.engine, service.devices, held, request))
+    return Later(partial(challenge.answer, service.engine, service.devices, held, request, service.complain))
 
 
 def borrow(asker: Asker, request: m.Borrow) -> Later:

@@ -16,7 +16,7 @@ import trio
 from cmserverd.core.borrowing import Lending
 from cmserverd.core.refusal import Refused
 from cmserverd.turns import OWN, Turns
-from cmserverd.wear import Wear
+from cmserverd.wear import USES, Wear
 from drivers import driver
 from drivers.container import Container, ContainerId, Loan, mask_and_serial
 from drivers.driver import Device, Vanished
@@ -115,12 +115,14 @@ class OpenDevice:
 class Devices:
     """The device of each container that is there.
 
-    `trust` says which licensors are believed, `wear` how often clients may have ledgers written.
+    `trust` says which licensors are believed, `wear` how often clients may have ledgers written, `uses` how often they
+    may have units taken.
     """
 
     def __init__(self, trust: Trust) -> None:
         self.trust = trust
         self.wear = Wear(trio.current_time)
+        self.uses = Wear(trio.current_time, USES)
         self._open: dict[ContainerId, OpenDevice] = {}
         self._lending: dict[bytes, trio.Event] = {}
 

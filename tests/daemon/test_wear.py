@@ -1,4 +1,4 @@
-"""Borrowing, extending and giving back without end: it wears no dongle out, and a return is never refused."""
+"""Borrowing, giving back, and taking units without end: it wears no dongle out, and a return is never refused."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from functools import partial
 import pytest
 import trio
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cmserverd import lending as loans
 from cmserverd import wear
 from cmserverd.answers import Peer
 from cmserverd.core.refusal import Refused
+from cmserverd.devices import Devices
 from cmserverd.wear import Wear
 from drivers.chip.chip import Chip
+from drivers.container import Allowance, Container, ContainerKind, FirmItem, ProductItem
 from drivers.driver import NoAnswer
 from protocol import messages as m
-from protocol.errors import ErrorNumber
-from tests.daemon.borrowing import BOX, DAY, FIXED, NOW, Borrower, Desk, lending
-from tests.daemon.harness import CONTROL, rig, until
-from tests.daemon.test_crypt import refused
+from protocol.errors import ErrorNumber, LicenseError
+from tests.daemon.borrowing import BOX, DAY, FIXED, NOW, UNITS, USAGE, Borrower, Desk, lending
+from tests.daemon.harness import CONTROL, FIRM, number_of, rig, until
+from tests.daemon.test_crypt import Stick, entry, plugged, refused
 from tests.daemon.test_lending import MINE, refusal
 
 
@@ -234,3 +237,85 @@ async def test_an_address_has_only_so_many(mock_clock: MockClock) -> None:
         assert "[borrowing] per_address" in await refusal(third, Borrower().asks(desk.now))
         await desk.client.ask(borrower.gives_back(lent))
         await third.ask(Borrower().asks(desk.now))
+
+
+# --- uses that take units ---------------------------------------------------------------------------------------------
+
+
+def units(number: int = 99) -> Stick:
+    """Return a dongle with an item that has so many units, and one with a usage period."""
+    items = (
+        ProductItem(1, UNITS, "Units", 9, units=Allowance(number)),
+        ProductItem(2, USAGE, "Usage", 9, usage=Allowance(DAY)),
+    )
+    return Stick(Container(BOX, ContainerKind.HARDWARE, "", (FirmItem(FIRM, "Works", 4, items),)))
+
+
+def few(devices: Devices, full: int) -> None:
+    """Let a host have so many uses a day."""
+    devices.uses = Wear(trio.current_time, replace(wear.USES, full=full))
+
+
+def taking(handle: int, number: int, taken: int = 1) -> m.Crypt:
+    """Return a use that takes units."""
+    return m.Crypt(handle, b"n" * 16, taken, m.AccessKey(number.to_bytes(16, "big")) if taken else None)
+
+
+async def test_who_takes_units_without_end_is_told_when_he_may_again(mock_clock: MockClock) -> None:
+    """The log tells the operator, too; others go on, and what takes no units goes on as well."""
+    with capture_logs() as said:
+        async with plugged(mock_clock, units()) as (bench, client), rig(bench.service) as connections:
+            few(bench.service.devices, 3)
+            handle = (await client.ask(entry(UNITS))).handle
+            for number in (1, 2, 3):
+                assert (await client.ask(taking(handle, number))).units_left == 99 - number
+            for _ in range(20):
+                with pytest.raises(LicenseError, match=r"ask again in 28800 s, and for the units of several") as told:
+                    await client.ask(taking(handle, 4))
+                assert number_of(told.value) == ErrorNumber.REQUEST_OVERLOAD
+            await client.ask(taking(handle, 0, taken=0))
+            other = await connections.client(2, Peer("192.0.2.8", here=False))
+            theirs = (await other.ask(entry(UNITS))).handle
+            assert (await other.ask(taking(theirs, 5))).units_left == 95
+            mock_clock.jump(28_800)
+            assert (await client.ask(taking(handle, 4))).units_left == 94
+    lines = [line for line in said if line["event"] == "a client would wear a container out"]
+    assert len(lines) == 10
+    assert "several uses at once" in lines[0]["reason"]
+
+
+async def test_a_use_that_is_not_written_costs_nothing(mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a proof without units, nor what the container refuses; what nobody knows of may have been written."""
+    async with plugged(mock_clock, units(3)) as (bench, client):
+        few(bench.service.devices, 3)
+        handle = (await client.ask(entry(UNITS))).handle
+        for _ in range(9):
+            await client.ask(taking(handle, 0, taken=0))
+            assert await refused(client, taking(handle, 9, taken=4)) == ErrorNumber.UNIT_COUNTER_UNDERRUN
+        used = (await client.ask(entry(USAGE))).handle
+        for _ in range(9):
+            await client.ask(taking(used, 0, taken=0))  # the first one begins the period
+        await client.ask(taking(handle, 1))
+        device = bench.service.devices.find(BOX)._device
+        with monkeypatch.context() as patched:
+
+            def silent(*_: object) -> None:
+                raise NoAnswer("planted")
+
+            patched.setattr(device, "consume", silent)
+            assert await refused(client, taking(handle, 2)) == ErrorNumber.BOX_BUSY
+        assert await refused(client, taking(handle, 2)) == ErrorNumber.REQUEST_OVERLOAD
+
+
+async def test_fifty_thousand_uses_a_day_are_free(mock_clock: MockClock) -> None:
+    """At once, and then one each 1.728 s: more than people make; nobody borrows less for that."""
+    async with plugged(mock_clock, units()) as (bench, client):
+        devices = bench.service.devices
+        handle = (await client.ask(entry(UNITS))).handle
+        (session,) = bench.engine.table.sessions.values()
+        devices.uses.take(session.address, 49_998.5)
+        await client.ask(taking(handle, 1))
+        assert await refused(client, taking(handle, 2)) == ErrorNumber.REQUEST_OVERLOAD
+        mock_clock.jump(1)
+        await client.ask(taking(handle, 2))
+        devices.wear.take(session.address, 4.0)
