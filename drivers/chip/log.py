@@ -9,8 +9,10 @@ count, and nothing is added behind it any more.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import reduce
+from hashlib import sha256
 from typing import NamedTuple
 
 from drivers.chip.banks import Banks, Damaged
@@ -26,10 +28,14 @@ class Full(Exception):
 
 
 class _Found(NamedTuple):
-    """What a slot says: the first sequence number in it, its state after the last change, and how long that is."""
+    """What a slot says: the first sequence number in it, its state after the last change, and how long that is.
+
+    `hashed` are its records, as the next change is signed with them.
+    """
 
     begun: int
     state: State
+    hashed: hashlib._Hash
     length: int
     erased_behind: bool
 
@@ -45,7 +51,10 @@ class Log:
         if not found:
             raise Damaged
         # A slot is only begun when the other one is left: the one that was begun last counts, however short it is.
-        (_, self.state, self._end, self._can_add), self._which = max(found, key=lambda each: each[0].begun)
+        # What it says is not read again, or what somebody altered since would be signed with the next change.
+        (_, self.state, self._hashed, self._end, self._can_add), self._which = max(
+            found, key=lambda each: each[0].begun
+        )
 
     @property
     def image(self) -> bytes:
@@ -61,18 +70,21 @@ class Log:
         record = change_record(self.state, state)
         end = self._end + len(record) + TAIL
         if self._can_add and end <= layout.slot_length:
-            self._banks.add_to_slot(self._which, self._end, self._seal.put(after(self.image), record))
+            sealed = self._seal.put(after(self._hashed.digest()), record)
+            self._banks.add_to_slot(self._which, self._end, sealed)
+            self._hashed.update(sealed)
         else:
             sealed = whole(state, layout, self._seal)
             self._banks.write_slot(1 - self._which, sealed)
-            self._which, end = 1 - self._which, len(sealed)
+            self._which, end, self._hashed = 1 - self._which, len(sealed), sha256(sealed)
         self.state, self._end, self._can_add = state, end, True
 
     def replace(self, fixed: bytes, state: State) -> None:
         """Put another image in the place of this one, with this state. Raises Full."""
         sealed = whole(state, self._banks.layout, self._seal)
         self._banks.replace(fixed, sealed)
-        self._which, self._end, self._can_add, self.state = 0, len(sealed), True, state
+        self._which, self._end, self._can_add = 0, len(sealed), True
+        self.state, self._hashed = state, sha256(sealed)
 
 
 def whole(state: State, layout: Layout, seal: Seal) -> bytes:
@@ -97,8 +109,8 @@ def _read(slot: bytes, layout: Layout, seal: Seal) -> _Found | None:
         return None
     end = sum(map(len, records))
     behind = slot[end : end + -end % SECTOR]
-    state = reduce(changed, records, _NOTHING)
-    return _Found(sequence_of(records[0]), state, end, erased_behind=behind == ERASED * len(behind))
+    begun, state = sequence_of(records[0]), reduce(changed, records, _NOTHING)
+    return _Found(begun, state, sha256(slot[:end]), end, erased_behind=behind == ERASED * len(behind))
 
 
 def _records(slot: bytes, layout: Layout) -> list[bytes]:
@@ -115,7 +127,7 @@ def _records(slot: bytes, layout: Layout) -> list[bytes]:
 
 def _prefix(before: Sequence[bytes]) -> bytes:
     """Return what is before what is signed of a record that follows these."""
-    return after(b"".join(before)) if before else WHOLE
+    return after(sha256(b"".join(before)).digest()) if before else WHOLE
 
 
 def _end(slot: bytes, at: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from hashlib import sha256
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -19,13 +18,13 @@ _CHANGE: Final = b"cmchange\x00\x02"
 _ED25519: Final = b"\x01"
 
 
-def after(records: bytes) -> bytes:
-    """Return what is before what is signed of a change that follows these records, all from a whole state on.
+def after(digest: bytes) -> bytes:
+    """Return what is before what is signed of a change; `digest` is that of all records before, from a whole state on.
 
     So its signature is for them, too, and one is verified where there may be hundreds. A change is never taken for a
     whole state, and of two futures of one state, which a copied flash may have had, nobody can make a third one.
     """
-    return _CHANGE + sha256(records).digest()
+    return _CHANGE + digest
 
 
 def sound(sealed: bytes) -> bool:

@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from itertools import pairwise
 
 import pytest
@@ -191,12 +192,12 @@ def test_what_an_earlier_life_left_behind_does_not_count() -> None:
     states = [State(number, NOW + number, {(FIRM_CODE, 2): Used(1)}, loans, receipts) for number in range(100, 104)]
     seal = Seal(encode_owner(OWNER), CONTAINER_KEY)
     records = whole(states[0], LATEST, seal)
-    begun = after(records)
+    begun = after(sha256(records).digest())
     for before, state in pairwise(states):
-        records += seal.put(after(records), change_record(before, state))
+        records += seal.put(after(sha256(records).digest()), change_record(before, state))
     assert len(records) == SECTOR
     change = change_record(states[3], replace(states[3], sequence=104))
-    earlier, following = seal.put(begun, change), seal.put(after(records), change)
+    earlier, following = seal.put(begun, change), seal.put(after(sha256(records).digest()), change)
     for behind, sequence in ((earlier, 103), (following, 104)):
         flash = flash_of(LENDING)
         flash.write(1, records)
@@ -363,6 +364,19 @@ def test_an_altered_whole_state_takes_all_with_it() -> None:
         chip_on(with_records(flash, [altered, *records[1:]]))
 
 
+def test_what_is_altered_beneath_a_running_chip_is_not_signed_with_its_next_change() -> None:
+    """Else whoever can write the flash would have the chip itself sign what he made of it."""
+    flash, records = grown(9)
+    chip = chip_on(flash)
+    altered = repaired(records[3][:8] + struct.pack("<q", NOW + 9_999) + records[3][16:])
+    MemoryFlash.write(flash, 1, with_records(flash, [*records[:3], altered, *records[4:]]).read(1))
+    raise_time(chip, 100)
+    raise_time(chip, 101)
+    assert chip_on(flash)._state.sequence == 3
+    with pytest.raises(ImageError, match="signature of the container's state is not its own"):
+        parsed(chip)
+
+
 def test_a_change_that_is_taken_out_is_missed() -> None:
     """With its number, and with those behind it numbered anew."""
     flash, records = grown(9)
@@ -375,7 +389,7 @@ def test_what_somebody_adds_is_not_the_chip_s() -> None:
     """Signed with another key, or with a signature that is the container's for something else."""
     flash, records = grown(3)
     other = change_record(State(4, NOW), State(5, NOW + 9))
-    stranger = Seal(encode_owner(OWNER), HOLDER).put(after(b"".join(records)), other)
+    stranger = Seal(encode_owner(OWNER), HOLDER).put(after(sha256(b"".join(records)).digest()), other)
     copied = repaired(other + records[3][-69:])
     for forged in (stranger, copied):
         assert chip_on(with_records(flash, [*records, forged]))._state.sequence == 4
