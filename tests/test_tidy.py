@@ -72,13 +72,16 @@ WEBADMIN_PLAIN = frozenset(
     {
         "cmserverd.webadmin.certificates",
         "cmserverd.webadmin.charts",
+        "cmserverd.webadmin.cookies",
         "cmserverd.webadmin.logins",
+        "cmserverd.webadmin.offers",
         "cmserverd.webadmin.openapi",
         "cmserverd.webadmin.pages.choosing",
         "cmserverd.webadmin.pages.rendering",
         "cmserverd.webadmin.pages.rows",
         "cmserverd.webadmin.pages.spelling",
         "cmserverd.webadmin.people",
+        "cmserverd.webadmin.visitors",
     }
 )
 """The modules of WebAdmin in which nothing is awaited; who may do what is decided in one step."""

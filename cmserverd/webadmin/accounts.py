@@ -10,10 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from cmserverd.webadmin.cookies import COOKIE, set_cookie
 from cmserverd.webadmin.entrance import Hashing
-from cmserverd.webadmin.guard import COOKIE, Action, Offer, Page, Visit, address_of, set_cookie, visitor_of
 from cmserverd.webadmin.limits import TooMany
 from cmserverd.webadmin.logins import Clock, Logins, Tries
+from cmserverd.webadmin.offers import Action, Offer, Page, Visit
 from cmserverd.webadmin.people import (
     LONGEST,
     LONGEST_NAME,
@@ -25,6 +26,7 @@ from cmserverd.webadmin.people import (
     Token,
     User,
 )
+from cmserverd.webadmin.visitors import address_of, visitor_of
 
 _log = structlog.get_logger("webadmin")
 

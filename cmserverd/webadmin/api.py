@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cmserverd.webadmin.guard import Api, Handler, Offer, Visit
+from cmserverd.webadmin.offers import Api, Handler, Offer, Visit
 from cmserverd.webadmin.openapi import Operation, document
 from cmserverd.webadmin.people import Role
 from protocol import messages as m

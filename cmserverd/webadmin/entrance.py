@@ -13,20 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from cmserverd.webadmin.guard import (
-    COOKIE,
-    Offer,
-    Open,
-    Visit,
-    address_of,
-    cookie_name,
-    drop_cookie,
-    set_cookie,
-    visitor_of,
-)
+from cmserverd.webadmin.cookies import COOKIE, cookie_name, drop_cookie, set_cookie
 from cmserverd.webadmin.limits import TooMany, Turns
 from cmserverd.webadmin.logins import Clock, Logins, Tries
+from cmserverd.webadmin.offers import Offer, Open, Visit
 from cmserverd.webadmin.people import LONGEST, SHORTEST, NotAllowed, Passwords, People, User, hash_of
+from cmserverd.webadmin.visitors import address_of, visitor_of
 
 SETUP_ENDS: Final = 3_600.0
 """Seconds after which the set-up link is worth nothing."""

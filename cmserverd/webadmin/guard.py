@@ -1,9 +1,7 @@
-"""What each path demands of whoever asks: the only way in which a route of WebAdmin is made, so that none can lack it.
+"""Holds who asks to what the offers demand: the only way in which a route of WebAdmin is made, so that none lacks it.
 
-A module says what it offers as values: `Page` is seen, `Action` does something (POST), `Stream` tells an open page what
-is new, `Api` is for machines, `Open` is for everybody. `Guard.route` makes routes out of them. Nothing that a proxy may
-add to a request is believed. How much one visitor may have done at once is bounded here, too; the log names the path of
-an offer and never that of a request, where a secret may be.
+How much one visitor may have done at once is bounded here, too. The log names the path of an offer and never that of a
+request, where a secret may be.
 """
 
 from __future__ import annotations
@@ -13,8 +11,7 @@ import ipaddress
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 from urllib.parse import quote
 
 import structlog
@@ -26,20 +23,14 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from cmserverd.webadmin.cookies import COOKIE, VISITOR, cookie_name, set_cookie
 from cmserverd.webadmin.daemon import Daemon
 from cmserverd.webadmin.limits import Turns
 from cmserverd.webadmin.logins import Login, Logins
+from cmserverd.webadmin.offers import Action, Api, Offer, Open, Page, Stream, Visit
 from cmserverd.webadmin.people import People, Role
 from cmserverd.webadmin.presence import while_there
-from protocol.hosts import host_of
-
-COOKIE: Final = "cmserverd"
-"""The cookie of a log-in; over TLS with the prefix by which browsers take it from this host only."""
-
-VISITOR: Final = "cmserverd-visitor"
-"""The cookie of somebody who is not logged in: his forms belong to it."""
-
-SECURE_PREFIX: Final = "__Host-"
+from cmserverd.webadmin.visitors import visitor_of
 
 BODY_TIME: Final = 30.0
 """Seconds in which a request must have come: else who sends it slowly holds its connection and memory for ever."""
@@ -50,95 +41,7 @@ STRANGERS: Final = 16 * 1024
 FIELDS: Final = 100
 """How many fields a form may have."""
 
-ANYBODY: Final = "anybody"
-"""Who is named in the log where no log-in is demanded."""
-
 _log = structlog.get_logger("webadmin")
-
-
-@dataclass(frozen=True)
-class Visit:
-    """Who asks, and what a handler may use for the answer.
-
-    `user` is empty for who is not logged in; `role` is then None, unless anybody may look. `csrf` is what each form
-    carries. A stream ends when `stands` says that the log-in is over.
-    """
-
-    user: str
-    role: Role | None
-    csrf: str = field(repr=False)
-    daemon: Daemon = field(repr=False)
-    render: Callable[..., Response] = field(repr=False)
-    """`render("licenses.html", 200, rows=rows)`: the page of a template; the status may be left out."""
-    stands: Callable[[], bool] = field(repr=False)
-
-    def may(self, needed: Role) -> bool:
-        """Tell whether he may do what needs a role."""
-        return self.role is not None and self.role.covers(needed)
-
-    @property
-    def who(self) -> str:
-        """Return how the log and the daemon are told who did something."""
-        return self.user or ANYBODY
-
-
-Handler = Callable[[Request, Visit], Awaitable[Response]]
-
-
-@dataclass(frozen=True)
-class Page:
-    """A page that is seen (GET), by everybody who has the role; `menu` is its text in the navigation, if any.
-
-    Of what `reads_history`, which is long, few are worked on at once, and none for who does not wait for it any more.
-    """
-
-    path: str
-    handler: Handler
-    role: Role = Role.VIEWER
-    menu: str = ""
-    reads_history: bool = False
-
-
-@dataclass(frozen=True)
-class Action:
-    """Something that is done by a form (POST), by everybody who has the role. `reads_history` as of a page."""
-
-    path: str
-    handler: Handler
-    role: Role = Role.OPERATOR
-    reads_history: bool = False
-
-
-@dataclass(frozen=True)
-class Stream:
-    """An answer that goes on (GET) for as long as a page stands open, for everybody who has the role."""
-
-    path: str
-    handler: Handler
-    role: Role = Role.VIEWER
-
-
-@dataclass(frozen=True)
-class Open:
-    """What everybody may have: logging in, the files, the health."""
-
-    path: str
-    handler: Handler
-    method: Literal["GET", "POST"] = "GET"
-
-
-@dataclass(frozen=True)
-class Api:
-    """What a machine asks with a token, or a page with its log-in; refusals are not led to the log-in page."""
-
-    path: str
-    handler: Handler
-    role: Role = Role.VIEWER
-    method: Literal["GET", "POST", "DELETE"] = "GET"
-    reads_history: bool = False
-
-
-Offer = Page | Action | Stream | Open | Api
 
 
 class Guard:
@@ -371,30 +274,3 @@ async def _check_form(request: Request, visit: Visit) -> None:
         given = (await request.form(max_files=1, max_fields=FIELDS)).get("csrf")
     if not isinstance(given, str) or not hmac.compare_digest(given.encode(), visit.csrf.encode()):
         raise HTTPException(403, "This form is out of date: go back, load the page again and repeat it.")
-
-
-def cookie_name(request: Request, name: str) -> str:
-    """Return what a cookie is called on this connection."""
-    return SECURE_PREFIX + name if request.scope["scheme"] == "https" else name
-
-
-def set_cookie(request: Request, response: Response, name: str, value: str) -> None:
-    """Give a cookie that no script reads and no other site's page sends; it ends with the browser."""
-    secure = request.scope["scheme"] == "https"
-    response.set_cookie(cookie_name(request, name), value, httponly=True, samesite="strict", secure=secure)
-
-
-def drop_cookie(request: Request, response: Response, name: str) -> None:
-    """Take a cookie back."""
-    secure = request.scope["scheme"] == "https"
-    response.delete_cookie(cookie_name(request, name), httponly=True, samesite="strict", secure=secure)
-
-
-def address_of(request: Request) -> str:
-    """Return from where the connection comes: its other end, whatever a header says."""
-    return request.client.host if request.client else "unknown"
-
-
-def visitor_of(request: Request, name: str) -> str:
-    """Return by what is counted how much somebody has done at once: his name, or without one the host he comes from."""
-    return name or f"from {host_of(address_of(request))}"

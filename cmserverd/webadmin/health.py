@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from cmserverd.webadmin.daemon import Daemon, is_silent
-from cmserverd.webadmin.guard import Offer, Open, Visit
+from cmserverd.webadmin.offers import Offer, Open, Visit
 from protocol.errors import LicenseError
 from protocol.messages import ServerInfoRequest
 from protocol.watching import StatisticsRequest

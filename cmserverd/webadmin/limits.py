@@ -5,7 +5,6 @@ A visitor is known by a text: the name of a user or of a token, or else the host
 
 from __future__ import annotations
 
-import ipaddress
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -13,8 +12,6 @@ from typing import Final
 
 import trio
 from starlette.exceptions import HTTPException
-
-from protocol.hosts import host_of
 
 AGAIN: Final = 5
 """Seconds after which somebody who was refused may try again."""
@@ -127,16 +124,3 @@ class Rarely:
         if now >= self._quiet.get(event, now):
             self._quiet[event] = now + QUIET
             log(event, **facts)
-
-
-def other_end(client: tuple[str, int] | None) -> str:
-    """Return by what a connection's other end is counted: its host; over loopback, where all have one, itself."""
-    if client is None:
-        return "unknown"
-    address, port = client
-    return f"{host_of(address)} {port}" if is_loopback(address) else host_of(address)
-
-
-def is_loopback(address: str) -> bool:
-    """Tell whether an address is this machine's own."""
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback

@@ -18,7 +18,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cmserverd.webadmin.guard import Offer, Stream, Visit
+from cmserverd.webadmin.offers import Offer, Stream, Visit
 from cmserverd.webadmin.pages.choosing import MOST_CURSOR, code, number
 from protocol.errors import LicenseError
 from protocol.watching import Happened, Happening, HappeningKind, Happenings

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cmserverd.webadmin.daemon import Daemon, is_silent
-from cmserverd.webadmin.guard import Api, Offer, Visit
+from cmserverd.webadmin.offers import Api, Offer, Visit
 from cmserverd.webadmin.pages import asking
 from protocol.errors import LicenseError
 from protocol.messages import ContainerInfo, LicenseCount, ServerInfo

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 import cmserverd
-from cmserverd.webadmin.guard import Visit
+from cmserverd.webadmin.offers import Visit
 from cmserverd.webadmin.people import Role
 
 VERSION: Final = "3.1.0"

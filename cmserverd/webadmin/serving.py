@@ -31,7 +31,8 @@ from h2.connection import H2Connection
 from priority.priority import PriorityError
 from starlette.types import ASGIApp
 
-from cmserverd.webadmin.limits import SENDING, Rarely, Shares, is_loopback, other_end
+from cmserverd.webadmin.limits import SENDING, Rarely, Shares
+from cmserverd.webadmin.visitors import is_loopback, other_end
 from protocol.hosts import host_of
 
 BACKLOG: Final = 128

@@ -21,10 +21,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import cmserverd
 from cmserverd.webadmin.daemon import Daemon, is_silent
-from cmserverd.webadmin.guard import Guard, Offer, Open, Page, Visit
-from cmserverd.webadmin.limits import SENDING, Rarely, Turns, other_end
+from cmserverd.webadmin.guard import Guard
+from cmserverd.webadmin.limits import SENDING, Rarely, Turns
 from cmserverd.webadmin.logins import Logins
+from cmserverd.webadmin.offers import Offer, Open, Page, Visit
 from cmserverd.webadmin.people import People, Role
+from cmserverd.webadmin.visitors import other_end
 from protocol.errors import ErrorNumber, LicenseError
 
 CONTENT_POLICY: Final = "; ".join(

@@ -17,8 +17,8 @@ from starlette.responses import PlainTextResponse, Response
 from cmserverd.webadmin.accounts import Accounts
 from cmserverd.webadmin.daemon import open_daemon
 from cmserverd.webadmin.entrance import Entrance, Hashing
-from cmserverd.webadmin.guard import Action, Api, Offer, Open, Page, Visit
 from cmserverd.webadmin.logins import Logins
+from cmserverd.webadmin.offers import Action, Api, Offer, Open, Page, Visit
 from cmserverd.webadmin.people import Passwords, People, Role
 from cmserverd.webadmin.site import Site
 

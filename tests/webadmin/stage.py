@@ -15,8 +15,8 @@ import trio
 from httpx2 import ASGITransport, AsyncClient
 
 from cmserverd.webadmin import pages
+from cmserverd.webadmin.cookies import COOKIE
 from cmserverd.webadmin.daemon import Daemon, open_daemon
-from cmserverd.webadmin.guard import COOKIE
 from cmserverd.webadmin.live import Live
 from cmserverd.webadmin.logins import Logins
 from cmserverd.webadmin.pages.rendering import LOG_STREAM

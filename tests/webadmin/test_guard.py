@@ -12,8 +12,9 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from cmserverd.webadmin.guard import FIELDS, STRANGERS, Action, Open, Visit
+from cmserverd.webadmin.guard import FIELDS, STRANGERS
 from cmserverd.webadmin.logins import IDLE
+from cmserverd.webadmin.offers import Action, Open, Visit
 from cmserverd.webadmin.people import Role
 from tests.webadmin.conftest import HOME, PASSWORD, Browser, World, make_world
 

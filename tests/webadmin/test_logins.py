@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
 from cmserverd.webadmin import entrance, logins
+from cmserverd.webadmin.cookies import COOKIE
 from cmserverd.webadmin.entrance import AT_ONCE, SETUP_ENDS, is_ours
-from cmserverd.webadmin.guard import COOKIE
 from cmserverd.webadmin.logins import IDLE, LONGEST, PER_ADDRESS, PER_NAME, PER_USER, WINDOW, Logins, Tries
 from cmserverd.webadmin.people import Role
 from tests.webadmin.conftest import PASSWORD, Browser, Clock, World, make_world

@@ -12,8 +12,8 @@ from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cmserverd.webadmin.guard import Visit
 from cmserverd.webadmin.live import CALM, LONGEST, PATIENCE, RETRY, Live, OpenPage, Scope
+from cmserverd.webadmin.offers import Visit
 from protocol.errors import ErrorNumber, LicenseError
 from protocol.watching import Happened, Happening, HappeningKind, Happenings
 

@@ -28,7 +28,7 @@ from starlette.routing import Route
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from cmserverd.webadmin import limits, serving
+from cmserverd.webadmin import serving, visitors
 from cmserverd.webadmin.certificates import (
     FILE,
     LASTS,
@@ -198,7 +198,7 @@ async def test_one_host_has_so_many_connections(
     What he closes he can have again; no time passes here, in which idle ones would end by themselves.
     """
     monkeypatch.setattr(serving, "PER_HOST", 3)
-    monkeypatch.setattr(limits, "is_loopback", lambda address: local and address == "127.0.0.1")
+    monkeypatch.setattr(visitors, "is_loopback", lambda address: local and address == "127.0.0.1")
     (bound,) = bind([("127.0.0.1", 0)], always_secure=True)
     bound = Bound(bound.sock, secure=False)
     here = bound.sock.getsockname()

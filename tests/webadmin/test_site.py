@@ -8,7 +8,7 @@ import jinja2
 import pytest
 from structlog.testing import capture_logs
 
-from cmserverd.webadmin.guard import Open, Visit
+from cmserverd.webadmin.offers import Open, Visit
 from cmserverd.webadmin.people import Role
 from cmserverd.webadmin.site import HEADERS, SILENT, _templates
 from tests.webadmin.conftest import World

@@ -15,8 +15,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cmserverd.webadmin.guard import Api, Open, Page, Stream, Visit
 from cmserverd.webadmin.limits import SENDING
+from cmserverd.webadmin.offers import Api, Open, Page, Stream, Visit
 from cmserverd.webadmin.people import Role
 from tests.webadmin.conftest import Browser, World, make_world
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cmserverd.webadmin.guard import Action, Offer, Page
+from cmserverd.webadmin.offers import Action, Offer, Page
 from cmserverd.webadmin.pages import (
     client_removal,
     configuration,

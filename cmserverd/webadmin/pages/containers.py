@@ -8,7 +8,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cmserverd.webadmin.guard import Visit
+from cmserverd.webadmin.offers import Visit
 from cmserverd.webadmin.pages import asking, choosing, rows, spelling
 from cmserverd.webadmin.pages.rendering import asker, render, whole_stream
 from cmserverd.webadmin.people import Role

@@ -12,7 +12,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cmserverd.webadmin.guard import Visit
+from cmserverd.webadmin.offers import Visit
 from cmserverd.webadmin.pages import asking, rows, spelling
 from cmserverd.webadmin.pages.rendering import asker, render, whole_stream
 from cmserverd.webadmin.pages.rows import LicenseRow

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cmserverd.webadmin.guard import Visit
+from cmserverd.webadmin.offers import Visit
 from cmserverd.webadmin.pages import asking, rows, spelling
 from cmserverd.webadmin.pages.choosing import Chosen, chosen, with_query
 from cmserverd.webadmin.pages.rendering import asker, product_stream, render

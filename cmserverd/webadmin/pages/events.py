@@ -8,7 +8,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cmserverd.webadmin.guard import Visit
+from cmserverd.webadmin.offers import Visit
 from cmserverd.webadmin.pages import spelling
 from cmserverd.webadmin.pages.choosing import NotUnderstood
 from cmserverd.webadmin.pages.rendering import asker, log_stream, render

@@ -13,7 +13,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cmserverd.webadmin.guard import Visit
+from cmserverd.webadmin.offers import Visit
 from cmserverd.webadmin.pages import asking, rows, spelling
 from cmserverd.webadmin.pages.choosing import MOST_CURSOR, Chosen, NotUnderstood, number
 from cmserverd.webadmin.pages.rendering import render

@@ -7,7 +7,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cmserverd.webadmin.guard import Visit
+from cmserverd.webadmin.offers import Visit
 from cmserverd.webadmin.pages.choosing import with_query
 from cmserverd.webadmin.sharing import Ask
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cmserverd.webadmin.daemon import Daemon
-from cmserverd.webadmin.guard import Visit
+from cmserverd.webadmin.offers import Visit
 from cmserverd.webadmin.pages import asking, rows, spelling
 from cmserverd.webadmin.pages.choosing import MOST_CURSOR, Chosen, NotUnderstood, chosen, number, with_query
 from cmserverd.webadmin.pages.rendering import render

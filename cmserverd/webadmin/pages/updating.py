@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cmserverd.webadmin.daemon import is_silent
-from cmserverd.webadmin.guard import Visit
+from cmserverd.webadmin.offers import Visit
 from cmserverd.webadmin.pages import choosing, containers, spelling
 from cmserverd.webadmin.pages.choosing import NotUnderstood
 from cmserverd.webadmin.pages.rendering import render

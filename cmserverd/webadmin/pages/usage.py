@@ -19,7 +19,7 @@ from starlette.responses import Response
 from cmserverd.webadmin import charts
 from cmserverd.webadmin.charts import Span
 from cmserverd.webadmin.daemon import Daemon
-from cmserverd.webadmin.guard import Visit
+from cmserverd.webadmin.offers import Visit
 from cmserverd.webadmin.pages import asking, spelling
 from cmserverd.webadmin.pages.choosing import Chosen, NotUnderstood, chosen
 from cmserverd.webadmin.pages.rendering import render

@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from cmserverd.webadmin.guard import Page as PageOffer
+from cmserverd.webadmin.offers import Page as PageOffer
 from cmserverd.webadmin.pages import ROUTES
 from protocol.errors import LicenseError
 from protocol.terms import AccessMode
