@@ -64,7 +64,7 @@ CORE_MAY_NOT_CALL = frozenset({"__import__", "breakpoint", "input", "open", "pri
 OUTSIDERS = {
     "cmserverd.cmu": ("protocol",),
     "cmserverd.cmboxpgm": ("drivers",),
-    "cmserverd.webadmin": ("protocol", "cmserverd.config", "cmserverd.logs"),
+    "cmserverd.webadmin": ("protocol", "cmserverd.config", "cmserverd.logs", "cmserverd.seldom"),
 }
 """The programs outside the building, and what each imports of it."""
 

@@ -6,7 +6,7 @@ A visitor is known by a text: the name of a user or of a token, or else the host
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -18,9 +18,6 @@ AGAIN: Final = 5
 
 SENDING: Final = 60.0
 """Seconds in which what is sent must have been taken: else whoever reads it slowly keeps his turn and its memory."""
-
-QUIET: Final = 60.0
-"""Seconds in which something that anybody can cause is told once."""
 
 
 class TooMany(HTTPException):
@@ -110,17 +107,3 @@ class Turns:
         waiting.remove(called)
         if not waiting:
             del self._waiting[visitor]
-
-
-class Rarely:
-    """Says what anybody can cause at will: of each event one line in `QUIET` seconds, so that none fills the log."""
-
-    def __init__(self) -> None:
-        self._quiet: dict[str, float] = {}  # until when, of few events
-
-    def say(self, log: Callable[..., object], event: str, **facts: object) -> None:
-        """Call `log` with a line, or leave it out."""
-        now = trio.current_time()
-        if now >= self._quiet.get(event, now):
-            self._quiet[event] = now + QUIET
-            log(event, **facts)

@@ -31,7 +31,8 @@ from h2.connection import H2Connection
 from priority.priority import PriorityError
 from starlette.types import ASGIApp
 
-from cmserverd.webadmin.limits import SENDING, Rarely, Shares
+from cmserverd.seldom import Seldom
+from cmserverd.webadmin.limits import SENDING, Shares
 from cmserverd.webadmin.visitors import is_loopback, other_end
 from protocol.hosts import host_of
 
@@ -146,7 +147,9 @@ class _Server:
         room = min(CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._shares = Shares(room, each=min(PER_HOST, room // 4))
         self._open: set[socket.socket] = set()
-        self._rarely = Rarely()
+        self._shortages, self._crowds, self._babble, self._faults = (
+            Seldom(trio.current_time, lines=1) for _ in range(4)
+        )
 
     async def listen(self, bound: Bound, connections: trio.Nursery) -> None:
         """Take connections for as long as it is not cancelled."""
@@ -156,7 +159,7 @@ class _Server:
                 sock, (address, port, *_) = bound.sock.accept()
             except OSError as error:
                 if error.errno in EXHAUSTED:
-                    self._rarely.say(_log.warning, "no connection can be taken", reason=error.strerror)
+                    self._shortages.say(_log.warning, "no connection can be taken", reason=error.strerror)
                     await trio.sleep(PAUSE)
                 continue  # any other one went before it was taken
             visitor = other_end((address, port))
@@ -165,7 +168,7 @@ class _Server:
             else:
                 sock.close()
                 event = "connections are refused: there are too many, of one host or of all"
-                self._rarely.say(_log.warning, event, host=host_of(address))
+                self._crowds.say(_log.warning, event, host=host_of(address))
 
     async def _serve(self, sock: socket.socket, visitor: str, secure: bool) -> None:
         self._open.add(sock)
@@ -174,9 +177,9 @@ class _Server:
                 await _Http(self._app, self._settings, self._worker, stream).run()
         except* NOT_HTTP as faults:
             reason = repr(faults.exceptions[0])
-            self._rarely.say(_log.warning, "a connection does not speak HTTP", visitor=visitor, reason=reason[:255])
+            self._babble.say(_log.warning, "a connection does not speak HTTP", visitor=visitor, reason=reason[:255])
         except* Exception:  # a fault in one must not end the others
-            self._rarely.say(_log.exception, "a connection met a fault", visitor=visitor)
+            self._faults.say(_log.exception, "a connection met a fault", visitor=visitor)
         finally:
             sock.close()
             self._open.remove(sock)

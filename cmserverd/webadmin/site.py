@@ -20,9 +20,10 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import cmserverd
+from cmserverd.seldom import Seldom
 from cmserverd.webadmin.daemon import Daemon, is_silent
 from cmserverd.webadmin.guard import Guard
-from cmserverd.webadmin.limits import SENDING, Rarely, Turns
+from cmserverd.webadmin.limits import SENDING, Turns
 from cmserverd.webadmin.logins import Logins
 from cmserverd.webadmin.offers import Offer, Open, Page, Visit
 from cmserverd.webadmin.people import People, Role
@@ -89,7 +90,7 @@ class Site:
         # of his requests, not for all. Who waits is not refused, for he would ask again at once; how many there can be
         # is bounded by the connections.
         self._beginning = Turns(1, each=1, waiting=inf, refusal="")
-        self._rarely = Rarely()
+        self._strays = Seldom(trio.current_time, lines=1)
         self._templates = _templates()
         self._templates.globals["static"] = self._files.path
         self._templates.globals["Role"] = Role
@@ -146,7 +147,7 @@ class Site:
 
         hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         if len(hosts) != 1 or not self.guard.names_us(hosts[0]):
-            self._rarely.say(_log.warning, "refused a request for another host", host=" ".join(hosts)[:255])
+            self._strays.say(_log.warning, "refused a request for another host", host=" ".join(hosts)[:255])
             text = "This server is not known by that name; an administrator can add it to hosts in [webadmin].\n"
             await PlainTextResponse(text, 421)(scope, receive, send_with_headers)
             return
