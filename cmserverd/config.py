@@ -7,6 +7,7 @@ A key's type, range, default and meaning stand here and nowhere else: the tests 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import re
 import socket
@@ -97,6 +98,14 @@ def _check_host(text: str) -> None:
         raise ValueError(text)
 
 
+def _check_proxy(text: str) -> None:
+    network = ipaddress.ip_network(text, strict=False)
+    if not network.prefixlen:
+        raise tables.Explained(f"{text!r} has every address; name those of proxies only")
+    if str(network.network_address) != str(ipaddress.ip_address(text.partition("/")[0])):
+        raise tables.Explained(f'{text!r} is no network; write "{network}", or the address alone')
+
+
 def _check_file(text: str) -> None:
     if text and (not text.startswith("/") or "\0" in text):
         raise ValueError(text)
@@ -109,6 +118,7 @@ Licensor = Annotated[str, checked('a public key, 44 characters of base64, or "un
 Address = Annotated[str, checked('an address as "host:port" or "[v6]:port"', split_address)]
 Directory = Annotated[str, checked("an absolute path of at most 94 bytes", _check_run_directory)]
 Host = Annotated[str, checked("the name of a host", _check_host)]
+Proxy = Annotated[str, checked('an address or a network, as "192.0.2.1" or "192.0.2.0/24"', _check_proxy)]
 File = Annotated[str, checked("an absolute path, or an empty text", _check_file)]
 
 
@@ -255,6 +265,11 @@ class WebAdmin(Struct, frozen=True):
         tuple[Host, ...],
         checked("a list of names of hosts", tuple),
         Meta(description="Names, beside the machine's own, by which browsers may call it."),
+    ] = ()
+    proxies: Annotated[
+        tuple[Proxy, ...],
+        checked('a list of addresses or networks, as "192.0.2.1" or "192.0.2.0/24"', tuple),
+        Meta(description="Reverse proxies, which are believed as to where a browser comes from."),
     ] = ()
     anonymous: Annotated[
         Literal["none", "viewer"], Meta(description="What may be done without a log-in: nothing, or seeing everything.")

@@ -253,7 +253,8 @@ def _check_origin(request: Request, offer: Offer) -> None:
     scheme, _, place = request.headers.get("origin", "").partition("://")
     own, site = request.headers["host"], request.headers.get("sec-fetch-site", "same-origin")
     if scheme not in ("http", "https") or place != own or site != "same-origin":
-        _log.warning("refused a form of another site", origin=request.headers.get("origin", ""), path=offer.path)
+        origin = request.headers.get("origin", "")
+        _log.warning("refused a form of another site", origin=origin, host=own, path=offer.path)
         raise HTTPException(403, "This form does not come from a page of this server.")
 
 

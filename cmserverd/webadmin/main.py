@@ -31,6 +31,7 @@ from cmserverd.webadmin.pages.rendering import LOG_STREAM
 from cmserverd.webadmin.people import Passwords, People, PeopleFault, Role
 from cmserverd.webadmin.serving import Bound, CannotListen
 from cmserverd.webadmin.site import Site
+from cmserverd.webadmin.visitors import Proxies
 
 DEFAULT_CONFIG = Path("/etc/cmserverd/cmserverd.toml")
 
@@ -93,19 +94,22 @@ async def run(config: Config, people: People, bound: list[Bound], certificate: I
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with open_daemon(Path(config.server.run_directory)) as daemon, trio.open_nursery() as nursery:
             lives = Live(daemon.happened), Live(daemon.logged, LOG_STREAM)
-            entrance, site = make_site(config, people, daemon, lives)
+            proxies = Proxies(config.webadmin.proxies)
+            entrance, site = make_site(config, people, daemon, lives, proxies)
             nursery.start_soon(_await_signals, signals, stopping, lives, certificate)
             nursery.start_soon(_renew_hourly, certificate)
             for live in lives:
                 nursery.start_soon(live.run)
             _introduce(bound, certificate, entrance)
             secured_by = None if certificate is None else lambda: certificate.context
-            await serving.serve(site, bound, secured_by, stopping)
+            await serving.serve(site, bound, secured_by, stopping, proxies)
             nursery.cancel_scope.cancel()
     _log.info("stopped")
 
 
-def make_site(config: Config, people: People, daemon: Daemon, lives: Iterable[Live]) -> tuple[Entrance, Site]:
+def make_site(
+    config: Config, people: People, daemon: Daemon, lives: Iterable[Live], proxies: Proxies
+) -> tuple[Entrance, Site]:
     """Return the way in, which has the set-up link, and the application."""
     settings = config.webadmin
     logins = Logins(time.monotonic)
@@ -120,6 +124,7 @@ def make_site(config: Config, people: People, daemon: Daemon, lives: Iterable[Li
         name=config.server.name,
         hosts=_names(config),
         anonymous=Role.VIEWER if settings.anonymous == "viewer" else None,
+        proxies=proxies,
     )
     return entrance, site
 

@@ -33,7 +33,7 @@ from starlette.types import ASGIApp
 
 from cmserverd.seldom import Seldom
 from cmserverd.webadmin.limits import SENDING, Shares
-from cmserverd.webadmin.visitors import is_loopback, other_end
+from cmserverd.webadmin.visitors import Proxies, is_loopback
 from protocol.hosts import host_of
 
 BACKLOG: Final = 128
@@ -43,7 +43,7 @@ CONNECTIONS: Final = 1_024
 
 PER_HOST: Final = 128
 """How many of them one host may have, and never more than a quarter. Whoever comes over loopback may have all, as with
-the daemon: who has a process on this machine, or its proxy, could do harm in other ways."""
+the daemon: who has a process on this machine could do harm in other ways; and a proxy of ours speaks for many."""
 
 PARTING: Final = 3.0
 """Seconds that requests have at a stop to be answered."""
@@ -111,14 +111,18 @@ def bind(addresses: Iterable[tuple[str, int]], *, always_secure: bool) -> list[B
 
 
 async def serve(
-    app: ASGIApp, bound: Iterable[Bound], secured_by: Callable[[], ssl.SSLContext] | None, stopping: trio.Event
+    app: ASGIApp,
+    bound: Iterable[Bound],
+    secured_by: Callable[[], ssl.SSLContext] | None,
+    stopping: trio.Event,
+    proxies: Proxies | None = None,
 ) -> None:
     """Serve until the event, and then what is being asked for a moment longer; close the sockets.
 
     `secured_by` gives what each new connection is secured by; None: no address is secure.
     """
     sockets = list(bound)
-    server = _Server(app, secured_by)
+    server = _Server(app, secured_by, proxies or Proxies())
     try:
         async with trio.open_nursery() as running:
             running.start_soon(server.cut_off_when_cancelled)
@@ -139,9 +143,10 @@ async def serve(
 class _Server:
     """Takes connections, each of a host that may have one more, and has anycorn speak HTTP over them."""
 
-    def __init__(self, app: ASGIApp, secured_by: Callable[[], ssl.SSLContext] | None) -> None:
+    def __init__(self, app: ASGIApp, secured_by: Callable[[], ssl.SSLContext] | None, proxies: Proxies) -> None:
         self._app = ASGIWrapper(app)  # type: ignore[arg-type]
         self._secured_by = secured_by
+        self._proxies = proxies
         self._settings = _settings()
         self._worker = WorkerContext(None)
         room = min(CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
@@ -162,7 +167,7 @@ class _Server:
                     self._shortages.say(_log.warning, "no connection can be taken", reason=error.strerror)
                     await trio.sleep(PAUSE)
                 continue  # any other one went before it was taken
-            visitor = other_end((address, port))
+            visitor = self._proxies.other_end((address, port))
             if self._shares.take(visitor):
                 connections.start_soon(self._serve, sock, visitor, bound.secure)
             else:

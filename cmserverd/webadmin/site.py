@@ -27,7 +27,7 @@ from cmserverd.webadmin.limits import SENDING, Turns
 from cmserverd.webadmin.logins import Logins
 from cmserverd.webadmin.offers import Offer, Open, Page, Visit
 from cmserverd.webadmin.people import People, Role
-from cmserverd.webadmin.visitors import other_end
+from cmserverd.webadmin.visitors import Proxies
 from protocol.errors import ErrorNumber, LicenseError
 
 CONTENT_POLICY: Final = "; ".join(
@@ -83,9 +83,11 @@ class Site:
         name: str,
         hosts: Iterable[str] = (),
         anonymous: Role | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self._files = _Files()
         self._name = name
+        self._proxies = proxies or Proxies()
         # One begins at a time, of each visitor in his turn: so somebody who asks for much keeps others waiting for one
         # of his requests, not for all. Who waits is not refused, for he would ask again at once; how many there can be
         # is bounded by the connections.
@@ -112,6 +114,7 @@ class Site:
 
         Whatever is answered, errors too, ends in a bounded time then, and what it holds of the connection is free.
         """
+        scope = self._proxies.seen_through(scope)
         with trio.CancelScope() as answering:
 
             async def send_in_time(message: Message) -> None:
@@ -121,7 +124,7 @@ class Site:
                     answering.cancel()
                     await trio.lowlevel.checkpoint()
 
-            async with self._beginning.turn(other_end(scope.get("client"))):
+            async with self._beginning.turn(self._proxies.other_end(scope.get("client"))):
                 await trio.lowlevel.checkpoint()  # whoever comes meanwhile waits
             await self._answer(scope, receive, send_in_time)
 

@@ -32,6 +32,8 @@ SECTIONS: dict[str, type[Struct]] = {
 }
 
 
+PROXIES = "c.toml:2: webadmin.proxies"
+NETWORK = 'expected an address or a network, as "192.0.2.1" or "192.0.2.0/24", got '
 LEVELS = 'c.toml:1: log.level: expected "debug", "info", "warning" or "error", got '
 LISTEN = (
     "c.toml:1: server.listen: expected a list of one address or several different ones, "
@@ -141,6 +143,12 @@ def test_every_key_is_read(write: Path) -> None:
         (
             "[webadmin]\nkey = '/own.pem'",
             "c.toml:1: webadmin: certificate and key belong together; name both, or neither",
+        ),
+        ("[webadmin]\nproxies = ['127.0.0.1', 'proxy']", PROXIES + "[1]: " + NETWORK + "'proxy'"),
+        ("[webadmin]\nproxies = ['::/0']", PROXIES + "[0]: '::/0' has every address; name those of proxies only"),
+        (
+            "[webadmin]\nproxies = ['10.1.2.3/8']",
+            PROXIES + "[0]: '10.1.2.3/8' is no network; write \"10.0.0.0/8\", or the address alone",
         ),
         ("webadmin.anonymous = 'admin'", 'c.toml:1: webadmin.anonymous: expected "none" or "viewer", got \'admin\''),
         ("server = 5", "c.toml:1: server: expected a table, got 5"),

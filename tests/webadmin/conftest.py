@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from cmserverd.webadmin.logins import Logins
 from cmserverd.webadmin.offers import Action, Api, Offer, Open, Page, Visit
 from cmserverd.webadmin.people import Passwords, People, Role
 from cmserverd.webadmin.site import Site
+from cmserverd.webadmin.visitors import Proxies
 
 PASSWORD = "correct horse battery staple"  # noqa: S105 - of the tests
 HOME = "http://licenses.example:22352"
@@ -106,7 +107,11 @@ def hidden_fields(page: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def make_world(
-    directory: Path, *offers: Offer, anonymous: Role | None = None, passwords: Passwords | None = None
+    directory: Path,
+    *offers: Offer,
+    anonymous: Role | None = None,
+    passwords: Passwords | None = None,
+    proxies: Iterable[str] = (),
 ) -> AsyncGenerator[World]:
     """Give a world whose daemon does not run, with further offers."""
     async with open_daemon(directory) as daemon:
@@ -149,6 +154,7 @@ async def make_world(
             name="alpha",
             hosts=["licenses.example"],
             anonymous=anonymous,
+            proxies=Proxies(proxies),
         )
         yield World(site, people, logins, clock, entrance, passwords, acts)
 

@@ -10,7 +10,7 @@ import resource
 import socket
 import ssl
 import stat
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,6 +40,7 @@ from cmserverd.webadmin.certificates import (
     self_made,
 )
 from cmserverd.webadmin.serving import PARTING, UNREAD, Bound, CannotListen, bind, serve
+from cmserverd.webadmin.visitors import Proxies
 from tests.daemon.harness import LIMIT
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
@@ -56,13 +57,16 @@ APP = Starlette(routes=[Route("/", scheme)])
 
 @asynccontextmanager
 async def served(
-    app: Starlette, bound: list[Bound], secured_by: Callable[[], ssl.SSLContext] | None = None
+    app: Starlette,
+    bound: list[Bound],
+    secured_by: Callable[[], ssl.SSLContext] | None = None,
+    proxies: Iterable[str] = (),
 ) -> AsyncGenerator[Callable[[], None]]:
     """Serve until the end of the block; give what stops it before."""
     stopping = trio.Event()
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve, app, bound, secured_by, stopping)
+            nursery.start_soon(serve, app, bound, secured_by, stopping, Proxies(proxies))
             yield stopping.set
             stopping.set()
 
@@ -189,11 +193,13 @@ async def is_answered(bound: Bound) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("local", "answered"), [(True, True), (False, False)])
+@pytest.mark.parametrize(
+    ("local", "proxies", "answered"), [(True, (), True), (False, ("127.0.0.1",), True), (False, ("127.0.0.3",), False)]
+)
 async def test_one_host_has_so_many_connections(
-    monkeypatch: pytest.MonkeyPatch, local: bool, answered: bool, mock_clock: MockClock
+    monkeypatch: pytest.MonkeyPatch, local: bool, proxies: tuple[str, ...], answered: bool, mock_clock: MockClock
 ) -> None:
-    """Further ones are refused, others' are not, and the log has it once; whoever comes over loopback may have all.
+    """Further ones are refused, others' are not, and the log has it once; over loopback, and a proxy, may have all.
 
     What he closes he can have again; no time passes here, in which idle ones would end by themselves.
     """
@@ -203,7 +209,7 @@ async def test_one_host_has_so_many_connections(
     bound = Bound(bound.sock, secure=False)
     here = bound.sock.getsockname()
     with capture_logs() as said:
-        async with served(APP, [bound]):
+        async with served(APP, [bound], proxies=proxies):
             async with AsyncExitStack() as held:
                 for _ in range(3):
                     stream = await held.enter_async_context(await trio.open_tcp_stream(*here))
