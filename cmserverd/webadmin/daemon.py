@@ -10,8 +10,9 @@ All raise LicenseError: what the daemon answered, or 100 or 101 if it does not a
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
@@ -20,9 +21,11 @@ from msgspec import Struct
 
 from cmserverd.webadmin.sharing import Shared
 from protocol import messages as m
+from protocol.address import Address
 from protocol.client import Client, open_client
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError
 from protocol.tracking import TrackedFrom
+from protocol.trio_link import dial
 from protocol.usage import SpanName, UsedFrom
 from protocol.watching import LONGEST_WAIT, Happening
 
@@ -201,9 +204,22 @@ class _Line:
         return await _call(client, params)
 
     async def _hold(self, unused: trio.Event, *, task_status: trio.TaskStatus[Client]) -> None:
-        async with open_client(self._socket, application=APPLICATION, timeout=self._patience) as client:
+        streams: list[trio.SocketStream] = []
+
+        async def dialled(address: Address) -> trio.abc.Stream:
+            stream = await dial(address)
+            assert isinstance(stream, trio.SocketStream)
+            streams[:] = [stream]
+            return stream
+
+        async with open_client(self._socket, application=APPLICATION, timeout=self._patience, dial=dialled) as client:
             task_status.started(client)
-            await unused.wait()
+            try:
+                await unused.wait()
+            finally:
+                # Nothing is held over it, and a goodbye would be read only after what the daemon is waiting for.
+                with suppress(OSError):
+                    streams[0].socket.shutdown(socket.SHUT_RDWR)
 
 
 async def _ask_once(limit: trio.CapacityLimiter, socket: str, params: m.Params[R]) -> R:

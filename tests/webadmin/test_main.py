@@ -120,15 +120,20 @@ def test_from_the_link_in_the_log_to_the_licenses(tmp_path: Path) -> None:
 
 
 def test_it_stops_though_a_page_stands_open(tmp_path: Path) -> None:
-    """A page that is kept up to date has a stream without end: that is ended first."""
+    """A page that is kept up to date has a stream without end: that is ended first.
+
+    Nor does it wait for what the license server would answer only when something happens.
+    """
     daemon = Daemon(tmp_path, config=SECTION + 'anonymous = "viewer"\n')
     with ending(daemon), running(daemon.serve().config) as process:
         (home,) = process.said("serving")["addresses"]
         stream = f"{home}/live?since=0"
         with httpx2.Client(timeout=LIMIT) as client, client.stream("GET", stream) as answer:
             assert answer.status_code == 200
+            told = answer.iter_bytes()
+            assert b"change" in next(told)
             assert process.stop() == os.EX_OK
-            for _ in answer.iter_bytes():
+            for _ in told:
                 pass
 
 
