@@ -81,7 +81,6 @@ WEBADMIN_PLAIN = frozenset(
         "cmserverd.webadmin.pages.rows",
         "cmserverd.webadmin.pages.spelling",
         "cmserverd.webadmin.people",
-        "cmserverd.webadmin.visitors",
     }
 )
 """The modules of WebAdmin in which nothing is awaited; who may do what is decided in one step."""

@@ -123,8 +123,10 @@ class Accounts:
     async def change_role(self, request: Request, visit: Visit) -> Response:
         """Give a user another role, at once also where he is logged in."""
         name = request.path_params["name"]
+        form = await request.form()
         try:
-            role = _role((await request.form()).get("role"))
+            role = _role(form.get("role"))
+            _check_is_shown(self._people.user(name), form.get("id"))
             self._people.change_role(name, role)
         except NotAllowed as error:
             return self._page(visit, problem=str(error))
@@ -134,9 +136,10 @@ class Accounts:
     async def change_password(self, request: Request, visit: Visit) -> Response:
         """Give a user another password, who has forgotten his; he is logged out."""
         name = request.path_params["name"]
+        form = await request.form()
         try:
-            password = str((await request.form()).get("password", ""))
-            fresh = await self._hash(password, request, visit)
+            fresh = await self._hash(str(form.get("password", "")), request, visit)
+            _check_is_shown(self._people.user(name), form.get("id"))  # now: the name may have been given anew meanwhile
             self._people.change_password(name, fresh)
         except NotAllowed as error:
             return self._page(visit, problem=str(error))
@@ -247,11 +250,11 @@ def _no_longer() -> HTTPException:
 
 
 def _check_is_shown(found: User | Token | None, shown: object) -> None:
-    """Refuse to remove another one than the question was about. Raises NotAllowed."""
+    """Refuse what is meant for another one than there is by that name now. Raises NotAllowed."""
     if found is not None and found.id != shown:
         kind = "user" if isinstance(found, User) else "token"
         raise NotAllowed(
-            f"The {kind} {found.name} is another one than you were shown; nothing was removed. Look, and choose again."
+            f"The {kind} {found.name} is another one than you were shown; nothing was done. Look, and choose again."
         )
 
 

@@ -132,17 +132,20 @@ class Guard:
             await request.close()  # of a form with a file, refused or not
 
     async def _answer(self, offer: Offer, request: Request) -> Response:
-        # All of it first: who is asked for below must still be who he is when his request is answered.
+        # All that is awaited first: who is asked for below must still be who he is when his request is answered.
         await self._take_body(offer, request)
         if _shows_token(offer, request):
             visit = self._by_token(request)
         else:
+            posted = request.method not in ("GET", "HEAD")
+            if posted:
+                _check_origin(request, offer)
+            carried = await _form_token(request) if posted else None
             login = self._login(request)
             visit = self._visit(request, login)
             request.state.visit = visit
-            if request.method not in ("GET", "HEAD"):
-                _check_origin(request, offer)
-                await _check_form(request, visit)
+            if posted:
+                _check_form(carried, visit)
         request.state.visit = visit
         if not isinstance(offer, Open) and not visit.may(offer.role):
             return self._refused(offer, request, visit)
@@ -268,10 +271,13 @@ def _check_charset(request: Request) -> None:
         raise HTTPException(415, "This can be read in UTF-8 only.")
 
 
-async def _check_form(request: Request, visit: Visit) -> None:
-    """Refuse a form that was not made for this visit. A script of ours may send the token as a header."""
-    given: object = request.headers.get("x-csrf-token")
-    if given is None:
-        given = (await request.form(max_files=1, max_fields=FIELDS)).get("csrf")
+async def _form_token(request: Request) -> object:
+    """Return what a form carries to show for whom it was made. A script of ours may send it as a header."""
+    given = request.headers.get("x-csrf-token")
+    return (await request.form(max_files=1, max_fields=FIELDS)).get("csrf") if given is None else given
+
+
+def _check_form(given: object, visit: Visit) -> None:
+    """Refuse a form that was not made for this visit."""
     if not isinstance(given, str) or not hmac.compare_digest(given.encode(), visit.csrf.encode()):
         raise HTTPException(403, "This form is out of date: go back, load the page again and repeat it.")

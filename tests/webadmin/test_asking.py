@@ -6,7 +6,7 @@ import pytest
 
 from cmserverd.webadmin.logins import IDLE
 from cmserverd.webadmin.people import Role
-from tests.webadmin.conftest import World, hidden_fields
+from tests.webadmin.conftest import PASSWORD, World, hidden_fields
 
 CONFIRM = 'id="confirm"'
 
@@ -83,12 +83,34 @@ async def test_the_question_is_about_one_and_not_about_who_comes_after_him(world
     make()
     answer = await admin.post(path, stale)
     assert answer.status_code == 400
-    assert f"The {kind} otto is another one than you were shown; nothing was removed." in answer.text
+    assert f"The {kind} otto is another one than you were shown; nothing was done." in answer.text
     assert names() == ["admin", "otto"]
     if kind == "user":
         people.change_password("otto", "of himself, while the question stands there")
     assert (await admin.confirm(path)).status_code == 303
     assert names() == ["admin"]
+
+
+@pytest.mark.parametrize(("what", "fields"), [("role", {"role": "admin"}), ("password", {"password": PASSWORD})])
+async def test_a_form_of_the_list_is_about_one_and_not_about_who_comes_after_him(
+    world: World, what: str, fields: dict[str, str]
+) -> None:
+    """Whoever has got the name since the list was shown gets neither the role nor the password of another."""
+    admin = await world.logged_in(Role.ADMIN)
+    world.people.add("otto", Role.VIEWER, "a hash")
+    path = f"/people/users/otto/{what}"
+    form = (await admin.get("/people")).text.partition(f'action="{path}"')[2].partition("</form>")[0]
+    stale = {**hidden_fields(form), **fields}
+    world.people.remove("otto")
+    world.people.add("otto", Role.VIEWER, "of another")
+    answer = await admin.post(path, stale)
+    assert answer.status_code == 400
+    assert "The user otto is another one than you were shown; nothing was done." in answer.text
+    otto = world.people.user("otto")
+    assert otto
+    assert (otto.role, otto.hash) == (Role.VIEWER, "of another")
+    assert (await admin.post(path, {**stale, "id": otto.id})).status_code == 303
+    assert world.people.user("otto") != otto
 
 
 async def test_the_list_leads_to_the_question(world: World) -> None:

@@ -477,6 +477,8 @@ async def test_an_administrator_looks_after_users_and_tokens(world: World) -> No
             ("/people/users/otto/role", {"role": "operator"}),
             ("/people/users/otto/password", {"password": "another horse battery"}),
         ):
+            if otto_user := world.people.user("otto"):
+                fields["id"] = otto_user.id
             assert (await admin.send("/people", path, **fields)).status_code == 303
         otto = world.browser()
         assert (await otto.log_in("otto", "another horse battery")).status_code == 303
@@ -505,7 +507,9 @@ async def test_an_administrator_hears_what_cannot_be(world: World) -> None:
         ("/people/users", {"name": "otto", "role": "king", "password": PASSWORD}, "Choose a role"),
         ("/people/users", {"name": "otto", "role": "viewer", "password": "short"}, "12 to 256 characters"),
         ("/people/users/admin/remove", {"id": world.people.users[0].id}, "last administrator"),
-        ("/people/users/admin/role", {"role": "viewer"}, "last administrator"),
+        ("/people/users/admin/role", {"id": world.people.users[0].id, "role": "viewer"}, "last administrator"),
+        ("/people/users/admin/role", {"role": "viewer"}, "another one than you were shown"),
+        ("/people/users/admin/password", {"id": "", "password": PASSWORD}, "another one than you were shown"),
         ("/people/users/nobody/password", {"password": PASSWORD}, "any more"),
         ("/people/tokens", {"name": "", "role": "viewer"}, "small letters"),
         ("/people/tokens/nobody/remove", {}, "any more"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import trio
+from starlette.datastructures import FormData
+from starlette.requests import Request
 from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
@@ -89,9 +91,10 @@ async def test_who_is_no_administrator_any_more_adds_nobody(
     """Removed, of another role or logged out while the password of somebody new, or another's, is hashed."""
     for name in ("anna", "eve"):
         world.people.add(name, Role.ADMIN, "a hash")
+    shown = world.people.users[0].id
     eve = log_in(world, "eve")
     await sent.send("add", eve, "/people", "/people/users", name="back", role="admin", password=ANOTHER)
-    await sent.send("change", eve, "/people", "/people/users/anna/password", password=ANOTHER)
+    await sent.send("change", eve, "/people", "/people/users/anna/password", id=shown, password=ANOTHER)
     assert hashes.begun == 2
     if becomes == "removed":
         world.people.remove("eve")
@@ -106,6 +109,50 @@ async def test_who_is_no_administrator_any_more_adds_nobody(
     anna = world.people.user("anna")
     assert anna
     assert anna.hash == "a hash"
+
+
+async def test_a_new_password_is_for_whom_the_form_was_about(world: World, hashes: Hashes, sent: Sent) -> None:
+    """Not for who has got his name while it was hashed."""
+    for name in ("eve", "otto"):
+        world.people.add(name, Role.ADMIN, "a hash")
+    shown = world.people.users[1].id
+    eve = log_in(world, "eve")
+    await sent.send("change", eve, "/people", "/people/users/otto/password", id=shown, password=ANOTHER)
+    world.people.remove("otto")
+    world.people.add("otto", Role.VIEWER, "of another")
+    await hashes.let(1)
+    assert sent.codes == {"change": 400}
+    otto = world.people.user("otto")
+    assert otto
+    assert otto.hash == "of another"
+
+
+@pytest.mark.parametrize("becomes", ["removed", "viewer", "logged out"])
+async def test_who_may_no_longer_do_it_once_his_form_is_read_does_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, becomes: str
+) -> None:
+    """Who he is, is asked for after all that is awaited."""
+    for name in ("anna", "eve"):
+        world.people.add(name, Role.OPERATOR, "a hash")
+    eve = log_in(world, "eve")
+    token = await eve.token("/account")
+    read = Request._get_form
+
+    async def read_slowly(request: Request, **limits: Any) -> FormData:
+        form = await read(request, **limits)
+        if becomes == "removed":
+            world.people.remove("eve")
+        elif becomes == "viewer":
+            world.people.change_role("eve", Role.VIEWER)
+        else:
+            world.logins.end_all("eve")
+        return form
+
+    world.people.add("root", Role.ADMIN, "a hash")
+    monkeypatch.setattr(Request, "_get_form", read_slowly)
+    answer = await eve.post("/act", {"csrf": token})
+    assert answer.status_code == 403
+    assert world.acts == []
 
 
 @pytest.mark.parametrize("ready", [0, 1])
