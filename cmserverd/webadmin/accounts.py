@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 import structlog
 import trio
@@ -27,6 +28,15 @@ from cmserverd.webadmin.people import (
     User,
 )
 from cmserverd.webadmin.visitors import address_of, visitor_of
+
+_DONE: Final = {
+    "added": "The user was added, and can log in.",
+    "role": "The role was changed; it counts at once, also where the user is logged in.",
+    "password": "The new password is set, and the user was logged out everywhere.",
+    "removed": "The user was removed.",
+    "token-removed": "The token was removed.",
+}
+"""What the list says after something was done, by the word in its address."""
 
 _log = structlog.get_logger("webadmin")
 
@@ -103,9 +113,9 @@ class Accounts:
 
     # everybody's
 
-    async def show(self, _: Request, visit: Visit) -> Response:
-        """Show the users and tokens."""
-        return self._page(visit)
+    async def show(self, request: Request, visit: Visit) -> Response:
+        """Show the users and tokens, and what was done last."""
+        return self._page(visit, done=_DONE.get(request.query_params.get("done", ""), ""))
 
     async def add(self, request: Request, visit: Visit) -> Response:
         """Add a user."""
@@ -118,7 +128,7 @@ class Accounts:
         except NotAllowed as error:
             return self._page(visit, problem=str(error))
         _log.info("user added", user=name, role=role, by=visit.who, address=address_of(request))
-        return RedirectResponse("/people", 303)
+        return RedirectResponse("/people?done=added", 303)
 
     async def change_role(self, request: Request, visit: Visit) -> Response:
         """Give a user another role, at once also where he is logged in."""
@@ -131,7 +141,7 @@ class Accounts:
         except NotAllowed as error:
             return self._page(visit, problem=str(error))
         _log.info("role changed", user=name, role=role, by=visit.who, address=address_of(request))
-        return RedirectResponse("/people", 303)
+        return RedirectResponse("/people?done=role", 303)
 
     async def change_password(self, request: Request, visit: Visit) -> Response:
         """Give a user another password, who has forgotten his; he is logged out."""
@@ -139,13 +149,14 @@ class Accounts:
         form = await request.form()
         try:
             fresh = await self._hash(str(form.get("password", "")), request, visit)
-            _check_is_shown(self._people.user(name), form.get("id"))  # now: the name may have been given anew meanwhile
+            # Not before: the name may have been given anew meanwhile.
+            _check_is_shown(self._people.user(name), form.get("id"))
             self._people.change_password(name, fresh)
         except NotAllowed as error:
             return self._page(visit, problem=str(error))
         self._logins.end_all(name)
         _log.info("password changed", user=name, by=visit.who, address=address_of(request))
-        return RedirectResponse("/people", 303)
+        return RedirectResponse("/people?done=password", 303)
 
     async def ask_to_remove(self, request: Request, visit: Visit) -> Response:
         """Ask whether a user is to be removed, and say what that does to him."""
@@ -175,7 +186,7 @@ class Accounts:
             return self._page(visit, problem=str(error))
         self._logins.end_all(name)
         _log.info("user removed", user=name, by=visit.who, address=address_of(request))
-        return RedirectResponse("/people", 303)
+        return RedirectResponse("/people?done=removed", 303)
 
     async def add_token(self, request: Request, visit: Visit) -> Response:
         """Make a token and show it, this once."""
@@ -214,7 +225,7 @@ class Accounts:
         except NotAllowed as error:
             return self._page(visit, problem=str(error))
         _log.info("token removed", token=name, by=visit.who, address=address_of(request))
-        return RedirectResponse("/people", 303)
+        return RedirectResponse("/people?done=token-removed", 303)
 
     async def _hash(self, password: str, request: Request, visit: Visit) -> str:
         """Return the hash of a new password, for who may still do what he began.
@@ -229,7 +240,7 @@ class Accounts:
     def _token(self, name: str) -> Token | None:
         return next((one for one in self._people.tokens if one.name == name), None)
 
-    def _page(self, visit: Visit, *, problem: str = "", made: str = "") -> Response:
+    def _page(self, visit: Visit, *, problem: str = "", made: str = "", done: str = "") -> Response:
         return visit.render(
             "people.html",
             400 if problem else 200,
@@ -238,6 +249,7 @@ class Accounts:
             roles=list(Role),
             problem=problem,
             made=made,
+            done=done,
             shortest=SHORTEST,
             longest=LONGEST,
             longest_name=LONGEST_NAME,

@@ -205,7 +205,7 @@ class Site:
             body = {"error": {"number": number, "name": name, "title": title, "text": text}}
             return JSONResponse(body, status, headers=headers)
         visit = self.guard.visit(request)
-        response = visit.render("error.html", status, title=title, text=text, status=status)
+        response = visit.render("error.html", status, title=title, text=text, silent=title == SILENT)
         response.headers.update(headers or {})
         return response
 

@@ -479,7 +479,9 @@ async def test_an_administrator_looks_after_users_and_tokens(world: World) -> No
         ):
             if otto_user := world.people.user("otto"):
                 fields["id"] = otto_user.id
-            assert (await admin.send("/people", path, **fields)).status_code == 303
+            answer = await admin.send("/people", path, **fields)
+            assert answer.status_code == 303
+            assert 'role="status"' in (await admin.get(answer.headers["location"])).text
         otto = world.browser()
         assert (await otto.log_in("otto", "another horse battery")).status_code == 303
         assert (await admin.confirm("/people/users/otto/remove")).status_code == 303

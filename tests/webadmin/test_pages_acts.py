@@ -23,6 +23,7 @@ from protocol.messages import (
     Context,
     ContextFile,
     Deallocate,
+    ErrorBody,
     Import,
     Imported,
     LogPage,
@@ -161,6 +162,18 @@ async def test_an_update_that_is_refused(
     assert "The update was not applied: " in answer.text
     assert text in answer.text
     assert '<details class="task" id="update" open>' in answer.text
+
+
+async def test_a_refusal_says_its_number_and_what_it_is_once(
+    daemon: OperatedDaemon, browser: httpx2.AsyncClient
+) -> None:
+    """Whatever the sentence has that came over the wire; and a number that this version does not know, too."""
+    daemon.fails = LicenseError.of(ErrorNumber.UPDATE_FAILED, "it ends too early")
+    answer = await send(browser, CONTAINER, f"{CONTAINER}/update", update(b"cmupdate"))
+    assert "The update was not applied: it ends too early (error 233). Choose the file" in answer.text
+    daemon.fails = LicenseError(ErrorBody(999, "NEW", "It is Tuesday"))
+    answer = await send(browser, CONTAINER, f"{CONTAINER}/update", update(b"cmupdate"))
+    assert "The update was not applied: It is Tuesday (error 999)." in answer.text
 
 
 async def test_an_update_of_which_nobody_knows(daemon: OperatedDaemon, browser: httpx2.AsyncClient) -> None:

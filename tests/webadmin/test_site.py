@@ -165,6 +165,7 @@ async def test_a_daemon_that_does_not_run_is_a_page(world: World) -> None:
     answer = await browser.get("/silent")
     assert answer.status_code == 503
     assert f"<h1>{SILENT}</h1>" in answer.text
+    assert "It may be starting, or it is stopped" in answer.text
     assert "Log out" in answer.text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from protocol.errors import LicenseError
+from protocol.errors import ErrorNumber, LicenseError, detail_of
 from protocol.listings import EntryState
 from protocol.terms import printable
 
@@ -103,8 +103,10 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 
 def refusal(error: LicenseError) -> str:
-    """Return what the license server says to a request that it refuses, with the number."""
-    return shown(f"{error.body.text} (error {error.body.number})")
+    """Return what the license server says to a request that it refuses, with the number, which is said once."""
+    number, text = error.body.number, error.body.text
+    said = detail_of(ErrorNumber(number), text) if number in list(ErrorNumber) else text
+    return shown(f"{said} (error {number})")
 
 
 def shown(text: str) -> str:

@@ -59,7 +59,12 @@
     restore();
   });
   region.addEventListener("htmx:sendError", () => { root.dataset.live = "off"; });
-  region.addEventListener("htmx:responseError", () => { root.dataset.live = "off"; });
+  region.addEventListener("htmx:responseError", (event) => {
+    // 503 is that the license server does not answer, but with Retry-After that WebAdmin has too much to do.
+    const { status, getResponseHeader } = event.detail.xhr;
+    const silent = status === 503 && getResponseHeader.call(event.detail.xhr, "Retry-After") === null;
+    root.dataset.live = silent ? "silent" : "off";
+  });
 
   listen();
 })();

@@ -74,16 +74,18 @@ def test_a_page_hears_of_its_own_product_only(daemon: Daemon, site: str, page: P
 
 
 def test_a_stop_of_the_server_is_told(daemon: Daemon, site: str, browser: Browser) -> None:
-    """When the license server is gone the page says that it is out of date, and when it is back it goes on."""
+    """When the license server is gone the page says so, and greys what it said last; when it is back it goes on."""
     page = browser.new_page()  # one on which something may go wrong
     page.goto(site + DETAILS)
     expect(page.locator("#live")).to_contain_text("Total 2, available 2.")
     daemon.stop()
-    expect(page.locator(".interrupted")).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text("The license server does not answer.")
+    expect(page.locator("#live")).to_have_css("opacity", "0.5")
+    expect(page.locator(".interrupted")).to_be_hidden()
     again = Daemon(daemon.directory, listen="[::1]:0", dongle=None)
     with ending(again):
         again.serve().said("container plugged in")
-        expect(page.locator(".interrupted")).to_be_hidden()
+        expect(page.get_by_role("alert")).to_be_hidden()
         with program(again) as wibu:
             fresh = access(wibu)
             expect(page.locator(f"#access-{fresh}")).to_be_attached()
