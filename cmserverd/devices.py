@@ -73,8 +73,8 @@ class OpenDevice:
 
     @property
     def coming(self) -> frozenset[bytes]:
-        """The ids of the loans on their way into its ledger, which count already."""
-        return frozenset(one.loan.id for one in self.writing if one.new)
+        """The ids of the loans on their way into its ledger, which count already: new ones, and those asked again."""
+        return frozenset(one.loan.id for one in self.writing)
 
     @property
     def has_key(self) -> bool:
@@ -124,22 +124,22 @@ class Devices:
         self.wear = Wear(trio.current_time)
         self.uses = Wear(trio.current_time, USES)
         self._open: dict[ContainerId, OpenDevice] = {}
-        self._lending: dict[bytes, trio.Event] = {}
+        self._lending: dict[bytes, trio.Lock] = {}
 
     @asynccontextmanager
     async def alone(self, loan: bytes) -> AsyncGenerator[None]:
-        """Wait until nobody else is lending with this id, and be the only one until the end of the block.
+        """Wait until nobody else who came before is lending with this id, and be the only one until the block ends.
 
         What is charged and reserved for a request would be wrong as soon as another one with its id, which was decided
         on before, comes to nothing.
         """
-        while (over := self._lending.get(loan)) is not None:
-            await over.wait()
-        self._lending[loan] = trio.Event()
+        lock = self._lending.setdefault(loan, trio.Lock())
         try:
-            yield
+            async with lock:
+                yield
         finally:
-            self._lending.pop(loan).set()
+            if not lock.locked():  # who waits has it by now
+                self._lending.pop(loan, None)
 
     def believe(self, trust: Trust) -> None:
         """Believe others from now on: every container is read anew at its driver's next look."""

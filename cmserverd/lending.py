@@ -124,6 +124,8 @@ def _settle(engine: Engine, devices: Devices, opened: OpenDevice, lending: Lendi
         _doubt(opened, writing)
     elif writing.end is None:
         engine.not_lent(lending)
+        if not lending.new and lending.loan.id not in {loan.id for loan in opened.loans}:
+            opened.doubtful = True  # it was asked for again, and may never have been written
     elif devices.has(opened):  # else its ledger tells when it is plugged in again
         if writing.used is not None:
             engine.consumed(lending.license, writing.used.units_used, writing.used.usage_start)

@@ -14,14 +14,14 @@ from msgspec.structs import replace
 
 from cmserverd.core import changes as c
 from cmserverd.core.fitting import featureless, visible
-from cmserverd.core.ledger import same, strike
+from cmserverd.core.ledger import becoming, same, strike
 from cmserverd.core.plugging import Refuges, make_room
 from cmserverd.core.refusal import Refused, none_serves, offered, unless_starting
 from cmserverd.core.rules import Limits, Rule, end, held_by, unless_held_off
 from cmserverd.core.table import Table
 from cmserverd.core.terms import Allocation, Lent, License, LicenseId, Session, Want
 from cmserverd.core.validity import invalid, valid_until
-from drivers.container import ContainerId, Loan, ProductItem
+from drivers.container import LOAN_SKEW, ContainerId, Loan, ProductItem
 from protocol.errors import ErrorNumber
 from protocol.hosts import host_of
 from protocol.messages import Access, AccessKey, Borrow, EndCause, Lend
@@ -86,14 +86,15 @@ def lent(table: Table, lending: Lending, end_in_force: int, now: int) -> Rule[Le
 
     If there is no room for it any more, the newest allocations leave: what is written down in the container is out.
     """
-    held = table.accesses.find(lending.handle)
-    if held is not None and held.session is lending.asker.session:
-        yield end(held, None)
     loan = lending.loan
     known = table.lent.get((lending.license.container, loan.id))
     if known is not None and not same(known, loan):  # somebody else asked with this id, and came too late
         yield from strike(table, known.name, LoanEnd.UNKNOWN)
         known = None
+    for handle in {lending.handle, becoming(table, (lending.license.container, loan.id))}:
+        held = table.accesses.find(handle)
+        if held is not None:
+            yield end(held, None if held.session is lending.asker.session else EndCause.LENT)
     if known is None:
         counted = table.licenses.get(lending.license)
         if counted is not None:
@@ -178,6 +179,8 @@ def _extend(
     if not own:
         raise Refused(ErrorNumber.INVALID_PARAMETER, "the id is that of another loan; take a new one for each loan")
     known = own[0]
+    if known.until - LOAN_SKEW <= now:  # before more is written it may be struck off, and its license be another's
+        raise Refused(ErrorNumber.BORROW_FAILED, "its time is over; borrow anew, with another id")
     counted = table.licenses.get(known.license)
     why = (
         (ErrorNumber.BOX_LOST, "")
@@ -217,6 +220,8 @@ def _unless_too_many(table: Table, address: str, limits: Limits) -> None:
 
 def _still_converting(table: Table, known: Lent, asker: Asker, request: Borrow | Lend) -> int:
     """Return the handle that was to become the loan, if it stands beside it: the answer to the first try was lost."""
+    if handle := becoming(table, known.name):
+        return handle
     held = table.accesses.find(request.handle) if isinstance(request, Borrow) else None
     if held is None or held.session is not asker.session or not isinstance(held.target, Allocation):
         return 0

@@ -34,7 +34,7 @@ def reconcile(
         if last + LOAN_SKEW + known.later <= now:
             yield from strike(table, known.name, LoanEnd.OVER)
         elif own is not None:
-            if handle := _becoming(table, known.name):
+            if handle := becoming(table, known.name):
                 yield end(table.accesses[handle], EndCause.LENT)
             if own.end != known.end:
                 yield extended(known, own.end)
@@ -52,7 +52,7 @@ def strike(table: Table, name: LoanName, cause: LoanEnd | None) -> Rule[None]:
 
     It ends if more is lent than there is, which a licensor's update may have brought about meanwhile.
     """
-    handle = _becoming(table, name)
+    handle = becoming(table, name)
     if handle and not _can_go_on(table.accesses[handle], table.lent[name]):
         yield end(table.accesses[handle], EndCause.LENT)
         handle = 0
@@ -94,9 +94,9 @@ def same(known: Lent, loan: Loan) -> bool:
     )
 
 
-def _becoming(table: Table, name: LoanName) -> int:
+def becoming(table: Table, name: LoanName) -> int:
     """Return the handle of the access that is to become a loan; 0: there is none."""
-    return next((handle for handle, becoming in table.converting.items() if becoming == name), 0)
+    return next((handle for handle, loan in table.converting.items() if loan == name), 0)
 
 
 def _can_go_on(held: Access, loan: Lent) -> bool:

@@ -71,7 +71,8 @@ class Stock:
 
     def taken_along(self, allocation: Allocation) -> bool:
         """Whether an allocation's only access is becoming a loan, which has its unit."""
-        return bool(self.converting) and not self.converting.keys().isdisjoint(allocation.accesses)
+        accesses = allocation.accesses
+        return len(accesses) == 1 and next(iter(accesses)) in self.converting
 
     def weight(self, allocation: Allocation, item: ProductItem) -> int:
         """Return what an allocation counts under these options."""

@@ -95,6 +95,8 @@ class Table(Stock):
         for session in self.sessions.values():
             if session.state is SessionState.ATTACHED:
                 session.state = SessionState.SILENT
+        for handle in [handle for handle, loan in self.converting.items() if loan not in self.lent]:
+            self._unconverted(c.Unconverted(handle))  # of format 3, where a loan counted only once it was written
 
     def _only_told(self, _: c.Stopped | c.Witnessed) -> None:
         """Change nothing: license tracking tells it."""
@@ -397,7 +399,6 @@ class Table(Stock):
         """An access is becoming a loan from now on, or is not any more."""
         allocation = self.accesses[handle].target
         assert isinstance(allocation, Allocation)
-        assert len(allocation.accesses) == 1
         counted = allocation.license
         units = self.weight(allocation, counted.item)
         counted.used += units - allocation.weight

@@ -35,6 +35,8 @@ def decided(
         return ErrorNumber.BORROW_FAILED, None, ()
     if known := [loan for loan in model.loans if loan.id == request.id]:
         own = [loan for loan in known if loan.holder == request.holder and (loan.station or station) == station]
+        if own and own[0].until() - SKEW <= model.now:
+            return ErrorNumber.BORROW_FAILED, None, ()
         return _longer(model, own[0], request, most) if own else (ErrorNumber.INVALID_PARAMETER, None, ())
     if asker is not None and _borrowed_by(model, asker.address) + 1 > each:
         return ErrorNumber.BORROW_FAILED, None, ()

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from cmserverd import views
 from cmserverd.core import borrowing, history
+from cmserverd.core.changes import Converting
 from cmserverd.core.refusal import Refused
 from cmserverd.core.rules import Limits
 from cmserverd.core.terms import Access, Lent
@@ -20,7 +21,18 @@ from protocol.errors import ErrorNumber
 from protocol.messages import EndCause
 from protocol.terms import Client, HandleKind, Station
 from tests.core.replay import Kept, replayed
-from tests.core.scene import FIRM, NO_USER_LIMIT, START, STATION_SHARE, USER_LIMIT, Scene, container, item, place
+from tests.core.scene import (
+    FIRM,
+    NO_USER_LIMIT,
+    START,
+    STATION_SHARE,
+    USER_LIMIT,
+    Scene,
+    booked,
+    container,
+    item,
+    place,
+)
 
 BOX = ContainerId("3-1")
 EVERY = Borrowing(1_000, 2**32 - 1)
@@ -759,3 +771,69 @@ def test_a_loan_is_not_listed_later_than_the_time_was_set_back_to() -> None:
     scene.engine.set_time(START - 100)
     [listed] = views.access_page(scene.table, m.NetUsers(), 1, START - 100, local=True, only=None).accesses
     assert (listed.first_access, listed.last_access, listed.borrowed_until) == (START - 100, START - 100, loan.end)
+
+
+@pytest.mark.parametrize("second", ["none", "another"])
+def test_a_second_try_ends_the_access_that_became_the_loan_whatever_handle_it_names(second: str) -> None:
+    """Else that would stand beside the loan and count nothing."""
+    scene = Scene(container(lendable(quantity=3)))
+    session = scene.session()
+    held, other = scene.access(session), scene.access(session)
+    scene.engine.borrow(session, scene.loan(handle=held.handle))  # its answer is lost
+    again = scene.engine.borrow(session, scene.loan(handle=other.handle if second == "another" else 0))
+    scene.engine.lent(again, again.loan.end)
+    assert (scene.gone(held).cause, scene.use(session, other.handle), scene.used()) == (None, other, 2)
+
+
+def test_a_loan_that_an_operator_asks_for_again_ends_the_access_that_becomes_it() -> None:
+    """Its client is told why."""
+    scene = Scene(container(lendable()))
+    session = scene.session("far")
+    held = scene.access(session)
+    scene.engine.borrow(session, scene.loan(handle=held.handle))
+    lending = scene.engine.lend(by_file(scene), "")
+    scene.engine.lent(lending, lending.loan.end)
+    assert (scene.gone(held).cause, scene.used()) == (EndCause.LENT, 1)
+
+
+def test_a_loan_whose_time_is_over_is_not_extended() -> None:
+    """While that is written it may be struck off, and somebody else be given its license."""
+    scene = Scene(container(lendable(quantity=1)))
+    session = scene.session()
+    scene.borrow(session)
+    scene.pass_time(99)
+    assert scene.borrow(session, seconds=50).end == START + 149
+    scene.pass_time(50)
+    refused = scene.not_lent(session)
+    assert (refused.number, "borrow anew" in str(refused)) == (ErrorNumber.BORROW_FAILED, True)
+
+
+def test_an_older_journal_s_access_that_may_be_a_loan_counts_until_that_is_known() -> None:
+    """There was no loan of it in the table then."""
+    scene = Scene(container(lendable(quantity=1)))
+    held = scene.access(scene.session())
+    scene.checking = False
+    scene.table.apply(Converting(held.handle, BOX, scene.loan().id))
+    scene.engine.restart()
+    scene.checking = True
+    assert (scene.used(), scene.table.converting) == (1, {})
+    scene.use(held.session, held.handle)
+
+
+def test_who_joins_a_large_share_does_not_wait_for_anybody_s_conversion() -> None:
+    """Whether a share is taken along is seen at one of its accesses, however many there are."""
+    scene = Scene(container(lendable()))
+    session, other = scene.session(), scene.session("other")
+    share = [scene.access(session, STATION_SHARE) for _ in range(3)]
+    scene.engine.borrow(other, scene.loan(handle=scene.access(other).handle))
+    looked_at: list[int] = []
+
+    class Watched(dict[int, tuple[ContainerId, bytes]]):
+        def __contains__(self, handle: object) -> bool:
+            looked_at.append(0)
+            return super().__contains__(handle)
+
+    scene.checking = False
+    scene.table.converting = Watched(scene.table.converting)
+    assert scene.table.weight(booked(share[0]), scene.license().item) == 1
+    assert not looked_at

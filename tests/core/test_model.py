@@ -42,7 +42,7 @@ from drivers.container import (
 )
 from protocol.errors import ErrorNumber
 from protocol.messages import Access as Request
-from protocol.messages import AccessKey, Borrow, Info, Lend, LoanId, Release
+from protocol.messages import AccessKey, Borrow, EndCause, Info, Lend, LoanId, Release
 from protocol.terms import AccessMode, Client, HandleKind, Station
 from tests.core import invariants, lending, model, tracked
 from tests.core.replay import Kept, dump, facts, replayed
@@ -447,7 +447,7 @@ class Server(RuleBasedStateMachine):
         when=st.sampled_from(["taken", "taken", "later", "refused", "lost"]),
     )
     def borrow_for_longer(self, who: int, which: int, seconds: int, own: bool, when: str) -> None:
-        """A loan is asked for again, by its holder on its station, or by whom it may be."""
+        """A loan is asked for again, by its holder on its station, or by whom it may be, also as it is on its way."""
         loan = self._one(self.model.loans, which)
         holder = loan.holder if own else bytes(32)
         client, station = Client("far", "fs", 1), Station("far")
@@ -553,10 +553,12 @@ class Server(RuleBasedStateMachine):
 
     def _taken(self, lends: Lending, last: int) -> None:
         """The server learns that a container has a loan: somebody may have to leave for it."""
-        hold = next((hold for hold in self.model.holds if hold.handle == lends.handle), None)
-        if hold is not None:
-            self.model.end(hold, None)
-        before = {handle: session for handle, session in self._handles().items() if handle != lends.handle}
+        name = lends.license.container, lends.loan.id
+        becoming = [handle for handle, loan in self.model.converting.items() if loan == name]
+        for hold in [hold for hold in self.model.holds if hold.handle in (lends.handle, *becoming)]:
+            asker = lends.asker.session
+            self.model.end(hold, None if asker is not None and asker.id == hold.client.number else EndCause.LENT)
+        before = {handle: session for handle, session in self._handles().items() if self._is_held(handle)}
         loan = self.engine.lent(lends, last)
         assert loan.end == last
         entry = (str(lends.license.container), lends.license.firm_code, lends.license.item)
@@ -569,6 +571,9 @@ class Server(RuleBasedStateMachine):
         elif (known.end, known.station is None) != (last, False):
             known.address = lends.asker.address if known.station is None else known.address
             known.end, known.station, known.host = last, station, host
+
+    def _is_held(self, handle: int) -> bool:
+        return any(hold.handle == handle for hold in self.model.holds)
 
     def _loan(self, container: str, name: bytes) -> model.Out | None:
         """Return what the model knows of a loan."""
@@ -672,7 +677,7 @@ class Server(RuleBasedStateMachine):
     def _plug(self, contents: Container) -> None:
         before = self._handles()
         ledger = dict(self.ledgers.get(contents.id, {}))
-        writing = {lends.loan.id for lends in self.writing if lends.license.container == contents.id and lends.new}
+        writing = {lends.loan.id for lends in self.writing if lends.license.container == contents.id}
         self.engine.plug(contents, ledger.values(), writing)
         lent = self.engine.table.lent.values()
         numbers = {loan.id: loan.number for loan in lent if loan.license.container == contents.id}

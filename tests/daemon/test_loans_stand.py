@@ -10,17 +10,20 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
+import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
+from cmserverd.core import changes as c
 from drivers.container import LOAN_SKEW
-from drivers.driver import Device, NoAnswer, Purpose, Signed
+from drivers.driver import Device, NoAnswer, Purpose, Refused, Signed
 from protocol import messages as m
 from protocol.errors import ErrorNumber
 from tests.daemon.borrowing import BOX, DAY, NOW, Borrower, Desk, ledger, lendable, lending
 from tests.daemon.harness import LIMIT, access, rig, until
 from tests.daemon.plugs import POLL
 from tests.daemon.test_crypt import Stick, refused
+from tests.daemon.test_loans_together import occupied
 
 # --- lives --------------------------------------------------------------------------------------------------------
 
@@ -259,6 +262,45 @@ async def test_an_answer_that_does_not_come(
         assert (await desk.client.ask(asked)).end == NOW + DAY
         assert desk.counts() == (1, 1)
         assert set(ledger(desk.stick)) == {borrower.loan}
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_a_second_try_that_waits_keeps_what_is_reserved(
+    refuses: bool, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dongle is read anew before it is asked again: else somebody would get its license, and lose it to the loan.
+
+    If it refuses then, it is read once more, and nothing is reserved any longer.
+    """
+    async with lending(mock_clock, quantity=1) as desk, trio.open_nursery() as nursery:
+        asked, opened = Borrower().asks(desk.now), desk.opened
+        with monkeypatch.context() as patched:
+            lost_before(opened._device, patched)
+            assert await refused(desk.client, asked) == ErrorNumber.BOX_BUSY
+        if refuses:
+            monkeypatch.setattr(opened._device, "borrow", full)
+        busy = await occupied(desk, nursery)
+        msgid = await desk.client.begin(asked)
+        await until(lambda: opened.waiting == 1)
+
+        def read_anew() -> bool:
+            mock_clock.jump(POLL)
+            return opened.waiting == 2
+
+        await until(read_anew)
+        desk.changes.clear()
+        busy.set()
+        await desk.client.until(partial(desk.client.inbox.replies.__contains__, msgid))
+        if refuses:
+            await until(lambda: not read_anew() and desk.counts() == (0, 0))
+        else:
+            assert desk.client.inbox.take(msgid, asked).end == NOW + DAY
+            assert not any(isinstance(change, c.Returned) for change in desk.changes)
+
+
+def full(_loan: object, _now: int) -> int:
+    """Refuse as a dongle does whose ledger is full."""
+    raise Refused("planted", ErrorNumber.BORROW_FAILED)
 
 
 @pytest.mark.parametrize("stands", [False, True])

@@ -14,9 +14,10 @@ from cmserverd import lending as lend
 from cmserverd.answers import Peer
 from cmserverd.core import changes as c
 from cmserverd.core.refusal import Refused
-from cmserverd.devices import QUEUE
+from cmserverd.devices import QUEUE, Devices
 from drivers import update
 from drivers.driver import Device
+from drivers.trust import NOBODY
 from protocol import messages as m
 from protocol.errors import ErrorNumber
 from protocol.terms import AccessMode
@@ -261,3 +262,23 @@ async def test_an_access_becomes_one_loan_only(mock_clock: MockClock) -> None:
         await until(lambda: not desk.opened.writing)
         assert desk.counts() == (2, 1)
         assert [held.session.station.machine for held in desk.engine.table.accesses.values()] == ["machine-2"]
+
+
+async def test_who_came_first_has_his_loan_first(mock_clock: MockClock) -> None:
+    """However many ask with its id again and again, nobody is kept waiting for ever."""
+    devices, order = Devices(NOBODY), list[int]()
+    async with trio.open_nursery() as nursery:
+
+        async def asks(number: int) -> None:
+            async with devices.alone(bytes(16)):
+                order.append(number)
+                if not number:
+                    nursery.start_soon(asks, 5)
+                await wait_all_tasks_blocked()
+
+        async with devices.alone(bytes(16)):
+            for number in range(5):
+                nursery.start_soon(asks, number)
+                await wait_all_tasks_blocked()
+    assert order == list(range(6))
+    assert not devices._lending
