@@ -24,7 +24,7 @@ from msgspec import Struct
 from protocol import messages, proof
 from protocol.address import Address, candidates
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError
-from protocol.held import Call, Held, Outcome
+from protocol.held import Call, Held, Outcome, new_key
 from protocol.link import Dial, Dispatcher, Link, OnEvent, dial
 from protocol.loans import Loan, Loans
 from protocol.messages import (
@@ -39,6 +39,7 @@ from protocol.messages import (
     Goodbye,
     Greeting,
     HandleInfo,
+    KeepAlive,
     LicenseCount,
     LicensePage,
     Params,
@@ -48,7 +49,7 @@ from protocol.messages import (
 from protocol.opening import introduction, none_reached, not_reached
 from protocol.paging import next_cursor
 from protocol.proof import Proof, Wanted
-from protocol.session import ClientSession, new_key
+from protocol.session import ClientSession
 from protocol.terms import AccessMode, HandleKind, Station
 
 R = TypeVar("R", bound=Struct)
@@ -62,9 +63,18 @@ class Access(Held):
         self._client = client
 
     def check(self) -> None:
-        """Return only if the access stands, as far as the client knows; see `Held.check`."""
+        """Return only if the access stands; while nobody can say, wait for it as long as a call may take.
+
+        So a server may be started again meanwhile. As long as there is a connection nothing is asked, and this takes
+        no time. Raises LicenseError: the one that ended it; 106 once its release is asked for; 100 if the server has
+        not confirmed it after that time.
+        """
+        self._client._check(self)  # noqa: SLF001
+
+    def check_nowait(self) -> None:
+        """Return only if the access stands, as far as the client knows; see `Held.check_nowait`."""
         self._client._check_process()  # noqa: SLF001
-        super().check()
+        super().check_nowait()
 
     def info(self) -> HandleInfo:
         """Ask what the handle refers to; the server counts this as a use. Raises LicenseError."""
@@ -420,6 +430,9 @@ class Client:
             raise outcome
         return outcome
 
+    def _check(self, access: Access) -> None:
+        self._ask(Call(KeepAlive(), held=access), self._session.check)
+
     def _release(self, access: Access, *, patient: bool) -> None:
         call = Call(Release(access.handle), held=access, patient=patient)
         failure = None
@@ -428,7 +441,7 @@ class Client:
         except LicenseError as error:
             failure = error
         with self._lock:
-            self._session.finish_release(access, failure)
+            access.finish_release(failure)
 
     def _abandon(self, call: Call[Access]) -> None:
         self._session.abandon(call)

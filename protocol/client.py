@@ -23,7 +23,7 @@ from msgspec import Struct
 from protocol import messages, proof
 from protocol.address import Address, candidates
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError
-from protocol.held import Call, Held, Outcome
+from protocol.held import Call, Held, Outcome, new_key
 from protocol.loans import Loan, Loans
 from protocol.messages import (
     AccessInfo,
@@ -48,7 +48,7 @@ from protocol.messages import (
 from protocol.opening import introduction, none_reached, not_reached
 from protocol.paging import next_cursor
 from protocol.proof import Proof, Wanted
-from protocol.session import EVENTS, ClientSession, new_key
+from protocol.session import EVENTS, ClientSession
 from protocol.terms import AccessMode, HandleKind, Station
 from protocol.trio_link import Dial, TrioLink, dial
 
@@ -65,6 +65,15 @@ class Access(Held):
     def __init__(self, client: Client, session: ClientSession[Access], request: messages.Access) -> None:
         super().__init__(session, request)
         self._client = client
+
+    async def check(self) -> None:
+        """Return only if the access stands; while nobody can say, wait for it as long as a call may take.
+
+        So a server may be started again meanwhile. As long as there is a connection nothing is asked, and this takes
+        no time. Raises LicenseError: the one that ended it; 106 once its release is asked for; 100 if the server has
+        not confirmed it after that time.
+        """
+        await self._client._check(self)  # noqa: SLF001
 
     async def info(self) -> HandleInfo:
         """Ask what the handle refers to; the server counts this as a use. Raises LicenseError."""
@@ -385,14 +394,17 @@ class Client:
             raise outcomes[0]
         return outcomes[0]
 
+    async def _check(self, access: Access) -> None:
+        await self._ask(Call(KeepAlive(), held=access), self._session.check)
+
     async def _release(self, access: Access, *, patient: bool) -> None:
         call = Call(Release(access.handle), held=access, patient=patient)
         try:
             await self._ask(call, lambda call: self._session.release(call, access))
         except LicenseError as error:
-            self._session.finish_release(access, error)
+            access.finish_release(error)
         else:
-            self._session.finish_release(access, None)
+            access.finish_release(None)
 
     def _abandon(self, call: Call[Access]) -> None:
         self._session.abandon(call)

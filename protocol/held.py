@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -9,7 +10,8 @@ from msgspec import Struct
 
 from protocol import messages
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError
-from protocol.messages import ErrorBody, Granted, Params
+from protocol.messages import AccessKey, ErrorBody, Granted, Params
+from protocol.phase import Phase
 
 if TYPE_CHECKING:
     from protocol.session import ClientSession
@@ -60,20 +62,40 @@ class Held:
         """What ended the access without a release, or None."""
         return LicenseError(self.ending) if self.ending else None
 
-    def check(self) -> None:
-        """Return only if the access stands, as far as the client knows.
+    @property
+    def wrong(self) -> LicenseError | None:
+        """Why the access does not stand, as far as the client knows, or None; `check_nowait` has the numbers."""
+        if self.ending:
+            return LicenseError(self.ending)
+        if self.releases:
+            return LicenseError.of(ErrorNumber.INVALID_HANDLE, "its release has been asked for")
+        if broken := self._session.broken:
+            return broken
+        if self.doubt:
+            return LicenseError(self.doubt)
+        return None
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether nobody can say if the access stands, and that may change: the server has to confirm it first."""
+        over = self.ending or self.releases or self._session.phase is Phase.CLOSED
+        return not over and self.wrong is not None
+
+    def check_nowait(self) -> None:
+        """Return only if the access stands, as far as the client knows; for those who must not wait, as `check` does.
 
         Raises LicenseError: the one that ended it; 106 once its release is asked for; 100 while the connection is
         broken, and after that until the server has confirmed it, when nobody can say.
         """
-        if self.ending:
-            raise LicenseError(self.ending)
-        if self.releases:
-            raise LicenseError.of(ErrorNumber.INVALID_HANDLE, "its release has been asked for")
-        if broken := self._session.broken:
-            raise broken
-        if self.doubt:
-            raise LicenseError(self.doubt)
+        if error := self.wrong:
+            raise error
+
+    def finish_release(self, error: LicenseError | None) -> None:
+        """Take a release's outcome. Raises its error, unless that tells that the handle is gone, as it should be."""
+        gone = error is not None and error.number == ErrorNumber.INVALID_HANDLE and self.releases > 1
+        if error is not None and not gone and not self.ending and not self.released:
+            raise error
+        self.released = True
 
     @property
     def _grant(self) -> Granted:
@@ -104,3 +126,13 @@ class Call(Generic[H]):
         self.held = held
         self.patient = patient
         self.sent = 0
+
+    def finish(self, outcome: Outcome) -> None:
+        """Tell whoever waits for it."""
+        if self.answer:
+            self.answer(outcome)
+
+
+def new_key() -> AccessKey:
+    """Return the key of a new access: what makes asking again safe."""
+    return AccessKey(secrets.token_bytes(16))

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from protocol.errors import ErrorNumber, LicenseError
 from protocol.held import Call, H
-from protocol.messages import Event, Granted
+from protocol.messages import Done, Event, Granted
 
 _DOUBT: Final = LicenseError.of(
     ErrorNumber.NETWORK_FAULT, "the server does not know the session any more; the access is being asked for anew"
@@ -32,6 +32,7 @@ class Recovery(Generic[H]):
         self._claiming: set[Call[H]] = set()
         self._repeated: set[Call[H]] = set()
         self._strays: set[int] = set()
+        self._checks: dict[Call[H], None] = {}  # who waits to hear whether an access stands
 
     @property
     def claiming(self) -> bool:
@@ -75,6 +76,18 @@ class Recovery(Generic[H]):
                 return call
             del self._claims[held]
         return None
+
+    def check(self, call: Call[H]) -> None:
+        """Answer as soon as it is known whether the call's access stands."""
+        self._checks[call] = None
+        self.tell()
+
+    def tell(self) -> None:
+        """Answer whoever waits for what is known by now, and forget who waits no more."""
+        for call in list(self._checks):
+            if call.answer is None or call.held is None or not call.held.unsettled:
+                del self._checks[call]
+                call.finish((call.held and call.held.wrong) or Done())
 
     def dropped(self, call: Call[H]) -> None:
         """A request will not be answered any more."""

@@ -10,7 +10,6 @@ lock.
 
 from __future__ import annotations
 
-import secrets
 from collections import deque
 from math import inf
 from typing import Final, Generic
@@ -22,9 +21,8 @@ from protocol import messages
 from protocol.backoff import Backoff
 from protocol.connection import VERSIONS, ClientConnection, Reply
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError, RemoteProtocolError
-from protocol.held import Call, H, Outcome
+from protocol.held import Call, H
 from protocol.messages import (
-    AccessKey,
     Borrow,
     Borrowed,
     Crypt,
@@ -158,14 +156,11 @@ class ClientSession(Generic[H]):
                 self.submit(call)
                 return
             held.released = True
-        _answer(call, Done())
+        call.finish(Done())
 
-    def finish_release(self, held: H, error: LicenseError | None) -> None:
-        """Take a release's outcome. Raises its error, unless that tells that the handle is gone, as it should be."""
-        gone = error is not None and error.number == ErrorNumber.INVALID_HANDLE and held.releases > 1
-        if error is not None and not gone and not held.ending and not held.released:
-            raise error
-        held.released = True
+    def check(self, call: Call[H]) -> None:
+        """Answer a call, which is never sent, as soon as it is known whether its access stands: `Held.wrong`."""
+        self._recovery.check(call)
 
     def no_answer(self, timeout: float) -> LicenseError:
         """Return the error of a call that was not answered in time; `timeout` is seconds."""
@@ -183,7 +178,8 @@ class ClientSession(Generic[H]):
         self._asked.clear()
         self._queue.clear()
         for call in calls:
-            _answer(call, LicenseError.of(ErrorNumber.NETWORK_FAULT, self._reason))
+            call.finish(LicenseError.of(ErrorNumber.NETWORK_FAULT, self._reason))
+        self._recovery.tell()
 
     # what moves the bytes calls
 
@@ -230,7 +226,7 @@ class ClientSession(Generic[H]):
         self._asked.clear()
         for call in calls:
             if not call.patient:
-                _answer(call, LicenseError.of(ErrorNumber.NETWORK_FAULT, self._reason))
+                call.finish(LicenseError.of(ErrorNumber.NETWORK_FAULT, self._reason))
 
     def lived(self) -> None:
         """The connection has lived for its keep-alive interval: it is a good one."""
@@ -262,6 +258,7 @@ class ClientSession(Generic[H]):
         return Resume(versions=VERSIONS, token=self.greeted.token, events="push")
 
     def _pump(self) -> None:
+        self._recovery.tell()
         while self.phase is Phase.OPEN and self._connection.has_room:
             if claim := self._recovery.next():
                 self._send(claim)
@@ -276,7 +273,7 @@ class ClientSession(Generic[H]):
             # What was to become a loan may have become one before the cut: its id tells.
             repeated = isinstance(call.params, Borrow) and held.ending and call.sent
             if (wrong := held.ending or held.doubt) and not repeated:
-                _answer(call, LicenseError(wrong))
+                call.finish(LicenseError(wrong))
                 return
             handle = 0 if repeated else held.handle  # it may have got another one meanwhile
             call.params = replace(call.params, handle=handle)
@@ -284,7 +281,7 @@ class ClientSession(Generic[H]):
             msgid, data = self._connection.request(call.params)
         except LocalProtocolError as error:
             self._recovery.dropped(call)
-            _answer(call, error)
+            call.finish(error)
         else:
             call.sent += 1
             self._asked[msgid] = call
@@ -321,7 +318,7 @@ class ClientSession(Generic[H]):
                 self._send(Call(self._next_greeting()))
             else:
                 self.lost(str(outcome))
-        _answer(call, outcome)
+        call.finish(outcome)
 
     def _decided(self, call: Call[H], outcome: Struct | LicenseError, events: list[Event]) -> None:
         """Take the answer to a request for an access."""
@@ -400,9 +397,9 @@ class ClientSession(Generic[H]):
         waiting, self._queue = self._queue, deque()
         for call in waiting:
             if isinstance(call.params, Release):
-                _answer(call, Done())
+                call.finish(Done())
             elif isinstance(call.params, Info | Crypt) and call.held is None:
-                _answer(call, LicenseError(error))
+                call.finish(LicenseError(error))
             else:
                 self._queue.append(call)
 
@@ -432,13 +429,3 @@ class ClientSession(Generic[H]):
                 held.ending = event.error or LicenseError.of(ErrorNumber.INVALID_HANDLE).body
         elif held is not None:
             held.granted = Granted(event.handle, event.container, event.item, event.allocation or held.allocation)
-
-
-def _answer(call: Call[H], outcome: Outcome) -> None:
-    if call.answer:
-        call.answer(outcome)
-
-
-def new_key() -> AccessKey:
-    """Return the key of a new access: what makes asking again safe."""
-    return AccessKey(secrets.token_bytes(16))

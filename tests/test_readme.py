@@ -13,7 +13,7 @@ import pytest
 from cmserverd.config import load
 from drivers import description, registry
 from drivers.container import ContainerKind
-from tests.daemon.harness import Daemon, ending
+from tests.daemon.harness import LIMIT, Daemon, ending
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,6 +54,37 @@ quantity = {quantity}\n'
         assert done.stdout.startswith(said)
         assert re.findall(r"drawing (.*)", done.stdout) == drawn
         assert done.stderr == ""
+
+
+def test_the_licensed_application_rides_out_a_restart(tmp_path: Path) -> None:
+    """Its user goes on working while the server is killed and started again."""
+    daemon = Daemon(tmp_path)
+    with ending(daemon):
+        daemon.serve().said("container plugged in")
+        host, port = daemon.address
+        environment = {**os.environ, "CMSERVERD_SERVER": f"{host}:{port}", "PYTHONUNBUFFERED": "1"}
+        with subprocess.Popen(
+            [sys.executable, "-c", example("python")],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        ) as application:
+            assert application.stdin is not None
+            assert application.stdout is not None
+            assert application.stdout.readline().startswith("licensed, handle 1")
+            daemon.kill()
+            application.stdin.write("a map\n")
+            application.stdin.flush()
+            again = Daemon(tmp_path, listen=f"{host}:{port}")
+            with ending(again):
+                again.serve()
+                assert application.stdout.readline().endswith("drawing a map\n")
+                application.stdin.write("\n")
+                application.stdin.close()
+                assert application.stdout.read() == "a chart to draw, or Enter to end: "
+                assert application.wait(LIMIT) == 0
 
 
 def test_a_wrong_setting_is_told_by_the_licensed_application() -> None:

@@ -501,7 +501,7 @@ def test_a_cut_is_not_noticed(host: ThreadHost) -> None:
         access = client.access(600010, 14)
         cut(host, client)
         with pytest.raises(LicenseError, match=r"the server closed it, Error 100\.$"):
-            access.check()
+            access.check_nowait()
         back(host, client)
         access.check()
         interrupted(host, client, m.Containers, client.containers)
@@ -612,11 +612,45 @@ def test_a_server_that_is_still_starting(host: ThreadHost) -> None:
         host.server.restart()
         host.wait_for(lambda: host.server.asked(m.Access) >= 4)
         with pytest.raises(LicenseError, match=r"Error 100\.$"):
-            access.check()
+            access.check_nowait()
         with host.server.changed:
             host.server.refusals.clear()
         host.wait_for(lambda: host.server.sessions and host.server.session.handles)
         assert access.info().handle == access.handle
+        access.check()
+
+
+def test_who_checks_waits_for_the_server(host: ThreadHost) -> None:
+    """A server that is away in the middle of it, and starts again, is not noticed; one that stays away is, in time."""
+    with connected(host) as client:
+        access = client.access(600010, 14)
+        host.server.refusals[m.Access] = LicenseError.of(ErrorNumber.SERVER_STARTING).body
+        cut(host, client)
+        stood = threading.Event()
+
+        def check() -> None:
+            access.check()
+            stood.set()
+
+        checking = threading.Thread(target=check, daemon=True)
+        checking.start()
+        host.wait_for(lambda: client._session._recovery._checks)
+        host.server.restart()
+        back(host, client)
+        host.wait_for(lambda: host.server.asked(m.Access) >= 3)
+        assert not stood.is_set()
+        with host.server.changed:
+            host.server.refusals.clear()
+        finish(checking)
+        assert stood.is_set()
+        assert host.server.session.handles == {access.handle: access.request.key}
+        cut(host, client)
+        client._timeout = SHORT
+        with pytest.raises(LicenseError, match=r"no answer within 0.05 seconds; the connection is broken: .*goes on"):
+            access.check()
+        client._timeout = PATIENCE
+        back(host, client)
+    with pytest.raises(LicenseError, match=r"Error 100\.$"):
         access.check()
 
 

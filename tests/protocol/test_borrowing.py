@@ -15,10 +15,10 @@ from protocol.blocking import Client
 from protocol.certificate import SKEW
 from protocol.client import open_client
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError
-from protocol.held import Call, Held
+from protocol.held import Call, Held, new_key
 from protocol.loans import Loans, LoanState
 from protocol.messages import Borrow
-from protocol.session import ClientSession, new_key
+from protocol.session import ClientSession
 from tests.protocol.cases import REQUESTS
 from tests.protocol.fake_server import PATIENCE, FakeConnection, FakeServer, ThreadHost, TrioHost
 from tests.protocol.lender import CHARTS, DAY, FIRM, HOME, NOW, Clock, Lender, loans
@@ -95,7 +95,7 @@ def line() -> Line:
 def is_over(held: Held) -> bool:
     """Whether an access is over as after a release of one's own: nothing ended it."""
     with pytest.raises(LicenseError, match="release has been asked for"):
-        held.check()
+        held.check_nowait()
     return held.released and held.ended is None
 
 
@@ -108,9 +108,9 @@ def test_an_access_becomes_a_loan(line: Line) -> None:
     assert is_over(held)
     assert (list(line.server.session.handles), line.events) == ([other.handle], [])
     assert line.server.asked(m.Release) == 0
-    other.check()
+    other.check_nowait()
     line.come_back()
-    other.check()
+    other.check_nowait()
 
 
 def test_a_refusal_leaves_the_access(line: Line) -> None:
@@ -120,7 +120,7 @@ def test_a_refusal_leaves_the_access(line: Line) -> None:
     asked = line.borrow(held)
     line.move()
     assert asked.number == ErrorNumber.BORROW_FAILED
-    held.check()
+    held.check_nowait()
 
 
 def test_a_cut_swallows_the_answer(line: Line) -> None:

@@ -83,7 +83,7 @@ async def test_an_access(host: TrioHost, client: Client) -> None:
     ) as access:
         assert (access.handle, access.container, access.item, access.allocation) == (1, "3-3448482", 2, 4)
         assert access.ended is None
-        access.check()
+        access.check_nowait()
         assert (await access.info()).firm_code == 600010
     _, asked, info, release = host.server.seen
     assert isinstance(asked, m.Access)
@@ -93,7 +93,7 @@ async def test_an_access(host: TrioHost, client: Client) -> None:
     )
     assert (info, release) == (m.Info(1), m.Release(1))
     with pytest.raises(LicenseError, match=r"release has been asked for, Error 106\.$"):
-        access.check()
+        access.check_nowait()
 
 
 async def test_each_access_has_a_key_of_its_own(host: TrioHost, client: Client) -> None:
@@ -235,7 +235,7 @@ async def test_an_event_ends_an_access(host: TrioHost) -> None:
             assert access.ended is not None
             assert access.ended.cause == m.EndCause.ADMINISTRATOR
             with pytest.raises(LicenseError, match="It was removed"):
-                access.check()
+                access.check_nowait()
         assert events == [m.Event("ended", 8, access.handle, ADMINISTRATOR)]
         assert host.server.asked(m.Release) == 0
 
@@ -276,7 +276,7 @@ async def test_a_rebooked_access(host: TrioHost, client: Client) -> None:
     host.server.tell(m.Event("rebooked", 5, access.handle, container="3-1", item=7))
     await wait_all_tasks_blocked()
     assert (access.container, access.item, access.allocation) == ("3-1", 7, 4)
-    access.check()
+    access.check_nowait()
 
 
 async def test_an_event_during_a_call(host: TrioHost, client: Client) -> None:
@@ -369,10 +369,10 @@ async def test_nobody_claims_what_the_server_may_have_given_away(
         client._session.backoff.random = lambda: 1.0
         host.server.kept_back = {m.KeepAlive}
         await trio.sleep(1.4)
-        access.check()
+        access.check_nowait()
         await trio.sleep(0.2)
         with pytest.raises(LicenseError, match=r"no sign of life, Error 100\.$"):
-            access.check()
+            access.check_nowait()
 
 
 async def test_a_cut_is_not_noticed(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
@@ -385,9 +385,9 @@ async def test_a_cut_is_not_noticed(host: TrioHost, client: Client, autojump_clo
         await cut(host, client)
         host.server.drop_answers()
         with pytest.raises(LicenseError, match=r"the server closed it, Error 100\.$"):
-            access.check()
+            access.check_nowait()
         assert (await access.info()).handle == access.handle
-    access.check()
+    access.check_nowait()
     assert host.server.asked(m.Containers) == 2
     assert host.dialled == [Tcp("fake"), Tcp("fake")]
     resumed = next(params for params in host.server.seen if isinstance(params, m.Resume))
@@ -445,7 +445,7 @@ async def test_a_server_that_does_not_greet_again(host: TrioHost, client: Client
     host.absent = set()
     await trio.sleep(10)
     await back(client)
-    access.check()
+    access.check_nowait()
 
 
 async def test_a_timeout_during_an_outage(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
@@ -475,9 +475,9 @@ async def test_a_server_that_was_started_again(host: TrioHost, autojump_clock: M
         host.server.sold_out = {15}
         host.server.restart()
         assert (await kept.info()).handle == kept.handle == 1
-        kept.check()
+        kept.check_nowait()
         with pytest.raises(LicenseError, match=r"Error 212\.$"):
-            lost.check()
+            lost.check_nowait()
         await lost.release()
         await wait_all_tasks_blocked()
         assert [(event.event, event.handle, event.position) for event in events] == [
@@ -500,13 +500,42 @@ async def test_a_server_that_is_still_starting(host: TrioHost, client: Client, a
     await trio.sleep(20)
     assert client.broken is None
     with pytest.raises(LicenseError, match=r"is being asked for anew, Error 100\.$"):
-        access.check()
+        access.check_nowait()
     assert access.ended is None
     assert host.server.asked(m.Access) == 1 + 7
     host.server.refusals.clear()
     await trio.sleep(5.1)
-    access.check()
+    access.check_nowait()
     assert len(host.server.connections) == 1
+
+
+async def test_who_checks_waits_for_the_server(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:
+    """A server that is away in the middle of it, and starts again, is not noticed; one that stays away is, in time."""
+    access = await client.access(600010, 14)
+    await cut(host, client)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(access.check)
+        await wait_all_tasks_blocked()
+        host.server.refusals[m.Access] = LicenseError.of(ErrorNumber.SERVER_STARTING).body
+        host.server.restart()
+        await trio.sleep(5)
+        assert host.server.asked(m.Access) > 2
+        assert nursery.child_tasks
+        host.server.refusals.clear()
+    access.check_nowait()
+    assert host.server.session.handles == {access.handle: access.request.key}
+    await cut(host, client)
+    host.unreachable = {Tcp("fake")}
+    begun = autojump_clock.current_time()
+    with pytest.raises(LicenseError, match=r"no answer within 10 seconds; the connection is broken: .*refused.*trying"):
+        await access.check()
+    assert autojump_clock.current_time() - begun == pytest.approx(10)
+    host.unreachable = set()
+    await access.check()
+    host.server.end(access.handle)
+    await wait_all_tasks_blocked()
+    with pytest.raises(LicenseError, match="It was removed"):
+        await access.check()
 
 
 async def test_closing_during_an_outage(host: TrioHost, autojump_clock: MockClock) -> None:
@@ -576,7 +605,7 @@ async def test_what_ended_meanwhile(host: TrioHost, autojump_clock: MockClock) -
         host.server.end(removed.handle)
         del host.server.session.handles[forgotten.handle]
         await back(client)
-        kept.check()
+        kept.check_nowait()
         assert removed.ended is not None
         assert removed.ended.cause == m.EndCause.ADMINISTRATOR
         assert forgotten.ended is not None
@@ -604,7 +633,7 @@ async def test_a_cut_in_the_middle_of_an_access(host: TrioHost, client: Client, 
     assert list(host.server.session.handles) == [accesses[0].handle]
     first, second = (params for params in host.server.seen if isinstance(params, m.Access))
     assert first == second
-    accesses[0].check()
+    accesses[0].check_nowait()
 
 
 async def test_strays_are_given_back(host: TrioHost, client: Client, autojump_clock: MockClock) -> None:

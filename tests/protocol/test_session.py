@@ -15,9 +15,8 @@ from protocol import messages as m
 from protocol import rpc
 from protocol.backoff import Backoff
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError, text_of
-from protocol.held import Held
+from protocol.held import Held, new_key
 from protocol.phase import Phase
-from protocol.session import new_key
 from tests.daemon.harness import CHARTS, FIRM, charts, make_service
 from tests.protocol.wire import Asked, Wire, stands
 
@@ -57,9 +56,9 @@ def test_what_stood_stands_again(wire: Wire) -> None:
     wire.cut()
     assert wire.session.phase is Phase.SEEKING
     with pytest.raises(LicenseError, match=r"broken: it was cut, Error 100\.$"):
-        held.check()
+        held.check_nowait()
     wire.come_back()
-    held.check()
+    held.check_nowait()
     assert wire.events == []
     assert of(m.Resume, wire.seen) == [m.Resume((1, 1), wire.session.greeted.token, "push")]
 
@@ -206,7 +205,7 @@ def test_a_greeting_that_is_refused_for_now(wire: Wire, refusal: ErrorNumber) ->
     reason = text_of(refusal).partition(", Error")[0]
     assert str(wire.session.broken) == text_of(ErrorNumber.NETWORK_FAULT, reason)
     wire.come_back()
-    held.check()
+    held.check_nowait()
 
 
 def test_a_server_that_speaks_nonsense(wire: Wire) -> None:
@@ -216,7 +215,7 @@ def test_a_server_that_speaks_nonsense(wire: Wire) -> None:
     assert wire.session.phase is Phase.SEEKING
     assert "broke the protocol" in str(wire.session.broken)
     wire.come_back()
-    held.check()
+    held.check_nowait()
 
 
 def test_who_is_not_patient_does_not_wait(wire: Wire) -> None:
@@ -246,6 +245,37 @@ def test_what_was_let_go_of_is_given_back_before_anything_else_is_asked() -> Non
     assert isinstance(asked.outcome, m.Granted), asked.outcome
 
 
+def test_whoever_checks_is_answered_when_it_is_known(wire: Wire) -> None:
+    """At once while there is a connection or it is over for good; else after the greeting, or the claim's answer."""
+    first, second = wire.hold(), wire.hold()
+
+    def check(held: Held) -> Asked:
+        asked = Asked(m.KeepAlive(), held)
+        wire.session.check(asked.call)
+        return asked
+
+    assert check(first).outcomes == [m.Done()]
+    wire.cut()
+    waits, gone = check(first), check(first)
+    wire.session.abandon(gone.call)
+    assert waits.outcomes == []
+    wire.come_back()
+    assert (waits.outcomes, gone.outcomes) == ([m.Done()], [])
+    restart(wire, make_service(charts(quantity=1)))
+    stands_again, lost = check(first), check(second)
+    wire.connect()
+    wire.send()
+    wire.hear()
+    assert stands_again.outcomes == lost.outcomes == []
+    wire.run()
+    assert stands_again.outcomes == [m.Done()]
+    assert lost.number == ErrorNumber.NO_MORE_LICENSES
+    wire.cut()
+    waits = check(first)
+    wire.session.close("it is over")
+    assert waits.number == check(first).number == ErrorNumber.NETWORK_FAULT
+
+
 # --- a server that has forgotten ----------------------------------------------------------------------------------
 
 
@@ -261,13 +291,13 @@ def test_a_server_that_was_started_again(wire: Wire) -> None:
     assert wire.session.broken is None
     for held in (first, second):
         with pytest.raises(LicenseError, match=r"the access is being asked for anew, Error 100\.$"):
-            held.check()
+            held.check_nowait()
     assert wire.events == []
     wire.run()
-    first.check()
+    first.check_nowait()
     assert (first.container, {first.handle}) == ("3-8", wire.held())
     with pytest.raises(LicenseError) as refusal:
-        second.check()
+        second.check_nowait()
     assert refusal.value.number == ErrorNumber.NO_MORE_LICENSES
     reacquired, lost = wire.events
     assert reacquired == m.Event("reacquired", 0, first.handle, None, "3-8", first.item, first.allocation)
@@ -353,7 +383,7 @@ def test_a_server_that_is_still_starting(wire: Wire) -> None:
     wire.session.claim()
     assert not wire.session.postponed
     wire.run()
-    held.check()
+    held.check_nowait()
     assert kinds(wire.events) == [("reacquired", 1)]
 
 
@@ -440,7 +470,7 @@ def test_a_call_on_an_access_that_is_lost(wire: Wire) -> None:
     wire.come_back()
     assert asked.number == ErrorNumber.ENTRY_NOT_FOUND
     assert of(m.Info, wire.seen) == []
-    wire.session.finish_release(held, LicenseError.of(ErrorNumber.ENTRY_NOT_FOUND))
+    held.finish_release(LicenseError.of(ErrorNumber.ENTRY_NOT_FOUND))
 
 
 def test_a_session_that_another_connection_has_taken(wire: Wire) -> None:
