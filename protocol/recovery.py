@@ -19,7 +19,7 @@ from protocol.held import Call, H
 from protocol.messages import Done, Event, Granted
 
 _DOUBT: Final = LicenseError.of(
-    ErrorNumber.NETWORK_FAULT, "the server does not know the session any more; the access is being asked for anew"
+    ErrorNumber.NETWORK_FAULT, "the server has let go of it after an absence; the access is being asked for anew"
 ).body
 
 
@@ -52,7 +52,7 @@ class Recovery(Generic[H]):
         self._strays.clear()
 
     def claim(self, held: H) -> None:
-        """Take up an access whose session is no more. Until it is granted anew nobody says that it is held."""
+        """Take up an access that ended in an absence. Until it is granted anew nobody says that it is held."""
         held.doubt = _DOUBT
         self._claims[held] = None
 
@@ -63,8 +63,9 @@ class Recovery(Generic[H]):
         self.again()
 
     def again(self) -> None:
-        """Ask for all claims: on a new connection, or when they were postponed."""
-        self._unasked.extend(self._claims)
+        """Ask for all claims that are not on their way: on a new connection, or when some were postponed or are new."""
+        under_way = {*self._unasked, *(call.held for call in self._claiming)}
+        self._unasked.extend(held for held in self._claims if held not in under_way)
 
     def next(self) -> Call[H] | None:
         """Return the next claim to be sent. What is to be released is not claimed."""

@@ -21,12 +21,13 @@ from protocol import messages
 from protocol.backoff import Backoff
 from protocol.connection import VERSIONS, ClientConnection, Reply
 from protocol.errors import ErrorNumber, LicenseError, LocalProtocolError, RemoteProtocolError
-from protocol.held import Call, H
+from protocol.held import Call, H, new_key
 from protocol.messages import (
     Borrow,
     Borrowed,
     Crypt,
     Done,
+    EndCause,
     ErrorBody,
     Event,
     Events,
@@ -198,8 +199,7 @@ class ClientSession(Generic[H]):
                 if isinstance(received, Reply):
                     self._replied(self._asked.pop(received.msgid), received.outcome, events)
                 elif isinstance(received, Event):
-                    self._happened(received)
-                    events.append(received)
+                    self._happened(received, events)
                 else:
                     self._dismissed(received, events)
                 if not self.connected:
@@ -417,12 +417,19 @@ class ClientSession(Generic[H]):
         self.lost(f"the server said goodbye: {farewell.error.text}")
 
     def _end(self, handle: int, error: ErrorBody, events: list[Event]) -> None:
-        event = Event(event="ended", position=0, handle=handle, error=error)
-        self._happened(event)
-        events.append(event)
+        self._happened(Event(event="ended", position=0, handle=handle, error=error), events)
 
-    def _happened(self, event: Event) -> None:
+    def _happened(self, event: Event, events: list[Event]) -> None:
         held = self._handles.get(event.handle)
+        if event.error is not None and event.error.cause == EndCause.SILENT and held is not None and not held.releases:
+            # As if the session had been forgotten; but the server remembers the key of what it ended.
+            del self._handles[event.handle]
+            held.request = replace(held.request, key=new_key())
+            self._recovery.claim(held)
+            if self.phase is Phase.OPEN:
+                self._recovery.again()
+            return
+        events.append(event)
         if event.event == "ended":
             self._handles.pop(event.handle, None)
             if held is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -153,6 +154,47 @@ def test_a_release_that_nobody_waits_for_any_more(wire: Wire) -> None:
     assert wire.held() == set()
     assert not stands(held)
     assert wire.events == []
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_what_ended_by_its_cleanup_time_is_asked_for_anew(wire: Wire, *, cut: bool) -> None:
+    """As all is after a longer absence: behind the same object, told as `reacquired` or `lost`, and nothing before."""
+    first, second, released, bystander = [wire.hold() for _ in range(4)]
+    old = {first.handle, second.handle, released.handle}
+    keys = {first.request.key, second.request.key}
+    engine = wire.service.engine
+    if cut:
+        wire.cut()
+    (session,) = engine.table.sessions.values()
+    left = Asked(m.Release(released.handle), released)
+    left.call.patient = not cut
+    with suppress(LicenseError):
+        wire.session.release(left.call, released)
+    engine.clean_up(session, [engine.table.accesses[handle] for handle in sorted(old)])
+    if cut:
+        wire.connect()
+    wire.run()
+    told = [("reacquired", first.handle), ("reacquired", second.handle)]
+    assert kinds(wire.events) == (told if cut else [("ended", released.handle), *told])
+    assert wire.believed() == wire.held() == {first.handle, second.handle, bystander.handle}
+    assert wire.held().isdisjoint(old)
+    assert keys.isdisjoint({first.request.key, second.request.key})
+
+
+def test_what_ended_by_its_cleanup_time_may_be_gone() -> None:
+    """Somebody else has the license by now: the program is told by one event, and the object says why."""
+    wire = Wire(make_service(charts(quantity=1)))
+    held = wire.hold()
+    old = held.handle
+    wire.cut()
+    engine = wire.service.engine
+    engine.clean_up(next(iter(engine.table.sessions.values())), [engine.table.accesses[old]])
+    other = Wire(wire.service)
+    other.hold()
+    wire.come_back()
+    assert kinds(wire.events) == [("lost", old)]
+    assert held.ended is not None
+    assert held.ended.number == ErrorNumber.NO_MORE_LICENSES
 
 
 def test_what_the_server_ended_meanwhile_is_not_asked_for_anew(wire: Wire) -> None:
