@@ -242,7 +242,8 @@ def _duration(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,10})([smhd])", text)
     seconds = int(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]] if match else 0
     if not SKEW < seconds < 2**32:  # it is used until so much before its end
-        raise argparse.ArgumentTypeError(f"{text!r} is no such time; write it as in 3d, 12h or 90m, more than {SKEW}s")
+        how = f"write it as in 3d, 12h, 90m or 90s, more than {SKEW}s"
+        raise argparse.ArgumentTypeError(f"{text!r} is no such time; {how}")
     return seconds
 
 

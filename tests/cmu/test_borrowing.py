@@ -325,7 +325,7 @@ def test_what_is_there_is_not_overwritten(served: Served, capsys: Captured) -> N
         (BORROW[:-2], "--borrow and --extend want --duration"),
         (["--extend", "a"], "--borrow and --extend want --duration"),
         (["--loans", "--duration", "1d"], "--borrow and --extend want --duration, and it goes with nothing else"),
-        ([*BORROW[:-1], "60s"], "'60s' is no such time; write it as in 3d, 12h or 90m, more than 60s"),
+        ([*BORROW[:-1], "60s"], "'60s' is no such time; write it as in 3d, 12h, 90m or 90s, more than 60s"),
         ([*BORROW[:-1], "1w"], "'1w' is no such time"),
         ([*BORROW[:-1], "99999d"], "'99999d' is no such time"),
         (["--return", "x"], "'x' is no ID of a loan; cmu --loans lists them"),
