@@ -54,6 +54,8 @@ _HELD_UP: Final = 0.1
 
 _SEALED: Final = "it can keep no records at present, {}; what is held stands"
 
+_UNTIDY: Final = "the journal cannot be tidied; it grows"
+
 _KEEP_TIME: Final = 50.0
 """Seconds between two times that the license time is kept where nothing else happens (decision 17)."""
 
@@ -70,11 +72,12 @@ _MEGABYTE: Final = 1_000_000
 
 class Upkeep(Struct, frozen=True):
     """When the file is tidied, in bytes: it is compacted once so much history was added to the base, and as much as
-    that has itself; a checkpoint comes after so much. `history` is how much is kept of what the base covers.
+    that has itself; a checkpoint comes once the database's log has so much, and where that could not begin it anew,
+    once it has as much again. `history` is how much is kept of what the base covers.
     """
 
     compact: int = 64 * _MEGABYTE
-    checkpoint: int = 4 * _MEGABYTE
+    checkpoint: int = 16 * _MEGABYTE
     history: int = 1_000 * _MEGABYTE
 
 
@@ -92,8 +95,9 @@ class Journal:
         self._upkeep = upkeep or Upkeep()
         self._pending: list[Entry] = []
         self._wake = trio.Event()
-        self._growth = trio.Event()
-        self._since_checkpoint = 0
+        self._log_grew = trio.Event()
+        self._tried = 0
+        self._base_is_due = trio.Event()
         self._since_base = store.grown()
         self._most = max(self._upkeep.compact, store.base_size())
         self._time_due = False
@@ -129,7 +133,8 @@ class Journal:
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._keep_time)
-                    nursery.start_soon(self._tidy)
+                    nursery.start_soon(self._shorten_the_log)
+                    nursery.start_soon(self._renew_the_base)
                     while True:
                         await self._wake.wait()
                         if self._power:
@@ -186,10 +191,14 @@ class Journal:
                 written = await self._write(partial(self._store.append, batch))
                 self.commit = perf_counter() - began
                 self.kept = self._store.head
-                self._since_checkpoint += written
                 self._since_base += written
-                if self._since_checkpoint >= self._upkeep.checkpoint or self._since_base >= self._most:
-                    self._growth.set()
+                if self._since_base >= self._most:
+                    self._base_is_due.set()
+            log = self._store.log.size  # not what was written, of which each byte may have cost a page
+            if log < self._tried:
+                self._tried = 0
+            if log >= self._tried + self._upkeep.checkpoint:
+                self._log_grew.set()
 
     async def _write(self, write: Callable[[float], T]) -> T:
         if not self._power and not self._engine.sealed:  # after a fault there may be much to write
@@ -243,20 +252,27 @@ class Journal:
 
     # the file's own affairs
 
-    async def _tidy(self) -> None:
-        """Keep the file small; a fault in that is told, and harms nothing yet."""
+    async def _shorten_the_log(self) -> None:
+        """Have the database's log begin anew now and then, while the file is compacted too: that writes much."""
         while True:
-            await self._growth.wait()
-            self._growth = trio.Event()
+            await self._log_grew.wait()
             try:
-                if self._since_checkpoint >= self._upkeep.checkpoint:
-                    self._since_checkpoint = 0
-                    await trio.to_thread.run_sync(self._checkpoint)
-                if self._since_base >= self._most:
-                    await self._compact()
+                await trio.to_thread.run_sync(self._checkpoint)
+            except StoreFault as fault:
+                _log.error(_UNTIDY, reason=str(fault))
+            self._tried = self._store.log.size  # if it did begin anew, the next commit tells less
+            self._log_grew = trio.Event()
+
+    async def _renew_the_base(self) -> None:
+        """Compact the file now and then."""
+        while True:
+            await self._base_is_due.wait()
+            try:
+                await self._compact()
             except (StoreFault, OSError) as fault:
                 self._most = self._since_base + self._upkeep.compact  # later again
-                _log.error("the journal cannot be tidied; it grows", reason=str(fault))
+                _log.error(_UNTIDY, reason=str(fault))
+            self._base_is_due = trio.Event()
 
     def _checkpoint(self) -> None:
         """Through a connection of its own: a commit may be under way through the other one. Raises StoreFault."""
@@ -264,7 +280,7 @@ class Journal:
         try:
             store.checkpoint(_HELD_UP)
         except StoreBusy:
-            pass  # somebody reads the file; the next one does it
+            pass  # somebody reads the file; it is tried again once the log has grown on
         finally:
             store.close()
 

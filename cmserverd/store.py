@@ -23,7 +23,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -31,7 +31,7 @@ import apsw
 import msgspec
 from msgspec import Struct
 
-from cmserverd import database, sql
+from cmserverd import database, sql, wal
 from cmserverd.core.changes import Change
 from cmserverd.database import StoreBusy, StoreDamage, StoreFault
 from cmserverd.rollup import Part, Rollup
@@ -82,7 +82,7 @@ class Segment(Struct, frozen=True, array_like=True):
 
 class Store:
     """One connection to the file. `position` is the last one that is kept, `time` the license time then, and `ahead`
-    by how many seconds the system clock was known to be wrong.
+    by how many seconds the system clock was known to be wrong. `log` tells how long the database's log is.
 
     Raises StoreFault, of which StoreBusy is one, and nothing else.
     """
@@ -93,6 +93,7 @@ class Store:
         self.position = 0
         self.time = 0
         self.ahead = 0
+        self.log = wal.Log()
         self._power = power
         self._chain = _NOTHING
         with self._telling():
@@ -244,9 +245,9 @@ class Store:
 
     def joins(self, segment: Segment) -> bool:
         """Whether a segment goes on from the row that is before it."""
+        row = "SELECT 1 FROM history WHERE position = ? AND chain = ?", (segment.position, segment.chain)
         with self._telling(segment.position):
-            row = self._db.execute("SELECT chain FROM history WHERE position = ?", (segment.position,)).fetchone()
-        return row is not None and row == (segment.chain,)
+            return self._db.execute(*row).fetchone() is not None
 
     @contextmanager
     def unchanging(self) -> Iterator[None]:
@@ -345,6 +346,7 @@ class Store:
         elif db.pragma("user_version") < database.FORMAT:
             with db:
                 _begin_rollup(db)
+        self.log.follow(db)
         self._file = database.identity(self.path)
         return db
 
@@ -424,11 +426,6 @@ def _begun(generation: int, position: int, time: int, chain: bytes) -> hashlib._
 
 
 def _parts(changes: Iterable[Change]) -> Iterator[bytes]:
-    some: list[Change] = []
-    for change in changes:
-        some.append(change)
-        if len(some) == _PART:
-            yield _ENCODER.encode(some)
-            some.clear()
-    if some:
+    rest = iter(changes)
+    while some := list(islice(rest, _PART)):
         yield _ENCODER.encode(some)

@@ -13,7 +13,7 @@ from cmserverd.clock import LicenseClock
 from cmserverd.clones import Clones
 from cmserverd.connection import Pace
 from cmserverd.engine import Engine
-from cmserverd.journal import Journal
+from cmserverd.journal import Journal, Upkeep
 from cmserverd.reaper import Patience, Reaper
 from cmserverd.service import Introduction, Service
 from cmserverd.store import Entry, Store, StoreBusy, StoreFault
@@ -95,14 +95,16 @@ class Disk(Store):
 class Server:
     """What a daemon has that keeps a journal; `rig` has its clients, `parts` what runs."""
 
-    def __init__(self, path: Path, *, power: bool, parts: trio.Nursery, rig_nursery: trio.Nursery) -> None:
+    def __init__(
+        self, path: Path, *, power: bool, upkeep: Upkeep | None, parts: trio.Nursery, rig_nursery: trio.Nursery
+    ) -> None:
         self.path = path
         self.engine = Engine(LicenseClock(), broken_listener)
         self.store = Disk(path, power=power)
         self.engine.restore(self.store)
         self.service = Service(self.engine, Introduction(m.Server("test", "cmserverd", "0"), MACHINE, 120.0))
         Clones(self.engine)
-        self.journal = Journal(self.service, self.store, power=power)
+        self.journal = Journal(self.service, self.store, power=power, upkeep=upkeep)
         self.engine.restart()
         self.parts = parts
         self.rig = Rig(self.service, rig_nursery, Pace())
@@ -131,12 +133,17 @@ class Server:
 
 @asynccontextmanager
 async def keeping(
-    path: Path, *containers: Container, power: bool = False, reaping: bool = False, started: bool = True
+    path: Path,
+    *containers: Container,
+    power: bool = False,
+    reaping: bool = False,
+    started: bool = True,
+    upkeep: Upkeep | None = None,
 ) -> AsyncGenerator[Server]:
     """Run a server with these containers plugged in; at the end of the block it is stopped as the daemon is."""
     async with trio.open_nursery() as records:
         async with trio.open_nursery() as clients, trio.open_nursery() as parts:
-            server = Server(path, power=power, parts=parts, rig_nursery=clients)
+            server = Server(path, power=power, upkeep=upkeep, parts=parts, rig_nursery=clients)
             records.start_soon(server.journal.run)
             if reaping:
                 parts.start_soon(Reaper(server.service, PATIENCE).run)
