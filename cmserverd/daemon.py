@@ -24,7 +24,7 @@ import trio
 from msgspec.structs import replace
 
 import cmserverd
-from cmserverd import lending
+from cmserverd import lending, wal
 from cmserverd.absences import Absences
 from cmserverd.answers import Door
 from cmserverd.auditor import Auditor
@@ -211,6 +211,12 @@ def _recover(config: Config, engine: Engine, stack: ExitStack) -> Store | None:
     stack.callback(os.close, _claim(directory / "journal.lock", "[server] state_directory"))
     store = Store(directory / "journal.db", power=config.journal.durability == "power")
     engine.restore(store)
+    if commits := wal.lost(store.path):
+        _log.error(
+            "what was kept last is lost: the end of the journal's log cannot be read; there was a power cut, or the "
+            "disk is damaged: look at it and at the system's log",
+            commits=commits,
+        )
     if engine.position:
         table = engine.table
         _log.info("taken up from the journal", sessions=len(table.sessions), accesses=len(table.accesses))

@@ -182,3 +182,26 @@ def test_who_does_not_come_back_after_a_kill_is_ended(tmp_path: Path) -> None:
         with Caller(again.address) as client:
             client.ask(hello(2))
             assert client.ask(m.ServerInfoRequest()).accesses == 0
+
+
+@pytest.mark.parametrize("altered", [False, True])
+def test_that_commits_are_lost_is_told_at_the_start(tmp_path: Path, *, altered: bool) -> None:
+    """A kill alone loses none; one bit in the log of the journal's database loses all that was kept after it."""
+    daemon, again = [Daemon(tmp_path) for _ in range(2)]
+    with ending(daemon, again):
+        daemon.serve()
+        daemon.said("container plugged in")
+        with Caller(daemon.address) as client:
+            client.ask(hello())
+            for _ in range(9):
+                client.ask(m.Release(client.ask(access()).handle))
+            client.ask(access())
+            daemon.kill()
+        if altered:
+            log = tmp_path / "state" / "journal.db-wal"
+            octets = bytearray(log.read_bytes())
+            octets[len(octets) // 2] ^= 1
+            log.write_bytes(octets)
+        again.serve()
+        told = [line for line in again.lines if line["event"].startswith("what was kept last is lost: ")]
+        assert [line["commits"] > 5 for line in told] == [True] * altered

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import trio
 
+from cmserverd import wal
 from cmserverd.journal import Journal, Upkeep
-from cmserverd.store import Store
+from cmserverd.store import Entry, Store
 from protocol import messages as m
 from tests.daemon.harness import AsyncClient, access, charts, until
 from tests.daemon.keeping import Server, keeping
-from tests.daemon.kept import EVENTFUL
+from tests.daemon.kept import EVENTFUL, copied
 
 MOST = 200_000
 """How long the log may become, in bytes: some dozens of commits."""
@@ -125,3 +126,51 @@ async def test_the_log_stays_short_while_the_file_is_compacted(path: Path, monke
         await grow(server, client, MOST)
         await until(lambda: beginning(path) != before)
         done.set()
+
+
+def killed(path: Path, tmp_path: Path) -> Path:
+    """Return a journal as a kill leaves it: its log began anew with a commit of the checkpoint, and has forty more."""
+    store = Store(path, power=False)
+    for number in range(60):
+        if number == 20:
+            store.checkpoint(0)
+        store.append([Entry(number + 1, 1_000, 0, ())], 0)
+    copy = copied(path, tmp_path / "killed")
+    store.close()
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("frame", "octet", "lost"), [(10, 24, 31), (10, 8, 30), (0, 100, 41), (37, 500, 4), (39, 500, 2), (40, 500, 0)]
+)
+def test_commits_behind_one_that_cannot_be_read_are_missed(
+    path: Path, tmp_path: Path, frame: int, octet: int, lost: int
+) -> None:
+    """One bit in a page, or in what its frame begins with. The last one may have been cut off by a kill."""
+    file = killed(path, tmp_path)
+    log = log_of(file)
+    octets = bytearray(log.read_bytes())
+    octets[32 + frame * (24 + 4_096) + octet] ^= 1
+    log.write_bytes(octets)
+    store = Store(file, power=False)
+    list(store.changes())
+    assert store.position == max(20, 19 + frame)
+    assert wal.lost(file) == lost
+    store.close()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 24, 4_000, 4_120, 9_000])
+def test_a_log_that_was_cut_off_by_a_kill_has_lost_nothing(path: Path, tmp_path: Path, cut: int) -> None:
+    """Nor one that is whole, with frames of an earlier one behind its own."""
+    file = killed(path, tmp_path)
+    log = log_of(file)
+    with log.open("r+b") as octets:
+        octets.truncate(log.stat().st_size - cut)
+    store = Store(file, power=False)
+    list(store.changes())
+    assert wal.lost(file) == 0
+    store.checkpoint(0)
+    store.append([Entry(100, 1_000, 0, ())], 0)
+    assert wal.lost(file) == 0
+    store.close()
+    assert wal.lost(file) == 0
