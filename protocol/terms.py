@@ -85,6 +85,15 @@ def shown_instant(seconds: int) -> str:
         return f"{seconds} s"
 
 
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def shown_period(seconds: int) -> str:
+    """Return a number of seconds for people, in the largest unit of which it is a multiple: `30 d`, `90 min`."""
+    size, name = next((unit for unit in _UNITS if seconds % unit[0] == 0), _UNITS[-1])
+    return f"{seconds // size} {name}"
+
+
 def printable(text: str) -> str:
     """Return a peer's text with every character that could steer a terminal or break a line replaced by `?`."""
     return "".join(character if character.isprintable() else "?" for character in text)

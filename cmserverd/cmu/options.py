@@ -9,12 +9,10 @@ from typing import Final
 from rich.text import Text
 
 from protocol.listings import EntryInfo, EntryState
-from protocol.terms import printable
+from protocol.terms import printable, shown_period
 
 LOUD: Final = "bold red"
 """The style of what needs attention; a word says it too."""
-
-_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 def options(entry: EntryInfo) -> str:
@@ -29,16 +27,16 @@ def _options(entry: EntryInfo) -> Iterator[str]:
         yield f"expires {instant(entry.expiration)}"
     if entry.usage is not None:
         begun = "not begun" if entry.usage_start is None else f"begun {instant(entry.usage_start)}"
-        yield f"usage {period(entry.usage)}, {begun}"
+        yield f"usage {shown_period(entry.usage)}, {begun}"
     if entry.maintenance is not None:
         yield f"maintenance {instant(entry.maintenance[0])} to {instant(entry.maintenance[1])}"
     if entry.units is not None:
         yield f"{entry.units_left} of {entry.units} units left"
     if entry.linger:
-        yield f"linger {period(entry.linger)}"
+        yield f"linger {shown_period(entry.linger)}"
     if entry.borrow_seconds is not None:
         licenses = "" if entry.borrow_licenses is None else f", {entry.borrow_licenses} at a time"
-        yield f"may be borrowed for {period(entry.borrow_seconds)}{licenses}"
+        yield f"may be borrowed for {shown_period(entry.borrow_seconds)}{licenses}"
     if entry.minimum_runtime:
         yield f"server {entry.minimum_runtime} or later"
     if entry.protected_data:
@@ -63,12 +61,6 @@ def instant(seconds: int) -> str:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):
         return str(seconds)  # a server may send any number
-
-
-def period(seconds: int) -> str:
-    """Return a number of seconds in the largest unit of which it is a multiple."""
-    size, name = next((unit for unit in _UNITS if seconds % unit[0] == 0), _UNITS[-1])
-    return f"{seconds // size} {name}"
 
 
 def _data(octets: bytes) -> str:

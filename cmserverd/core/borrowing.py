@@ -25,7 +25,7 @@ from drivers.container import LOAN_SKEW, ContainerId, Loan, ProductItem
 from protocol.errors import ErrorNumber
 from protocol.hosts import host_of
 from protocol.messages import Access, AccessKey, Borrow, EndCause, Lend
-from protocol.terms import Client, LoanEnd, Station
+from protocol.terms import Client, LoanEnd, Station, shown_period
 
 GAIN: Final = 100
 """A loan is made longer by a hundredth of what its time would be then at least: for less no flash is worn.
@@ -288,7 +288,7 @@ def _terms(item: ProductItem, seconds: int, limits: Limits) -> tuple[ErrorNumber
         return ErrorNumber.BORROW_FAILED, "it has units, which cannot be counted elsewhere"
     longest = min(item.borrowing.seconds, limits.borrow_maximum)
     if seconds > longest:
-        return ErrorNumber.BORROW_FAILED, f"for {longest} s at most"
+        return ErrorNumber.BORROW_FAILED, f"for {shown_period(longest)} at most"
     return None
 
 

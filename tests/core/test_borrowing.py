@@ -83,7 +83,7 @@ def test_behaviour_17_from_a_second_to_the_licensors_maximum(seconds: int, grant
 def test_behaviour_17_the_operator_can_allow_less_and_nothing() -> None:
     """Never more than the licensor; 0 is nothing at all."""
     scene = Scene(container(lendable()), limits=Limits(borrow_maximum=60))
-    assert "for 60 s at most" in str(scene.not_lent(scene.session(), seconds=61))
+    assert "for 1 min at most" in str(scene.not_lent(scene.session(), seconds=61))
     scene.borrow(scene.session(), seconds=60)
     forbidden = Scene(container(lendable()), limits=Limits(borrow_maximum=0))
     assert "the operator allows no borrowing" in str(forbidden.not_lent(forbidden.session(), seconds=1))

@@ -251,9 +251,9 @@ def test_killed_by_itself(step: str, tmp_path: Path) -> None:
     ("config", "seconds", "text"),
     [
         ("allowed = false", 60, "the operator allows no borrowing"),
-        ("maximum = 3600", 3_601, "for 3600 s at most"),
+        ("maximum = 3600", 3_601, "for 1 h at most"),
         (f"keep = {QUANTITY}", 60, f"the operator keeps {QUANTITY} of {QUANTITY} here"),
-        ("maximum = 4294967295", 31 * DAY, f"for {30 * DAY} s at most"),
+        ("maximum = 4294967295", 31 * DAY, "for 30 d at most"),
     ],
 )
 def test_the_configuration_says_what_may_be_borrowed(config: str, seconds: int, text: str, tmp_path: Path) -> None:

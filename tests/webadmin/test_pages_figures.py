@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from cmserverd.webadmin import charts
 from cmserverd.webadmin.charts import Span
-from cmserverd.webadmin.pages import asking, choosing, dashboard, licenses, rows, sessions, spelling, usage
+from cmserverd.webadmin.pages import asking, choosing, containers, dashboard, licenses, rows, sessions, spelling, usage
 from cmserverd.webadmin.pages.choosing import NotUnderstood
 from protocol.messages import ContainerContents, ContainerInfo, EntryInfo, FirmItemInfo
 from protocol.usage import UsageRow
@@ -101,6 +101,15 @@ def test_alive_and_protected_are_two_things() -> None:
     assert "a restart forgets" in off.text
     full = dashboard.protection(Durability("process", protected=False, why="the disk is full"))
     assert full.text.endswith("nothing new is granted: the disk is full")
+
+
+@pytest.mark.parametrize(("licenses", "told"), [(None, "for 30 d at most"), (2, "for 30 d at most, 2 at a time")])
+def test_that_a_license_may_be_borrowed_is_one_of_its_options(licenses: int | None, told: str) -> None:
+    """And for how long; what may not says nothing of it."""
+    entry = EntryInfo(1, 14, "Plots", 3, borrow_seconds=30 * DAY, borrow_licenses=licenses)
+    row = containers.entry_row("3-1", 600_010, entry)
+    assert [(one.name, one.value) for one in row.options] == [("Borrowing", told)]
+    assert not containers.entry_row("3-1", 600_010, EntryInfo(1, 14, "Plots", 3)).options
 
 
 def test_what_ends_soon_or_runs_out() -> None:

@@ -13,6 +13,7 @@ from cmserverd.webadmin.pages import asking, choosing, rows, spelling
 from cmserverd.webadmin.pages.rendering import asker, render, whole_stream
 from cmserverd.webadmin.people import Role
 from protocol.messages import ContainerContents, ContainerInfo, Containers, Contents, EntryInfo, FirmItemInfo
+from protocol.terms import shown_period
 
 
 class ContainerRow(Struct, frozen=True, gc=False):
@@ -145,14 +146,17 @@ def _options(entry: EntryInfo) -> Iterator[Option]:
         yield Option("Expiration Time", spelling.instant(entry.expiration))
     if entry.usage is not None:
         begun = "not begun" if entry.usage_start is None else f"begun {spelling.instant(entry.usage_start)}"
-        yield Option("Usage Period", f"{spelling.period(entry.usage)} from the first use on; {begun}")
+        yield Option("Usage Period", f"{shown_period(entry.usage)} from the first use on; {begun}")
     if entry.maintenance is not None:
         start, end = map(spelling.instant, entry.maintenance)
         yield Option("Maintenance Period", f"software released from {start} until before {end}")
     if entry.units is not None:
         yield Option("Unit Counter", f"{entry.units_left or 0:,} of {entry.units:,} units left")
     if entry.linger:
-        yield Option("Linger Time", f"{spelling.period(entry.linger)} after the last access, for the same PC only")
+        yield Option("Linger Time", f"{shown_period(entry.linger)} after the last access, for the same PC only")
+    if entry.borrow_seconds is not None:
+        licenses = "" if entry.borrow_licenses is None else f", {entry.borrow_licenses:,} at a time"
+        yield Option("Borrowing", f"for {shown_period(entry.borrow_seconds)} at most{licenses}")
     if entry.minimum_runtime:
         yield Option("Minimum Runtime", f"license server {spelling.shown(entry.minimum_runtime)} or later")
     if entry.protected_data:

@@ -20,7 +20,7 @@ from cmserverd.webadmin.pages.rendering import render
 from protocol.deallocation import LONGEST_HOLD_OFF, MOST_SEEN, DeallocatedAccess
 from protocol.errors import LicenseError
 from protocol.messages import AccessInfo, Deallocated
-from protocol.terms import AccessMode, HandleKind
+from protocol.terms import AccessMode, HandleKind, shown_period
 
 SHOWN: Final = 200
 """How many accesses the question names; it says how many more there are."""
@@ -35,7 +35,7 @@ class HoldOff(Struct, frozen=True):
 
 HOLD_OFFS: Final = (
     HoldOff(0, "no time: it may ask again"),
-    *(HoldOff(seconds, spelling.period(seconds)) for seconds in (60, 300, 900, 3_600, LONGEST_HOLD_OFF)),
+    *(HoldOff(seconds, shown_period(seconds)) for seconds in (60, 300, 900, 3_600, LONGEST_HOLD_OFF)),
 )
 
 
@@ -124,7 +124,7 @@ def said(accesses: int, licenses: int, hold_off: int, products: str = "this prod
         freed = f"{spelling.counted(licenses, 'license is', 'licenses are')} available by that"
     else:
         freed = "no license became available by that"
-    held = f" Its PC gets no new license of {products} for {spelling.period(hold_off)}." if hold_off else ""
+    held = f" Its PC gets no new license of {products} for {shown_period(hold_off)}." if hold_off else ""
     return f"{removed}; {freed}.{held}"
 
 

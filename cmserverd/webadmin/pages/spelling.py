@@ -51,12 +51,6 @@ def moment(text: str) -> int | None:
     return seconds
 
 
-def period(seconds: int) -> str:
-    """Return a number of seconds in the largest unit of which it is a multiple."""
-    size, name = next((unit for unit in _UNITS if seconds % unit[0] == 0), _UNITS[-1])
-    return f"{seconds // size} {name}"
-
-
 def about(seconds: int) -> str:
     """Return roughly how long a time is, in one or two units: `3 d 4 h`."""
     parts = []
