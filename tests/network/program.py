@@ -41,7 +41,7 @@ def main(server: str, station: str, seconds: str) -> None:
             "access": access,
             "release": release,
             "often": often,
-            "check": lambda: held[-1].check(),
+            "check": lambda: held[-1].check_nowait(),
             "info": lambda: held[-1].info().handle,
             "handle": lambda: held[-1].handle,
             "broken": lambda: client.broken is not None,
