@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from cmserverd import wal
+from cmserverd import journal, wal
 from cmserverd.journal import Journal, Upkeep
 from cmserverd.store import Entry, Store
 from protocol import messages as m
-from tests.daemon.harness import AsyncClient, access, charts, until
+from tests.daemon.harness import LIMIT, AsyncClient, access, charts, until
 from tests.daemon.keeping import Server, keeping
 from tests.daemon.kept import EVENTFUL, copied
 
@@ -63,8 +63,11 @@ def test_the_size_of_the_log_is_known(path: Path) -> None:
 
 
 @pytest.mark.parametrize("power", [False, True])
-async def test_the_log_stays_short_under_small_commits(path: Path, *, power: bool) -> None:
+async def test_the_log_stays_short_under_small_commits(
+    path: Path, monkeypatch: pytest.MonkeyPatch, *, power: bool
+) -> None:
     """Each costs a page at least, forty times what it has to say: what is counted is the log, not what was said."""
+    monkeypatch.setattr(journal, "_HELD_UP", LIMIT)  # it does not give up here, however slow the machine is
     async with keeping(path, charts(quantity=9), power=power, upkeep=Upkeep(checkpoint=MOST)) as server:
         client = await server.rig.client()
         for _ in range(4):
@@ -97,6 +100,7 @@ async def test_a_log_that_somebody_reads_is_left_alone_for_a_while(path: Path, m
             await until(lambda: len(tried) == times and not server.journal._log_grew.is_set())  # noqa: B023
         assert all(size >= times * MOST for times, size in enumerate(tried, 1))
         assert list(reading)
+        monkeypatch.setattr(journal, "_HELD_UP", LIMIT)
         before = beginning(path)
         await grow(server, client, server.journal._tried + MOST)
         await until(lambda: beginning(path) != before)
@@ -111,6 +115,7 @@ async def test_a_log_that_somebody_reads_is_left_alone_for_a_while(path: Path, m
 
 async def test_the_log_stays_short_while_the_file_is_compacted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That takes long, and what is decided meanwhile goes to the log as ever."""
+    monkeypatch.setattr(journal, "_HELD_UP", LIMIT)
     begun, done = trio.Event(), trio.Event()
 
     async def long(_: Journal) -> None:
