@@ -72,7 +72,7 @@ class OpenDevice:
         return self.image.state.loans
 
     @property
-    def coming(self) -> frozenset[bytes]:
+    def on_the_way(self) -> frozenset[bytes]:
         """The ids of the loans on their way into its ledger, which count already: new ones, and those asked again."""
         return frozenset(one.loan.id for one in self.writing)
 

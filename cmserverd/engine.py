@@ -260,14 +260,14 @@ class Engine:
         """A container signed up to which position the history is kept, and its hash."""
         self._pass(self._now(), 0, None, plugging.witness(container, message, signature))
 
-    def plug(self, contents: Container, loans: Iterable[Loan] = (), writing: Collection[bytes] = ()) -> None:
+    def plug(self, contents: Container, loans: Iterable[Loan] = (), on_the_way: Collection[bytes] = ()) -> None:
         """A container is here, new, again, or with other contents.
 
-        `loans` are those in its ledger, which decide what is lent. `writing` are the ids of those that are on their way
-        into it: they count, there or not.
+        `loans` are those in its ledger, which decide what is lent. `on_the_way` are the ids of those that are being
+        written into it: they count, there or not.
         """
         now = self._now()
-        self._pass(now, 0, None, plugging.plug(self.table, contents, now, loans, writing))
+        self._pass(now, 0, None, plugging.plug(self.table, contents, now, loans, on_the_way))
 
     def unplug(self, container: ContainerId) -> None:
         """A container was unplugged; its grace begins."""

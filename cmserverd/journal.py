@@ -96,7 +96,7 @@ class Journal:
         self._pending: list[Entry] = []
         self._wake = trio.Event()
         self._log_grew = trio.Event()
-        self._tried = 0
+        self._tried = 0  # how long the log was after the last checkpoint
         self._base_is_due = trio.Event()
         self._since_base = store.grown()
         self._most = max(self._upkeep.compact, store.base_size())

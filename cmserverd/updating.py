@@ -64,7 +64,7 @@ async def apply(engine: Engine, devices: Devices, octets: bytes, by: str) -> m.I
         raise
     opened.image, opened.doubtful = read, False
     if devices.has(opened):
-        engine.plug(read.container, opened.loans, opened.coming)
+        engine.plug(read.container, opened.loans, opened.on_the_way)
     if isinstance(brought, TimeUpdate):
         return _set_time(engine, devices, opened, by)
     firm_code, counter = brought.item.firm_code, brought.item.update_counter

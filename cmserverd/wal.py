@@ -15,7 +15,6 @@ _HEADER: Final = 32
 _FRAME: Final = 24 + 4_096
 """How many bytes the log has at its beginning, and for each page that was written; the least commit writes one."""
 
-
 _BEGINS: Final = Struct(">16x8s8x")
 """What the log begins with: the salts that its frames have, too; those of a log before it have others."""
 
@@ -36,7 +35,8 @@ def lost(path: Path) -> int:
     where more of them follow, there was a power cut, or the disk altered what was written.
     """
     try:
-        index = path.with_name(f"{path.name}-shm").read_bytes()[: _INDEX.size]
+        with path.with_name(f"{path.name}-shm").open("rb") as file:
+            index = file.read(_INDEX.size)
         log = path.with_name(f"{path.name}-wal").open("rb")
     except FileNotFoundError:
         return 0

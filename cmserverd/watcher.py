@@ -184,7 +184,7 @@ class Watcher:
         opened.image, opened.floor = read, floor
         if not self._site.devices.has(opened):  # another one took its place meanwhile
             return
-        self._engine.plug(read.container, opened.loans, opened.coming)
+        self._engine.plug(read.container, opened.loans, opened.on_the_way)
         self._log.info("container was read anew", container=opened.container, place=dongle.text)
         self._tell_unusable(read.container)
 

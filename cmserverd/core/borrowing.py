@@ -91,10 +91,9 @@ def lent(table: Table, lending: Lending, end_in_force: int, now: int) -> Rule[Le
     if known is not None and not same(known, loan):  # somebody else asked with this id, and came too late
         yield from strike(table, known.name, LoanEnd.UNKNOWN)
         known = None
-    for handle in {lending.handle, becoming(table, (lending.license.container, loan.id))}:
-        held = table.accesses.find(handle)
-        if held is not None:
-            yield end(held, None if held.session is lending.asker.session else EndCause.LENT)
+    held = table.accesses.find(lending.handle)
+    if held is not None:
+        yield end(held, None if held.session is lending.asker.session else EndCause.LENT)
     if known is None:
         counted = table.licenses.get(lending.license)
         if counted is not None:
@@ -193,7 +192,7 @@ def _extend(
     loan = _longer(counted, known, request, now)
     if loan.end > known.end and counted.lent > min(counted.item.quantity, _licenses(counted.item)):
         raise Refused(ErrorNumber.BORROW_FAILED, "more are borrowed than there are by now; give it back")
-    return Lending(loan, known.license, asker, _still_converting(table, known, asker, request))
+    return Lending(loan, known.license, asker, _access_of(table, known, asker, request))
 
 
 def _longer(counted: License, known: Lent, request: Borrow | Lend, now: int) -> Loan:
@@ -218,8 +217,11 @@ def _unless_too_many(table: Table, address: str, limits: Limits) -> None:
         )
 
 
-def _still_converting(table: Table, known: Lent, asker: Asker, request: Borrow | Lend) -> int:
-    """Return the handle that was to become the loan, if it stands beside it: the answer to the first try was lost."""
+def _access_of(table: Table, known: Lent, asker: Asker, request: Borrow | Lend) -> int:
+    """Return the handle that is to become a loan that was asked for before, for its answer was lost; 0: there is none.
+
+    The table knows an access that gave the loan its unit; one that shares its own is known by the request only.
+    """
     if handle := becoming(table, known.name):
         return handle
     held = table.accesses.find(request.handle) if isinstance(request, Borrow) else None

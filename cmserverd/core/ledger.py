@@ -18,11 +18,11 @@ from protocol.terms import LoanEnd
 
 
 def reconcile(
-    table: Table, container: ContainerId, ledger: Iterable[Loan], writing: Collection[bytes], now: int
+    table: Table, container: ContainerId, ledger: Iterable[Loan], on_the_way: Collection[bytes], now: int
 ) -> Rule[dict[LicenseId, list[Loan]]]:
     """Strike off what a container's ledger does not have, and take over the ends of what it has.
 
-    An access that was to become one of its loans has become it, and ends; `writing` are the ids of those that are on
+    An access that was to become one of its loans has become it, and ends; `on_the_way` are the ids of those that are on
     their way into the ledger, and need not be there yet. Return the loans that the table does not know, by license:
     there may have to be made room for them.
     """
@@ -38,7 +38,7 @@ def reconcile(
                 yield end(table.accesses[handle], EndCause.LENT)
             if own.end != known.end:
                 yield extended(known, own.end)
-        elif loan is not None or not (known.id in writing or last + LOAN_SKEW <= now):  # it is over there
+        elif loan is not None or not (known.id in on_the_way or last + LOAN_SKEW <= now):  # it is over there
             yield from strike(table, known.name, LoanEnd.UNKNOWN)
     unknown: dict[LicenseId, list[Loan]] = {}
     for loan in rows.values():

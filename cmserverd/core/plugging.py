@@ -41,15 +41,15 @@ def witness(container: ContainerId, message: bytes, signature: bytes) -> Rule[No
 
 
 def plug(
-    table: Table, contents: Container, now: int, loans: Iterable[Loan] = (), writing: Collection[bytes] = ()
+    table: Table, contents: Container, now: int, loans: Iterable[Loan] = (), on_the_way: Collection[bytes] = ()
 ) -> Rule[None]:
     """A container is here: for the first time, again, or with other contents, and with these loans in its ledger.
 
     Accesses that the new contents do not serve any more, or that have no room beside the loans, are rebooked or ended
-    before those take effect. `writing` are the ids of the loans that are on their way into it, and count already.
+    before those take effect. `on_the_way` are the ids of the loans that are on their way into it, and count already.
     """
     yield c.Plugged(contents)
-    unknown = yield from reconcile(table, contents.id, loans, writing, now)
+    unknown = yield from reconcile(table, contents.id, loans, on_the_way, now)
     new = {
         LicenseId(contents.id, firm_item.firm_code, item.reference): item
         for firm_item in contents.firm_items

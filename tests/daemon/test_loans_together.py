@@ -255,7 +255,7 @@ async def test_an_access_becomes_one_loan_only(mock_clock: MockClock) -> None:
         ask = partial(lend.borrow, desk.engine, desk.bench.service.devices, session)
         nursery.start_soon(ask, Borrower().asks(desk.now, handle=held.handle))
         await until(lambda: desk.opened.waiting == 1)
-        desk.engine.plug(desk.opened.image.container, desk.opened.loans, desk.opened.coming)
+        desk.engine.plug(desk.opened.image.container, desk.opened.loans, desk.opened.on_the_way)
         with pytest.raises(Refused, match="as another loan"):
             await ask(Borrower().asks(desk.now, handle=held.handle))
         busy.set()
