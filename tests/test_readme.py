@@ -14,6 +14,7 @@ from cmserverd.config import load
 from drivers import description, registry
 from drivers.container import ContainerKind
 from tests.daemon.harness import LIMIT, Daemon, ending
+from tests.network.desk import until
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,6 +57,12 @@ quantity = {quantity}\n'
         assert done.stderr == ""
 
 
+def connections(port: int) -> list[str]:
+    """Return the connections to a port whose near end is open, as the system lists them."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    return [row[1] for row in rows if row[2].endswith(f":{port:04X}") and row[3] in ("01", "08")]
+
+
 def test_the_licensed_application_rides_out_a_restart(tmp_path: Path) -> None:
     """Its user goes on working while the server is killed and started again."""
     daemon = Daemon(tmp_path)
@@ -75,6 +82,7 @@ def test_the_licensed_application_rides_out_a_restart(tmp_path: Path) -> None:
             assert application.stdout is not None
             assert application.stdout.readline().startswith("licensed, handle 1")
             daemon.kill()
+            until(lambda: not connections(port))  # the application has noticed
             application.stdin.write("a map\n")
             application.stdin.flush()
             again = Daemon(tmp_path, listen=f"{host}:{port}")
