@@ -253,6 +253,21 @@ async def test_who_is_removed_while_he_sends_has_no_say_any_more(world: World) -
     assert world.acts == []
 
 
+async def test_a_token_that_is_removed_while_its_machine_sends_has_no_say_any_more(world: World) -> None:
+    """What it may is asked when all of the request is here, too."""
+    world.add("root", Role.ADMIN)
+    machine = world.browser()
+    machine.client.headers["Authorization"] = f"Bearer {world.people.add_token('t', Role.OPERATOR, 1)}"
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"{"
+        world.people.remove_token("t")
+        yield b"}"
+
+    assert (await machine.client.post("/api/v1/act", content=slowly())).status_code == 401
+    assert world.acts == []
+
+
 async def test_who_goes_away_in_the_middle_is_no_fault_of_a_page(world: World) -> None:
     """Anybody can do so as often as he likes, and fill the log."""
     world.add("root", Role.ADMIN)
